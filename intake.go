@@ -120,3 +120,16 @@ type SavedKey struct {
 	ID          string
 	Fingerprint Fingerprint
 }
+
+// Saved is what the data store has to say of chunks that it was given to save:
+// it has committed.
+type Saved struct {
+	// Outcomes has one entry a chunk, in the order in which they were given.
+	Outcomes []Outcome
+	// Keys are those that the data store holds now and that the chunks asked
+	// for, whoever saved them.
+	Keys []SavedKey
+	// Timeline names the history of the data store that this commit is part of;
+	// a restore or a failover begins another.
+	Timeline string
+}

@@ -1,0 +1,55 @@
+package sink
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// reaction is what to do about an error of a save.
+type reaction int
+
+const (
+	// tryLater: the server can't save now, and nobody's data is to blame.
+	tryLater reaction = iota
+	// tryAgain: another transaction finished one of the chunks first; at the
+	// next try it is answered from its status.
+	tryAgain
+	// halve: some item's data is to blame.
+	halve
+)
+
+const statusKey = "batch_status_pkey"
+
+// reactionTo decides by SQLSTATE. Classes 22 (data exception) and 23 (integrity
+// constraint violation) are about the data; everything else, and everything
+// that is not Postgres's answer, is about the server, the connection or the
+// schema, and fails nobody.
+func reactionTo(err error) reaction {
+	var answer *pgconn.PgError
+	if !errors.As(err, &answer) {
+		return tryLater
+	}
+	switch {
+	case answer.ConstraintName == statusKey:
+		return tryAgain
+	case answer.TableName == "batch_status":
+		return tryLater
+	}
+	switch answer.Code[:2] {
+	case "22", "23":
+		return halve
+	}
+	return tryLater
+}
+
+// refusal is the reason that a partner is told. Postgres's detail is left out:
+// it quotes whole rows.
+func refusal(err error) string {
+	var answer *pgconn.PgError
+	if errors.As(err, &answer) {
+		return fmt.Sprintf("%s (SQLSTATE %s)", answer.Message, answer.Code)
+	}
+	return err.Error()
+}

@@ -1,0 +1,53 @@
+package sink
+
+import (
+	"context"
+	"embed"
+	"fmt"
+	"io/fs"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
+)
+
+//go:embed migrations/*.sql
+var migrationFiles embed.FS
+
+// Migrate brings the schema of the database at url up to date. Any number of
+// processes may call it at once. It gives the version that the schema has then,
+// and how many migrations it took.
+func Migrate(ctx context.Context, url string) (version int64, applied int, err error) {
+	config, err := pgx.ParseConfig(url)
+	if err != nil {
+		return 0, 0, fmt.Errorf("read the Postgres URL: %w", err)
+	}
+	db := stdlib.OpenDB(*config)
+	defer db.Close()
+	var encoding string
+	if err := db.QueryRowContext(ctx, "show server_encoding").Scan(&encoding); err != nil {
+		return 0, 0, fmt.Errorf("connect to Postgres: %w", err)
+	}
+	if encoding != "UTF8" {
+		return 0, 0, fmt.Errorf("the database's encoding is %s; create it with encoding UTF8", encoding)
+	}
+	files, err := fs.Sub(migrationFiles, "migrations")
+	if err != nil {
+		return 0, 0, err
+	}
+	locker, err := lock.NewPostgresSessionLocker()
+	if err != nil {
+		return 0, 0, err
+	}
+	provider, err := goose.NewProvider(goose.DialectPostgres, db, files, goose.WithSessionLocker(locker))
+	if err != nil {
+		return 0, 0, err
+	}
+	results, err := provider.Up(ctx)
+	if err != nil {
+		return 0, 0, fmt.Errorf("migrate the schema: %w", err)
+	}
+	version, err = provider.GetDBVersion(ctx)
+	return version, len(results), err
+}

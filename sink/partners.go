@@ -1,0 +1,114 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"intake"
+)
+
+// ErrPartnerExists and ErrNoPartner are answers to a partner's name.
+var (
+	ErrPartnerExists = errors.New("there is a partner of that name already")
+	ErrNoPartner     = errors.New("there is no partner of that name")
+)
+
+// A PartnerRecord is a partner as the data store knows it.
+type PartnerRecord struct {
+	intake.Partner
+	// SecretHash is the SHA-256 of the client secret, which is kept nowhere.
+	SecretHash [32]byte
+	CreatedAt  time.Time
+}
+
+// AddPartner adds a partner, and gives it its ID. It may return ErrPartnerExists.
+func (s *Store) AddPartner(ctx context.Context, partner intake.Partner, secretHash [32]byte) (intake.Partner, error) {
+	const query = `
+		insert into partners (name, currency, entity_types, secret_hash, disabled)
+		values ($1, $2, $3, $4, $5)
+		on conflict (name) do nothing
+		returning id`
+	types := partner.EntityTypes
+	if types == nil {
+		types = []string{}
+	}
+	err := s.pool.QueryRow(ctx, query, partner.Name, partner.Currency, types, secretHash[:], partner.Disabled).Scan(&partner.ID)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return intake.Partner{}, ErrPartnerExists
+	case err != nil:
+		return intake.Partner{}, fmt.Errorf("add partner %s: %w", partner.Name, err)
+	}
+	return partner, nil
+}
+
+// Partners gives all partners, by name.
+func (s *Store) Partners(ctx context.Context) ([]PartnerRecord, error) {
+	const query = `
+		select id, name, currency, entity_types, secret_hash, disabled, created_at
+		  from partners
+		 order by name collate "C"`
+	rows, err := s.pool.Query(ctx, query)
+	if err != nil {
+		return nil, fmt.Errorf("read the partners: %w", err)
+	}
+	partners, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p PartnerRecord, err error) {
+		var hash []byte
+		err = row.Scan(&p.ID, &p.Name, &p.Currency, &p.EntityTypes, &hash, &p.Disabled, &p.CreatedAt)
+		if err == nil && copy(p.SecretHash[:], hash) != len(p.SecretHash) {
+			err = fmt.Errorf("partner %s: the secret's hash is no SHA-256", p.Name)
+		}
+		return p, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the partners: %w", err)
+	}
+	return partners, nil
+}
+
+// SetSecret replaces a partner's client secret by one of this SHA-256. It may
+// return ErrNoPartner.
+func (s *Store) SetSecret(ctx context.Context, name string, hash [32]byte) error {
+	return s.setPartner(ctx, "update partners set secret_hash = $2 where name = $1", name, hash[:])
+}
+
+// SetDisabled shuts a partner out, or lets it in again. It may return ErrNoPartner.
+func (s *Store) SetDisabled(ctx context.Context, name string, disabled bool) error {
+	return s.setPartner(ctx, "update partners set disabled = $2 where name = $1", name, disabled)
+}
+
+func (s *Store) setPartner(ctx context.Context, update, name string, value any) error {
+	result, err := s.pool.Exec(ctx, update, name, value)
+	switch {
+	case err != nil:
+		return fmt.Errorf("change partner %s: %w", name, err)
+	case result.RowsAffected() == 0:
+		return ErrNoPartner
+	}
+	return nil
+}
+
+// SigningKey gives the private key, in PKCS #8, that all fronts sign access
+// tokens with. Whoever asks first makes it, with fresh.
+func (s *Store) SigningKey(ctx context.Context, fresh func() ([]byte, error)) ([]byte, error) {
+	const query = "select pkcs8 from signing_keys where id = 1"
+	var key []byte
+	err := s.pool.QueryRow(ctx, query).Scan(&key)
+	if errors.Is(err, pgx.ErrNoRows) {
+		if key, err = fresh(); err != nil {
+			return nil, err
+		}
+		if _, err = s.pool.Exec(ctx, "insert into signing_keys (pkcs8) values ($1) on conflict do nothing", key); err != nil {
+			return nil, fmt.Errorf("keep the signing key: %w", err)
+		}
+		err = s.pool.QueryRow(ctx, query).Scan(&key)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the signing key: %w", err)
+	}
+	return key, nil
+}

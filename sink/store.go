@@ -1,0 +1,116 @@
+// Package sink is the data store: it saves chunks of partner clients and their
+// revenue claims in Postgres, each exactly once, and keeps how each ended. The
+// partners and their secrets are there too.
+package sink
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Options of a Store. Only URL is required.
+type Options struct {
+	// URL of the database, as pgx reads it: postgres://user:password@host/database.
+	URL string
+	// MaxConns bounds the connections; 4 when zero.
+	MaxConns int
+	// StatementTimeout bounds each statement, in Postgres; 60 s when zero.
+	StatementTimeout time.Duration
+}
+
+// Store is the data store. Any number of goroutines may use it at once.
+type Store struct {
+	pool *pgxpool.Pool
+}
+
+// timelineKey is where a connection keeps the name of its timeline.
+const timelineKey = "intake timeline"
+
+// Open makes a Store. It connects when a connection is first needed, so it
+// fails only for options that can't be right.
+func Open(ctx context.Context, opts Options) (*Store, error) {
+	config, err := pgxpool.ParseConfig(opts.URL)
+	if err != nil {
+		return nil, fmt.Errorf("read the Postgres URL: %w", err)
+	}
+	config.MaxConns = int32(opts.MaxConns)
+	if config.MaxConns <= 0 {
+		config.MaxConns = 4
+	}
+	statementTimeout := opts.StatementTimeout
+	if statementTimeout <= 0 {
+		statementTimeout = time.Minute
+	}
+	set := config.ConnConfig.RuntimeParams
+	set["application_name"] = "intake"
+	set["timezone"] = "UTC"
+	set["statement_timeout"] = fmt.Sprint(statementTimeout.Milliseconds())
+	// A process that was stopped in the middle of a transaction must not keep
+	// others from the keys that it holds.
+	set["idle_in_transaction_session_timeout"] = "10000"
+	if config.ConnConfig.ConnectTimeout == 0 {
+		config.ConnConfig.ConnectTimeout = 5 * time.Second
+	}
+	config.HealthCheckPeriod = 5 * time.Second
+	// A standby takes no records, and its timeline changes under an open
+	// connection when it is promoted.
+	config.ConnConfig.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+	config.AfterConnect = readTimeline
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("open the Postgres pool: %w", err)
+	}
+	return &Store{pool: pool}, nil
+}
+
+// Close closes all connections, once they are free.
+func (s *Store) Close() { s.pool.Close() }
+
+// Ping tells whether the data store answers, and has its schema.
+func (s *Store) Ping(ctx context.Context) error {
+	var n int
+	return s.pool.QueryRow(ctx, "select count(*) from (select from batch_status limit 1) t").Scan(&n)
+}
+
+// Timeline names the history of the database that the store is connected to:
+// the cluster's system identifier, the timeline of its write-ahead log, and the
+// database. When Postgres is restored to an earlier point, or fails over, the
+// name is another one, and records that were known before may be gone.
+func (s *Store) Timeline(ctx context.Context) (string, error) {
+	conn, err := s.pool.Acquire(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Release()
+	// The name was read when the connection was made, and holds as long as
+	// there is that server at its other end.
+	if err := conn.Ping(ctx); err != nil {
+		return "", err
+	}
+	return timeline(conn.Conn()), nil
+}
+
+// readTimeline names a new connection's timeline. It is fixed for a primary's
+// connection: a standby is promoted to a new timeline, a primary never is.
+func readTimeline(ctx context.Context, conn *pgx.Conn) error {
+	const query = `
+		select (select system_identifier from pg_control_system())::text
+		       || '-' || ltrim(substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8), '0')
+		       || '-' || (select oid from pg_database where datname = current_database())::text`
+	var name string
+	if err := conn.QueryRow(ctx, query).Scan(&name); err != nil {
+		return fmt.Errorf("read the timeline of Postgres: %w", err)
+	}
+	conn.PgConn().CustomData()[timelineKey] = name
+	return nil
+}
+
+func timeline(conn *pgx.Conn) string {
+	name, _ := conn.PgConn().CustomData()[timelineKey].(string)
+	return name
+}
