@@ -101,6 +101,9 @@ type Chunk struct {
 	Rejected []ItemVerdict
 }
 
+// Covers tells whether the chunk covers the item at a position of the batch.
+func (c *Chunk) Covers(item int) bool { return item >= c.First && item < c.First+c.Len }
+
 // An Outcome says how the items of a chunk ended. It is final.
 type Outcome struct {
 	Batch uuid.UUID

@@ -1,0 +1,52 @@
+# make alone prints the targets.
+.DEFAULT_GOAL := help
+SHELL := bash
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+FUZZTIME ?= 10s
+
+.PHONY: help
+help: ## print this
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
+
+.PHONY: build
+build: ## make bin/intake
+	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/intake ./cmd/intake
+
+.PHONY: up
+up: servers build ## run the whole stack here on private servers, and send it a sample batch
+	bin/intake up --demo
+
+.PHONY: test
+test: servers ## run all tests, on private servers of their own
+	go test -timeout 15m ./...
+
+.PHONY: race
+race: servers ## run all tests with the race detector
+	go test -race -timeout 20m ./...
+
+.PHONY: lint
+lint: ## check form, suspicious code and the import rules
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [[ -z $$unformatted ]] || { echo "not formatted, run gofmt -w: $$unformatted"; exit 1; }
+	go vet ./...
+	go run $(STATICCHECK) ./...
+	go mod verify
+	go mod tidy -diff
+
+.PHONY: fuzz
+fuzz: ## fuzz every target for FUZZTIME (default 10s) each
+	@set -e; for package in $$(go list ./...); do \
+		for target in $$(go test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; \
+		done; \
+	done
+
+.PHONY: compose-test
+compose-test: ## bring the docker-compose stack up, send to it, restart each part, count, and take it down
+	deploy/compose-test
+
+# Postgres and Redis as programs; NATS is part of the binary.
+.PHONY: servers
+servers:
+	@deploy/local/install

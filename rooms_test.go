@@ -1,0 +1,84 @@
+package intake_test
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// rooms tells which parts of the project a folder may import, tests apart. A
+// folder that isn't named here has the rule of the one that it is in.
+var rooms = map[string]struct {
+	may []string
+	why string
+}{
+	".":                         {nil, "the contract's words depend on nothing but themselves"},
+	"dedupe":                    {[]string{"intake"}, "what it needs of the data store is an interface of its own"},
+	"worker":                    {[]string{"intake"}, "what it needs of the data store and of the seen set are interfaces of its own"},
+	"sink":                      {[]string{"intake"}, "the data store knows neither the queue nor the seen set"},
+	"deploy/local":              {[]string{"intake/deploy/local"}, "it starts servers and knows nothing of what they are for"},
+	"cmd/intake":                {[]string{"intake", "intake/dedupe", "intake/worker", "intake/sink", "intake/deploy/local", "intake/cmd/intake"}, "the wiring knows all parts"},
+	"cmd/intake/internal/front": {[]string{"intake", "intake/dedupe", "intake/worker", "intake/sink", "intake/cmd/intake/internal"}, "the front saves nothing"},
+}
+
+// servers are the clients of servers, which the root package must not know.
+var servers = []string{"github.com/jackc/pgx", "github.com/redis/", "github.com/nats-io/", "net/http", "database/sql"}
+
+func TestRooms(t *testing.T) {
+	files := 0
+	err := filepath.WalkDir(".", func(file string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && file != "." && (strings.HasPrefix(entry.Name(), ".") || entry.Name() == "testdata" || entry.Name() == "bin"):
+			return fs.SkipDir
+		case entry.IsDir() || !strings.HasSuffix(file, ".go") || strings.HasSuffix(file, "_test.go"):
+			return nil
+		}
+		files++
+		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		for _, spec := range parsed.Imports {
+			imported, _ := strconv.Unquote(spec.Path.Value)
+			checkImport(t, filepath.ToSlash(file), imported)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if files < 10 {
+		t.Fatalf("looked at %d files only", files)
+	}
+}
+
+func checkImport(t *testing.T, file, imported string) {
+	t.Helper()
+	room := path.Dir(file)
+	if room == "." && slices.ContainsFunc(servers, func(s string) bool { return strings.HasPrefix(imported, s) }) {
+		t.Errorf("%s imports %s: the root package knows no server", file, imported)
+	}
+	if imported != "intake" && !strings.HasPrefix(imported, "intake/") {
+		return
+	}
+	for rooms[room].why == "" {
+		if room == "." {
+			t.Fatalf("%s: no rule for its folder", file)
+		}
+		room = path.Dir(room)
+	}
+	allowed := func(may string) bool {
+		return imported == may || may != "intake" && strings.HasPrefix(imported, may+"/")
+	}
+	if !slices.ContainsFunc(rooms[room].may, allowed) {
+		t.Errorf("%s imports %s: %s", file, imported, rooms[room].why)
+	}
+}

@@ -1,0 +1,73 @@
+package worker
+
+import (
+	"errors"
+	"fmt"
+
+	"intake"
+)
+
+// Bounds of a chunk. Chunks of a thousand items are what one transaction saves
+// best, and small enough that savers share a large batch.
+const (
+	maxChunkItems = 1_000   // to be saved
+	maxChunkBytes = 4 << 20 // of items as sent
+)
+
+// ErrTooLarge is Submit's answer to a batch that has an item too large for a
+// message of the queue.
+var ErrTooLarge = errors.New("an item of the batch is too large to be queued")
+
+// cut cuts a batch into chunks of consecutive items, each with maxBytes at most
+// of items as sent, unless a single item is larger.
+func cut(batch *intake.Batch, maxBytes int) []*intake.Chunk {
+	var chunks []*intake.Chunk
+	var chunk *intake.Chunk
+	bytes := 0
+	for i := range batch.Items {
+		item := &batch.Items[i]
+		if chunk == nil || len(chunk.Clients) == maxChunkItems || bytes+len(item.Raw) > maxBytes {
+			chunk = &intake.Chunk{
+				Batch: batch.ID, Number: len(chunks), Partner: batch.Partner.ID, Currency: batch.Partner.Currency, First: i,
+				Clients: make([]intake.PartnerClient, 0, min(len(batch.Items)-i, maxChunkItems)),
+			}
+			chunks = append(chunks, chunk)
+			bytes = 0
+		}
+		chunk.Len++
+		bytes += len(item.Raw)
+		if batch.Verdicts[i].Code == intake.CodePending {
+			chunk.Clients = append(chunk.Clients, item.Client)
+		} else {
+			chunk.Rejected = append(chunk.Rejected, intake.ItemVerdict{Item: i, Verdict: batch.Verdicts[i]})
+		}
+	}
+	for _, chunk := range chunks {
+		chunk.Chunks = len(chunks)
+	}
+	return chunks
+}
+
+// messages cuts a batch so that each chunk's message is within maxPayload bytes.
+func messages(batch *intake.Batch, maxPayload int, reply string) ([]*intake.Chunk, [][]byte, error) {
+	const smallest = 1 << 10
+	for maxBytes := maxChunkBytes; maxBytes >= smallest; maxBytes /= 4 {
+		chunks := cut(batch, maxBytes)
+		datas := make([][]byte, len(chunks))
+		fits := true
+		for i, chunk := range chunks {
+			datas[i] = appendMessage(nil, chunk, batch.Items[chunk.First:chunk.First+chunk.Len], reply)
+			if len(datas[i])+headerSize > maxPayload {
+				fits = false
+				break
+			}
+		}
+		if fits {
+			return chunks, datas, nil
+		}
+	}
+	return nil, nil, fmt.Errorf("%w: a message holds %d bytes", ErrTooLarge, maxPayload)
+}
+
+// headerSize is more than a message's headers take, which count as payload.
+const headerSize = 1 << 10

@@ -1,0 +1,350 @@
+package worker
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/google/uuid"
+	"github.com/klauspost/compress/s2"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"intake"
+)
+
+// messageVersion is the first byte of a message. Fields may be added without a
+// new version: a reader skips those that it doesn't know. A new version is for
+// messages that an older worker would misread.
+const messageVersion = 1
+
+// The fields of a message, after the version, in protobuf's wire format. A
+// number is never used again for something else.
+const (
+	fieldBatch    = 1
+	fieldNumber   = 2
+	fieldChunks   = 3
+	fieldPartner  = 4
+	fieldCurrency = 5
+	fieldFirst    = 6
+	fieldLen      = 7
+	// fieldReply is the subject on which the front waits for the outcome.
+	fieldReply = 8
+	// fieldRejected holds the verdicts that the front has given: s2, verdicts.
+	fieldRejected = 9
+	// fieldItems holds the chunk's items as sent: s2 of each one's length and
+	// text. An empty text stands for an item that was too large to be kept.
+	fieldItems = 10
+	// fieldClients holds the items to be saved: s2, see appendClients.
+	fieldClients = 11
+)
+
+// errNewer is of a message that a later version of the program has queued.
+var errNewer = errors.New("the message is of a newer version than this worker can read")
+
+// appendMessage appends a chunk's message. items are the chunk's items as they
+// were sent.
+func appendMessage(b []byte, chunk *intake.Chunk, items []intake.Item, reply string) []byte {
+	b = append(b, messageVersion)
+	b = appendBytes(b, fieldBatch, chunk.Batch[:])
+	b = appendNumber(b, fieldNumber, chunk.Number)
+	b = appendNumber(b, fieldChunks, chunk.Chunks)
+	b = appendNumber(b, fieldPartner, int(chunk.Partner))
+	b = appendBytes(b, fieldCurrency, []byte(chunk.Currency))
+	b = appendNumber(b, fieldFirst, chunk.First)
+	b = appendNumber(b, fieldLen, chunk.Len)
+	b = appendBytes(b, fieldReply, []byte(reply))
+	if len(chunk.Rejected) > 0 {
+		b = appendBytes(b, fieldRejected, s2.Encode(nil, appendVerdicts(nil, chunk.Rejected)))
+	}
+	b = appendBytes(b, fieldItems, s2.Encode(nil, appendItems(items)))
+	return appendBytes(b, fieldClients, s2.Encode(nil, appendClients(chunk.Clients)))
+}
+
+func appendBytes(b []byte, field protowire.Number, v []byte) []byte {
+	b = protowire.AppendTag(b, field, protowire.BytesType)
+	return protowire.AppendBytes(b, v)
+}
+
+func appendNumber(b []byte, field protowire.Number, v int) []byte {
+	b = protowire.AppendTag(b, field, protowire.VarintType)
+	return protowire.AppendVarint(b, uint64(v))
+}
+
+// readMessage reads what is to be saved, and where to tell of it. The items as
+// they were sent are for others. Errors other than errNewer mean that no worker
+// will ever be able to read the message.
+func readMessage(data []byte) (chunk *intake.Chunk, reply string, err error) {
+	if len(data) == 0 {
+		return nil, "", errors.New("the message is empty")
+	}
+	if data[0] > messageVersion {
+		return nil, "", errNewer
+	}
+	if data[0] == 0 {
+		return nil, "", errors.New("the message has no version")
+	}
+	chunk = &intake.Chunk{}
+	for rest := data[1:]; len(rest) > 0; {
+		field, kind, n := protowire.ConsumeTag(rest)
+		if n < 0 {
+			return nil, "", protowire.ParseError(n)
+		}
+		rest = rest[n:]
+		size := protowire.ConsumeFieldValue(field, kind, rest)
+		if size < 0 {
+			return nil, "", protowire.ParseError(size)
+		}
+		if err := readField(chunk, &reply, field, kind, rest); err != nil {
+			return nil, "", fmt.Errorf("field %d: %w", field, err)
+		}
+		rest = rest[size:]
+	}
+	return chunk, reply, check(chunk)
+}
+
+func readField(chunk *intake.Chunk, reply *string, field protowire.Number, kind protowire.Type, value []byte) (err error) {
+	switch kind {
+	case protowire.VarintType:
+		number, _ := protowire.ConsumeVarint(value)
+		if number > 1<<31-1 {
+			return fmt.Errorf("%d is out of bounds", number)
+		}
+		switch field {
+		case fieldNumber:
+			chunk.Number = int(number)
+		case fieldChunks:
+			chunk.Chunks = int(number)
+		case fieldPartner:
+			chunk.Partner = int32(number)
+		case fieldFirst:
+			chunk.First = int(number)
+		case fieldLen:
+			chunk.Len = int(number)
+		}
+	case protowire.BytesType:
+		text, _ := protowire.ConsumeBytes(value)
+		switch field {
+		case fieldBatch:
+			chunk.Batch, err = uuid.FromBytes(text)
+		case fieldCurrency:
+			chunk.Currency = string(text)
+		case fieldReply:
+			*reply = string(text)
+		case fieldRejected:
+			if text, err = s2.Decode(nil, text); err == nil {
+				chunk.Rejected, err = readVerdicts(text)
+			}
+		case fieldClients:
+			if text, err = s2.Decode(nil, text); err == nil {
+				chunk.Clients, err = readClients(text)
+			}
+		}
+	}
+	return err
+}
+
+// check makes sure that a chunk can't say more than it covers.
+func check(chunk *intake.Chunk) error {
+	switch {
+	case chunk.Batch == uuid.Nil || chunk.Partner == 0 || chunk.Len == 0:
+		return errors.New("the message lacks its batch, its partner or its length")
+	case chunk.First+chunk.Len > intake.MaxBatchItems || chunk.Number >= chunk.Chunks || chunk.Chunks > intake.MaxBatchItems:
+		return errors.New("the message covers more than a batch has")
+	}
+	for i := range chunk.Clients {
+		if !chunk.Covers(chunk.Clients[i].Item) {
+			return fmt.Errorf("item %d is not of this chunk", chunk.Clients[i].Item)
+		}
+	}
+	for i := range chunk.Rejected {
+		if !chunk.Covers(chunk.Rejected[i].Item) {
+			return fmt.Errorf("item %d is not of this chunk", chunk.Rejected[i].Item)
+		}
+	}
+	return nil
+}
+
+// maxKept bounds the items that are kept as they were sent, in bytes. Above it
+// is only what no partner needs to see again: an item that is valid and that
+// large is mostly white space.
+const maxKept = 4 << 20
+
+func appendItems(items []intake.Item) []byte {
+	size := 0
+	for i := range items {
+		size += binary.MaxVarintLen32 + len(items[i].Raw)
+	}
+	b := make([]byte, 0, size)
+	for i := range items {
+		raw := items[i].Raw
+		if len(raw) > maxKept {
+			raw = nil
+		}
+		b = protowire.AppendBytes(b, raw)
+	}
+	return b
+}
+
+// Verdicts are a list of the item's position, the code and the text.
+func appendVerdicts(b []byte, verdicts []intake.ItemVerdict) []byte {
+	for i := range verdicts {
+		b = binary.AppendUvarint(b, uint64(verdicts[i].Item))
+		b = append(b, byte(verdicts[i].Code))
+		b = protowire.AppendString(b, verdicts[i].Text)
+	}
+	return b
+}
+
+func readVerdicts(b []byte) ([]intake.ItemVerdict, error) {
+	var verdicts []intake.ItemVerdict
+	r := reader{rest: b}
+	for len(r.rest) > 0 && r.err == nil {
+		var v intake.ItemVerdict
+		v.Item = r.number(intake.MaxBatchItems)
+		if code := r.bytes(1); code != nil {
+			v.Code = intake.Code(code[0])
+		}
+		v.Text = string(r.bytes(r.number(len(b))))
+		verdicts = append(verdicts, v)
+	}
+	return verdicts, r.err
+}
+
+// claimSize is a claim's: its two moments, its sum and its count at 8 bytes
+// each, then the period with the sum's sign.
+const claimSize = 4*8 + 1
+
+const negative = 0x80
+
+// appendClients gives clients in the form in which they are queued: how many
+// claims all of them have together, then each client with its claims. It is
+// made to be read with three allocations, and to compress well.
+func appendClients(clients []intake.PartnerClient) []byte {
+	size, claims := 0, 0
+	for i := range clients {
+		c := &clients[i]
+		size += 64 + len(c.ID) + len(c.EntityType) + len(c.OtherIdentifiers) + len(c.Claims)*claimSize
+		claims += len(c.Claims)
+	}
+	b := make([]byte, 0, size)
+	b = binary.AppendUvarint(b, uint64(len(clients)))
+	b = binary.AppendUvarint(b, uint64(claims))
+	for i := range clients {
+		c := &clients[i]
+		b = binary.AppendUvarint(b, uint64(c.Item))
+		b = append(b, c.Fingerprint[:]...)
+		b = binary.LittleEndian.AppendUint64(b, uint64(c.StartDate))
+		b = protowire.AppendString(b, c.ID)
+		b = protowire.AppendString(b, c.EntityType)
+		b = protowire.AppendBytes(b, c.OtherIdentifiers)
+		b = binary.AppendUvarint(b, uint64(len(c.Claims)))
+		for j := range c.Claims {
+			b = appendClaim(b, &c.Claims[j])
+		}
+	}
+	return b
+}
+
+func appendClaim(b []byte, claim *intake.RevenueClaim) []byte {
+	flags := byte(claim.Period)
+	if claim.TotalAmount.Neg {
+		flags |= negative
+	}
+	b = append(b, flags)
+	b = binary.LittleEndian.AppendUint64(b, uint64(claim.Start))
+	b = binary.LittleEndian.AppendUint64(b, uint64(claim.End))
+	b = binary.LittleEndian.AppendUint64(b, claim.TotalAmount.Abs)
+	return binary.LittleEndian.AppendUint64(b, uint64(claim.TransactionCount))
+}
+
+func readClients(b []byte) ([]intake.PartnerClient, error) {
+	text := string(b) // one copy, of which all strings are parts
+	r := reader{rest: b}
+	str := func() string {
+		n := r.number(len(b))
+		at := len(b) - len(r.rest)
+		if r.bytes(n) == nil {
+			return ""
+		}
+		return text[at : at+n]
+	}
+	clients := make([]intake.PartnerClient, r.number(min(len(b), intake.MaxBatchItems)))
+	claims := make([]intake.RevenueClaim, r.number(len(b)/claimSize))
+	for i := range clients {
+		c := &clients[i]
+		c.Item = r.number(intake.MaxBatchItems)
+		copy(c.Fingerprint[:], r.bytes(len(c.Fingerprint)))
+		c.StartDate = intake.Timestamp(r.uint64())
+		c.ID = str()
+		c.EntityType = str()
+		if identifiers := r.bytes(r.number(len(b))); len(identifiers) > 0 {
+			c.OtherIdentifiers = identifiers
+		}
+		n := r.number(len(claims))
+		if r.err != nil {
+			return nil, r.err
+		}
+		c.Claims, claims = claims[:n:n], claims[n:]
+		for j := range c.Claims {
+			r.claim(&c.Claims[j])
+		}
+	}
+	if len(r.rest) > 0 || len(claims) > 0 {
+		r.fail()
+	}
+	return clients, r.err
+}
+
+// A reader takes values off a buffer. After the first one that isn't there it
+// gives zero values only.
+type reader struct {
+	rest []byte
+	err  error
+}
+
+var errCutShort = errors.New("the data is damaged or cut short")
+
+func (r *reader) fail() { r.rest, r.err = nil, errCutShort }
+
+// number gives a number of at most limit.
+func (r *reader) number(limit int) int {
+	v, n := binary.Uvarint(r.rest)
+	if n <= 0 || v > uint64(limit) {
+		r.fail()
+		return 0
+	}
+	r.rest = r.rest[n:]
+	return int(v)
+}
+
+func (r *reader) bytes(n int) []byte {
+	if len(r.rest) < n || r.err != nil {
+		r.fail()
+		return nil
+	}
+	b := slices.Clip(r.rest[:n])
+	r.rest = r.rest[n:]
+	return b
+}
+
+func (r *reader) uint64() uint64 {
+	b := r.bytes(8)
+	if b == nil {
+		return 0
+	}
+	return binary.LittleEndian.Uint64(b)
+}
+
+func (r *reader) claim(claim *intake.RevenueClaim) {
+	b := r.bytes(claimSize)
+	if b == nil {
+		return
+	}
+	claim.Period = intake.Period(b[0] &^ negative)
+	claim.TotalAmount.Neg = b[0]&negative != 0
+	claim.Start = intake.Timestamp(binary.LittleEndian.Uint64(b[1:]))
+	claim.End = intake.Timestamp(binary.LittleEndian.Uint64(b[9:]))
+	claim.TotalAmount.Abs = binary.LittleEndian.Uint64(b[17:])
+	claim.TransactionCount = int64(binary.LittleEndian.Uint64(b[25:]))
+}

@@ -1,0 +1,197 @@
+package worker
+
+import (
+	"bytes"
+	"errors"
+	"math"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/google/uuid"
+	"github.com/klauspost/compress/s2"
+	"google.golang.org/protobuf/encoding/protowire"
+	"pgregory.net/rapid"
+
+	"intake"
+)
+
+func drawClient(t *rapid.T, item int) intake.PartnerClient {
+	client := intake.PartnerClient{
+		Item:       item,
+		ID:         rapid.StringN(1, 128, -1).Draw(t, "id"),
+		EntityType: rapid.StringMatching(`[A-Za-z][A-Za-z0-9]{0,10}`).Draw(t, "entity type"),
+		StartDate:  intake.Timestamp(rapid.Int64().Draw(t, "start date")),
+	}
+	if rapid.Bool().Draw(t, "has identifiers") {
+		client.OtherIdentifiers = []byte(`[{"key":"MerchantId","values":["1"]}]`)
+	}
+	copy(client.Fingerprint[:], rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "fingerprint"))
+	for range rapid.IntRange(0, 3).Draw(t, "claims") {
+		amount := intake.Amount{Abs: rapid.Uint64Range(0, 1e19-1).Draw(t, "amount")}
+		amount.Neg = amount.Abs > 0 && rapid.Bool().Draw(t, "negative")
+		client.Claims = append(client.Claims, intake.RevenueClaim{
+			Start: intake.Timestamp(rapid.Int64().Draw(t, "start")), End: math.MaxInt64,
+			Period:      rapid.SampledFrom([]intake.Period{intake.Monthly, intake.Daily}).Draw(t, "period"),
+			TotalAmount: amount, TransactionCount: rapid.Int64().Draw(t, "count"),
+		})
+	}
+	return client
+}
+
+func drawBatch(t *rapid.T) *intake.Batch {
+	batch := &intake.Batch{ID: uuid.New(), Partner: intake.Partner{ID: 7, Name: "acme", Currency: "GBP"}}
+	n := rapid.IntRange(1, 40).Draw(t, "items")
+	for i := range n {
+		item := intake.Item{Raw: bytes.Repeat([]byte("x"), rapid.IntRange(1, 300).Draw(t, "length"))}
+		var verdict intake.Verdict
+		if rapid.IntRange(0, 3).Draw(t, "rejected") == 0 {
+			verdict = intake.Invalid("entity_type: required")
+		} else {
+			item.Client = drawClient(t, i)
+		}
+		batch.Items = append(batch.Items, item)
+		batch.Verdicts = append(batch.Verdicts, verdict)
+	}
+	return batch
+}
+
+// Whatever the bound on a message, what is read of all messages of a batch is
+// what was to be queued: each item once, saved or rejected.
+func TestMessages_RoundTrip(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		batch := drawBatch(t)
+		maxPayload := headerSize + rapid.SampledFrom([]int{4 << 10, 16 << 10, 8 << 20}).Draw(t, "max payload")
+		chunks, datas, err := messages(batch, maxPayload, "intake.outcome.x")
+		if errors.Is(err, ErrTooLarge) {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		next := 0
+		for i, data := range datas {
+			if len(data)+headerSize > maxPayload {
+				t.Fatalf("message of %d bytes, bound %d", len(data), maxPayload)
+			}
+			chunk, reply, err := readMessage(data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(chunks[i], chunk, cmpopts.EquateEmpty()); diff != "" {
+				t.Fatalf("chunk %d changed on its way (-queued +read):\n%s", i, diff)
+			}
+			if reply != "intake.outcome.x" || chunk.Number != i || chunk.Chunks != len(datas) || chunk.First != next {
+				t.Fatalf("chunk %d: reply %q number %d of %d first %d, want first %d", i, reply, chunk.Number, chunk.Chunks, chunk.First, next)
+			}
+			if len(chunk.Clients)+len(chunk.Rejected) != chunk.Len {
+				t.Fatalf("%d clients and %d rejected make no %d items", len(chunk.Clients), len(chunk.Rejected), chunk.Len)
+			}
+			next += chunk.Len
+		}
+		if next != len(batch.Items) {
+			t.Fatalf("the chunks cover %d items of %d", next, len(batch.Items))
+		}
+	})
+}
+
+// The items as they were sent can be read from the message of their chunk.
+func TestMessage_ItemsAsSent(t *testing.T) {
+	batch := &intake.Batch{
+		ID: uuid.New(), Partner: intake.Partner{ID: 1, Name: "acme", Currency: "GBP"},
+		Items:    []intake.Item{{Raw: []byte(`{"a":1}`)}, {Raw: bytes.Repeat([]byte(" "), maxKept+1)}, {Raw: []byte(`{}`)}},
+		Verdicts: []intake.Verdict{intake.Invalid("x"), {}, {}},
+	}
+	batch.Items[1].Client.Item, batch.Items[2].Client.Item = 1, 2
+	chunks, datas, err := messages(batch, 8<<20, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for i, data := range datas {
+		for _, raw := range readItems(t, data) {
+			got = append(got, string(raw))
+		}
+		if len(got) != chunks[i].First+chunks[i].Len {
+			t.Fatalf("%d items after chunk %d", len(got), i)
+		}
+	}
+	if diff := cmp.Diff([]string{`{"a":1}`, "", `{}`}, got); diff != "" {
+		t.Fatal(diff)
+	}
+}
+
+func readItems(t *testing.T, data []byte) (items [][]byte) {
+	t.Helper()
+	for rest := data[1:]; len(rest) > 0; {
+		field, kind, n := protowire.ConsumeTag(rest)
+		rest = rest[n:]
+		if field == fieldItems {
+			block, _ := protowire.ConsumeBytes(rest)
+			plain, err := s2.Decode(nil, block)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for len(plain) > 0 {
+				item, n := protowire.ConsumeBytes(plain)
+				items, plain = append(items, item), plain[n:]
+			}
+		}
+		rest = rest[protowire.ConsumeFieldValue(field, kind, rest):]
+	}
+	return items
+}
+
+// A message of a newer version is told from one that is damaged: another worker
+// will be able to read it.
+func TestReadMessage_Versions(t *testing.T) {
+	if _, _, err := readMessage([]byte{messageVersion + 1, 1, 2}); !errors.Is(err, errNewer) {
+		t.Errorf("newer version: %v", err)
+	}
+	for name, data := range map[string][]byte{"empty": nil, "no version": {0}, "nothing in it": {messageVersion}, "cut short": {messageVersion, 10, 200}} {
+		if _, _, err := readMessage(data); err == nil || errors.Is(err, errNewer) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A worker skips what a later front has added to a message.
+func TestReadMessage_UnknownFields(t *testing.T) {
+	chunk := &intake.Chunk{Batch: uuid.New(), Chunks: 1, Partner: 1, Currency: "GBP", Len: 1, Clients: []intake.PartnerClient{{ID: "a"}}}
+	data := appendBytes(appendMessage(nil, chunk, make([]intake.Item, 1), ""), 100, []byte("news"))
+	got, _, err := readMessage(appendNumber(data, 101, 5))
+	if err != nil || got.Clients[0].ID != "a" {
+		t.Fatalf("%v %v", got, err)
+	}
+}
+
+func FuzzReadMessage(f *testing.F) {
+	chunk := &intake.Chunk{Batch: uuid.New(), Chunks: 1, Partner: 1, Currency: "GBP", Len: 2,
+		Clients:  []intake.PartnerClient{{ID: "a", Claims: make([]intake.RevenueClaim, 2)}},
+		Rejected: []intake.ItemVerdict{{Item: 1, Verdict: intake.Invalid("x")}}}
+	f.Add(appendMessage(nil, chunk, make([]intake.Item, 2), "reply"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		chunk, _, err := readMessage(data)
+		if err == nil && (chunk.First < 0 || chunk.Len <= 0 || chunk.First+chunk.Len > intake.MaxBatchItems) {
+			t.Fatalf("read a chunk of %d items from %d", chunk.Len, chunk.First)
+		}
+	})
+}
+
+// What a front hears of an outcome is all that it doesn't know: its own
+// rejections don't travel back.
+func TestOutcomes_RoundTrip(t *testing.T) {
+	rejected := []intake.ItemVerdict{{Item: 3, Verdict: intake.Invalid("x")}}
+	one := intake.Outcome{Batch: uuid.New(), Chunk: 1, First: 3, Len: 5, NotSaved: []intake.ItemVerdict{
+		rejected[0], {Item: 4, Verdict: intake.DuplicateOfSaved(true)}}}
+	two := intake.Outcome{Batch: uuid.New(), Len: 1}
+	data := appendOutcome(appendOutcome([]byte{outcomeVersion}, one, rejected), two, nil)
+	var got []intake.Outcome
+	if err := readOutcomes(data, func(o intake.Outcome) { got = append(got, o) }); err != nil {
+		t.Fatal(err)
+	}
+	one.NotSaved = one.NotSaved[1:]
+	if diff := cmp.Diff([]intake.Outcome{one, two}, got, cmpopts.EquateEmpty()); diff != "" {
+		t.Fatal(diff)
+	}
+}

@@ -1,0 +1,430 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/synadia-io/orbit.go/jetstreamext"
+	"go.uber.org/zap"
+
+	"intake"
+)
+
+var (
+	// ErrUnavailable is Submit's answer when the batch can't be queued safely
+	// now. Nothing of it is queued, or will be saved.
+	ErrUnavailable = errors.New("the queue can't take the batch now")
+	// ErrUncertain is Submit's answer when it can't be known whether the batch
+	// is queued: neither the queue nor the data store answers.
+	ErrUncertain = errors.New("it is not known whether the batch is queued")
+)
+
+// A Ledger tells for certain what became of a batch: the data store.
+type Ledger interface {
+	// Outcomes gives those chunks of the batches that are finished.
+	Outcomes(ctx context.Context, batches []uuid.UUID) ([]intake.Outcome, error)
+	// Withdraw sees to it that no chunk of a batch will be saved, unless one is
+	// finished already: then it does nothing, and ok is false.
+	Withdraw(ctx context.Context, chunks []*intake.Chunk) (ok bool, err error)
+}
+
+// QueueOptions of a Queue. Only Ledger is required.
+type QueueOptions struct {
+	Ledger Ledger
+	Stream StreamOptions
+	// PublishTimeout bounds the time until a batch is known to be queued; 5 s
+	// when zero, at most 30 s.
+	PublishTimeout time.Duration
+	Logger         *zap.Logger
+	Registerer     prometheus.Registerer
+}
+
+// A Queue is a front's side of the queue. Any number of goroutines may submit
+// at once, while Run runs.
+type Queue struct {
+	nc      *nats.Conn
+	js      jetstream.JetStream
+	opts    QueueOptions
+	reply   string
+	metrics *queueMetrics
+	waiting chan *submission
+	stopped chan struct{} // closed when Run ends
+
+	mu      sync.Mutex
+	tickets map[uuid.UUID]*Ticket // guarded by mu
+}
+
+// A submission is a batch on its way into the stream.
+type submission struct {
+	chunks   []*intake.Chunk
+	messages []*nats.Msg
+	bytes    int
+	deadline time.Time
+	// uncertain says that a publish was neither confirmed nor refused.
+	uncertain bool
+	done      chan error
+}
+
+// NewQueue makes a front's side of the queue.
+func NewQueue(nc *nats.Conn, opts QueueOptions) (*Queue, error) {
+	if opts.Ledger == nil {
+		return nil, errors.New("a queue needs a ledger")
+	}
+	if opts.PublishTimeout <= 0 {
+		opts.PublishTimeout = 5 * time.Second
+	}
+	opts.PublishTimeout = min(opts.PublishTimeout, duplicateWindow/4)
+	if opts.Logger == nil {
+		opts.Logger = zap.NewNop()
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return nil, fmt.Errorf("use JetStream: %w", err)
+	}
+	return &Queue{
+		nc: nc, js: js, opts: opts,
+		reply:   outcomePrefix + nuid.Next(),
+		metrics: newQueueMetrics(opts.Registerer),
+		waiting: make(chan *submission),
+		stopped: make(chan struct{}),
+		tickets: make(map[uuid.UUID]*Ticket),
+	}, nil
+}
+
+// Ready tells whether batches can be queued now.
+func (q *Queue) Ready(ctx context.Context) error {
+	if _, err := q.js.Stream(ctx, StreamName); err != nil {
+		return fmt.Errorf("stream %s: %w", StreamName, err)
+	}
+	return nil
+}
+
+// publishers is how many commits may be under way at once. While they are, the
+// next one gathers; two keep the disk busy while a message is sent.
+const publishers = 2
+
+// Run publishes what is submitted and listens for outcomes, until ctx ends.
+func (q *Queue) Run(ctx context.Context) error {
+	defer close(q.stopped)
+	sub, err := q.nc.Subscribe(q.reply, q.hear)
+	if err != nil {
+		return fmt.Errorf("listen for outcomes: %w", err)
+	}
+	defer sub.Unsubscribe()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for range publishers {
+		wg.Go(func() { q.publishWaiting(ctx) })
+	}
+	wg.Go(func() { q.createLog(ctx) })
+	q.readLedger(ctx)
+	return nil
+}
+
+func (q *Queue) createLog(ctx context.Context) {
+	for {
+		try, cancel := context.WithTimeout(ctx, 5*time.Second)
+		err := createLog(try, q.js, q.opts.Stream)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		q.opts.Logger.Warn("the queue is not there yet", zap.Error(err))
+		if !sleep(ctx, time.Second) {
+			return
+		}
+	}
+}
+
+// Submit queues the items of a batch on which there is no verdict yet, all or
+// none of them, and returns when they are on disk. The ticket must be released.
+// It may return ErrUnavailable, ErrUncertain or ErrTooLarge.
+func (q *Queue) Submit(ctx context.Context, batch *intake.Batch) (*Ticket, error) {
+	if q.nc.Status() != nats.CONNECTED {
+		return nil, fmt.Errorf("%w: NATS is away", ErrUnavailable)
+	}
+	chunks, datas, err := messages(batch, int(q.nc.MaxPayload()), q.reply)
+	if err != nil {
+		return nil, err
+	}
+	s := &submission{chunks: chunks, deadline: time.Now().Add(q.opts.PublishTimeout), done: make(chan error, 1)}
+	for i, chunk := range chunks {
+		s.messages = append(s.messages, newMessage(chunk, batch.Partner.Name, datas[i]))
+		s.bytes += len(datas[i])
+	}
+	ticket := newTicket(q, batch, chunks)
+	q.mu.Lock()
+	q.tickets[batch.ID] = ticket
+	q.mu.Unlock()
+	if err := q.publish(ctx, s); err != nil {
+		q.forget(ticket)
+		return nil, err
+	}
+	return ticket, nil
+}
+
+func newMessage(chunk *intake.Chunk, partner string, data []byte) *nats.Msg {
+	number := strconv.Itoa(chunk.Number)
+	msg := nats.NewMsg(subjectPrefix + partner + "." + chunk.Batch.String() + "." + number)
+	msg.Header.Set(jetstream.MsgIDHeader, chunk.Batch.String()+"-"+number)
+	msg.Data = data
+	return msg
+}
+
+func (q *Queue) publish(ctx context.Context, s *submission) error {
+	enough := time.NewTimer(q.opts.PublishTimeout)
+	defer enough.Stop()
+	select {
+	case q.waiting <- s:
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
+	case <-enough.C:
+		return fmt.Errorf("%w: others are still being queued", ErrUnavailable)
+	case <-q.stopped:
+		return fmt.Errorf("%w: shutting down", ErrUnavailable)
+	}
+	// From here on it may get queued, so its end is waited for, which is bounded.
+	return <-s.done
+}
+
+func (q *Queue) forget(t *Ticket) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	delete(q.tickets, t.batch.ID)
+}
+
+// Bounds of what is published as one. JetStream takes at most 1,000 messages
+// in an atomic batch; the bytes bound what is lost by one that fails.
+const (
+	maxGroupMessages = 500
+	maxGroupBytes    = 8 << 20
+)
+
+// publishWaiting publishes what has gathered while the last group was published,
+// until ctx ends. What it has begun it finishes.
+func (q *Queue) publishWaiting(ctx context.Context) {
+	var left *submission // it didn't fit in the last group
+	for {
+		first := left
+		if first == nil {
+			select {
+			case first = <-q.waiting:
+			case <-ctx.Done():
+				return
+			}
+		}
+		var group []*submission
+		group, left = q.gather(first)
+		if len(group) == 1 {
+			group[0].done <- q.publishOne(group[0])
+			continue
+		}
+		q.publishGroup(group)
+	}
+}
+
+func (q *Queue) gather(first *submission) (group []*submission, left *submission) {
+	group = []*submission{first}
+	messages, bytes := len(first.messages), first.bytes
+	for {
+		select {
+		case s := <-q.waiting:
+			if messages+len(s.messages) > maxGroupMessages || bytes+s.bytes > maxGroupBytes {
+				return group, s
+			}
+			group = append(group, s)
+			messages += len(s.messages)
+			bytes += s.bytes
+		default:
+			return group, nil
+		}
+	}
+}
+
+func (q *Queue) publishGroup(group []*submission) {
+	var msgs []*nats.Msg
+	deadline := group[0].deadline
+	for _, s := range group {
+		msgs = append(msgs, s.messages...)
+		if s.deadline.Before(deadline) {
+			deadline = s.deadline
+		}
+	}
+	err := q.commit(msgs, deadline)
+	if err == nil {
+		for _, s := range group {
+			s.done <- nil
+		}
+		return
+	}
+	// One of them may be to blame, or none: each is tried again on its own.
+	var wg sync.WaitGroup
+	for _, s := range group {
+		s.uncertain = !refused(err)
+		wg.Go(func() { s.done <- q.publishOne(s) })
+	}
+	wg.Wait()
+}
+
+// tryTimeout bounds one publish. It is tried again until the submission's
+// deadline: JetStream tells by the message's id that it has it.
+const tryTimeout = 2 * time.Second
+
+// publishOne publishes a submission until it is known whether it is queued.
+func (q *Queue) publishOne(s *submission) error {
+	var err error
+	for try := 0; ; try++ {
+		err = q.commit(s.messages, s.deadline)
+		switch {
+		case err == nil, isDuplicate(err):
+			return nil
+		case refused(err) && !s.uncertain:
+			q.metrics.failures.WithLabelValues("refused").Inc()
+			return fmt.Errorf("%w: %w", ErrUnavailable, err)
+		case !refused(err):
+			s.uncertain = true
+		}
+		wait := min(50*time.Millisecond<<min(try, 4), time.Until(s.deadline))
+		if wait <= 0 {
+			break
+		}
+		time.Sleep(wait)
+	}
+	return q.withdraw(s, err)
+}
+
+// commit publishes messages, all or none, in one commit of the stream.
+func (q *Queue) commit(msgs []*nats.Msg, deadline time.Time) error {
+	timeout := min(tryTimeout, max(time.Until(deadline), 100*time.Millisecond))
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	began := time.Now()
+	var err error
+	if len(msgs) == 1 {
+		msg := msgs[0]
+		msg.Header.Del(jetstreamext.BatchIDHeader)
+		msg.Header.Del(jetstreamext.BatchSeqHeader)
+		msg.Header.Del(jetstreamext.BatchCommitHeader)
+		_, err = q.js.PublishMsg(ctx, msg, jetstream.WithRetryAttempts(0))
+	} else {
+		_, err = jetstreamext.PublishMsgBatch(ctx, q.js, msgs, jetstreamext.BatchFlowControl{})
+	}
+	q.metrics.publish.Observe(time.Since(began).Seconds())
+	if err == nil {
+		q.metrics.published.Add(float64(len(msgs)))
+	}
+	return err
+}
+
+// refused tells of a publish's error whether it says that nothing was stored.
+func refused(err error) bool {
+	var answer jetstream.JetStreamError
+	if errors.As(err, &answer) && answer.APIError() != nil {
+		return answer.APIError().ErrorCode != errConflictingDuplicate
+	}
+	return errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, nats.ErrNoResponders) ||
+		errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrMaxPayload)
+}
+
+// errConflictingDuplicate says that the same message is being stored right now.
+const errConflictingDuplicate jetstream.ErrorCode = 10158
+
+// isDuplicate tells whether a publish was refused because all of it is stored.
+// The chunks of a submission are only ever stored together.
+func isDuplicate(err error) bool {
+	return errors.Is(err, jetstreamext.ErrBatchPublishDuplicateMsgID)
+}
+
+// withdraw settles a submission of which it isn't known whether it is queued.
+// The partner may only be told to send it again when it will never be saved:
+// else the answer to the repeat, Duplicate, would be of a batch that was refused.
+func (q *Queue) withdraw(s *submission, cause error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	ok, err := q.opts.Ledger.Withdraw(ctx, s.chunks)
+	switch {
+	case err != nil:
+		q.metrics.failures.WithLabelValues("uncertain").Inc()
+		return fmt.Errorf("%w: %w; withdraw it: %w", ErrUncertain, cause, err)
+	case ok:
+		q.metrics.failures.WithLabelValues("withdrawn").Inc()
+		return fmt.Errorf("%w: %w", ErrUnavailable, cause)
+	}
+	return nil
+}
+
+// hear takes outcomes that a worker tells of.
+func (q *Queue) hear(msg *nats.Msg) {
+	if err := readOutcomes(msg.Data, q.deliver); err != nil {
+		q.opts.Logger.Warn("cannot read outcomes", zap.Error(err))
+	}
+}
+
+func (q *Queue) deliver(outcome intake.Outcome) {
+	q.mu.Lock()
+	ticket := q.tickets[outcome.Batch]
+	q.mu.Unlock()
+	if ticket != nil {
+		ticket.deliver(outcome)
+	}
+}
+
+// readLedger finds the outcomes that a worker could not tell of, or whose
+// message was lost: it asks the data store for what has waited for long.
+func (q *Queue) readLedger(ctx context.Context) {
+	const (
+		every  = 500 * time.Millisecond
+		long   = time.Second
+		atOnce = 1_000
+	)
+	for sleep(ctx, every) {
+		batches := q.waitingLonger(long, atOnce)
+		if len(batches) == 0 {
+			continue
+		}
+		try, cancel := context.WithTimeout(ctx, 5*time.Second)
+		outcomes, err := q.opts.Ledger.Outcomes(try, batches)
+		cancel()
+		if err != nil {
+			q.opts.Logger.Debug("cannot read outcomes from the data store", zap.Error(err))
+		}
+		for _, outcome := range outcomes {
+			q.deliver(outcome)
+		}
+	}
+}
+
+func (q *Queue) waitingLonger(than time.Duration, limit int) (batches []uuid.UUID) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for id, ticket := range q.tickets {
+		if len(batches) == limit {
+			break
+		}
+		if time.Since(ticket.since) > than {
+			batches = append(batches, id)
+		}
+	}
+	return batches
+}
+
+// sleep waits, and tells whether ctx still goes on.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,366 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"intake"
+)
+
+// A Store saves chunks: the data store.
+type Store interface {
+	// Save saves chunks in one transaction. An error means that nothing is
+	// known to be saved and that the same chunks should be given again.
+	Save(ctx context.Context, chunks []*intake.Chunk) (intake.Saved, error)
+}
+
+// A Marker marks keys as seen, once they are committed: the seen set.
+type Marker interface {
+	Mark(ctx context.Context, timeline string, keys []intake.SavedKey) error
+}
+
+// Options of a Worker. Only Store is required.
+type Options struct {
+	Store  Store
+	Marker Marker // none when nil
+	Stream StreamOptions
+	// Savers is how many transactions run at once; 2 when zero.
+	Savers int
+	// AckWait is how long JetStream waits for a sign of life before it delivers
+	// a message to another worker; 10 s when zero.
+	AckWait time.Duration
+	// ShutdownTimeout bounds the last transactions when Run's context has
+	// ended; 30 s when zero.
+	ShutdownTimeout time.Duration
+	Logger          *zap.Logger
+	Registerer      prometheus.Registerer
+}
+
+// A Worker saves what is queued. Any number of them may run at once, in any
+// number of processes.
+type Worker struct {
+	nc      *nats.Conn
+	js      jetstream.JetStream
+	opts    Options
+	metrics *workerMetrics
+	backlog *backlog
+	marks   chan intake.Saved
+	// committed, if set, is called between the commit and the acks: for tests
+	// of what happens when a worker dies there.
+	committed func()
+}
+
+// New makes a worker.
+func New(nc *nats.Conn, opts Options) (*Worker, error) {
+	if opts.Store == nil {
+		return nil, errors.New("a worker needs a store")
+	}
+	if opts.Savers <= 0 {
+		opts.Savers = 2
+	}
+	if opts.AckWait <= 0 {
+		opts.AckWait = 10 * time.Second
+	}
+	if opts.ShutdownTimeout <= 0 {
+		opts.ShutdownTimeout = 30 * time.Second
+	}
+	if opts.Logger == nil {
+		opts.Logger = zap.NewNop()
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return nil, fmt.Errorf("use JetStream: %w", err)
+	}
+	metrics := newWorkerMetrics(opts.Registerer)
+	return &Worker{
+		nc: nc, js: js, opts: opts, metrics: metrics,
+		backlog: newBacklog(metrics.held),
+		marks:   make(chan intake.Saved, 16),
+	}, nil
+}
+
+// Ready tells whether the worker can reach the queue.
+func (w *Worker) Ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if _, err := w.js.Consumer(ctx, StreamName, ConsumerName); err != nil {
+		return fmt.Errorf("consumer %s: %w", ConsumerName, err)
+	}
+	return nil
+}
+
+// Run saves what is queued until ctx ends. Then it takes nothing more, finishes
+// the transactions that are under way, and hands back what it has not begun.
+func (w *Worker) Run(ctx context.Context) error {
+	// The transactions under way when ctx ends go on for a while.
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() {
+		w.backlog.close()
+		time.AfterFunc(w.opts.ShutdownTimeout, cancel)
+	})
+	defer stop()
+
+	var savers, others sync.WaitGroup
+	others.Go(func() { w.keepAlive(work) })
+	others.Go(func() { w.mark() })
+	for range w.opts.Savers {
+		savers.Go(func() { w.saveGatherings(work) })
+	}
+	w.opts.Logger.Info("worker started", zap.Int("savers", w.opts.Savers))
+	w.take(ctx)
+	savers.Wait()
+	w.backlog.handBack()
+	close(w.marks)
+	cancel()
+	others.Wait()
+	// What was acknowledged and handed back is still in the connection's buffer.
+	if err := w.nc.FlushTimeout(2 * time.Second); err != nil {
+		w.opts.Logger.Warn("some acknowledgements may be lost, their messages will be delivered again", zap.Error(err))
+	}
+	w.opts.Logger.Info("worker stopped")
+	return nil
+}
+
+// Bounds of what is asked of JetStream ahead of what the backlog has room for.
+const (
+	prefetchBytes    = 8 << 20
+	prefetchMessages = 2_000
+)
+
+// take moves messages from the stream to the backlog until ctx ends.
+func (w *Worker) take(ctx context.Context) {
+	for ctx.Err() == nil {
+		if err := w.takeFrom(ctx); err != nil && ctx.Err() == nil {
+			w.opts.Logger.Warn("cannot take from the queue, trying again", zap.Error(err))
+			sleep(ctx, 500*time.Millisecond)
+		}
+	}
+}
+
+func (w *Worker) takeFrom(ctx context.Context) error {
+	try, cancel := context.WithTimeout(ctx, 5*time.Second)
+	consumer, err := setUp(try, w.js, w.opts.Stream, w.opts.AckWait)
+	cancel()
+	if err != nil {
+		return err
+	}
+	messages, err := consumer.Messages(jetstream.PullMaxMessagesWithBytesLimit(prefetchMessages, prefetchBytes),
+		jetstream.PullExpiry(10*time.Second), jetstream.PullHeartbeat(3*time.Second))
+	if err != nil {
+		return fmt.Errorf("pull from consumer %s: %w", ConsumerName, err)
+	}
+	defer messages.Stop()
+	stop := context.AfterFunc(ctx, messages.Stop)
+	defer stop()
+	for {
+		msg, err := messages.Next()
+		switch {
+		case err == nil:
+			w.read(ctx, msg)
+		case errors.Is(err, jetstream.ErrMsgIteratorClosed):
+			return nil
+		case errors.Is(err, jetstream.ErrNoHeartbeat):
+			// The connection is down or slow, and the pull goes on when it is
+			// back; or NATS is back without what it had.
+			if err := w.Ready(ctx); isGone(err) {
+				return err
+			}
+		default:
+			return err
+		}
+	}
+}
+
+func isGone(err error) bool {
+	return errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound)
+}
+
+// read puts a message into the backlog, or where it belongs if it can't be read.
+func (w *Worker) read(ctx context.Context, msg jetstream.Msg) {
+	delivery := uint64(1)
+	if meta, err := msg.Metadata(); err == nil {
+		delivery = meta.NumDelivered
+	}
+	if delivery > 1 {
+		w.metrics.redelivered.Inc()
+	}
+	chunk, reply, err := readMessage(msg.Data())
+	switch {
+	case errors.Is(err, errNewer):
+		w.opts.Logger.Error("a newer version has queued a message, leaving it to newer workers", zap.String("subject", msg.Subject()))
+		_ = msg.NakWithDelay(nakDelay(delivery))
+	case err != nil:
+		w.bury(ctx, msg, delivery, err)
+	default:
+		w.backlog.add(&held{msg: msg, chunk: chunk, reply: reply, delivery: delivery, size: len(msg.Data())})
+	}
+}
+
+// saveGatherings saves one gathering after the other until the backlog is closed.
+func (w *Worker) saveGatherings(ctx context.Context) {
+	for {
+		gathering := w.backlog.take()
+		if gathering == nil {
+			return
+		}
+		w.saveGathering(ctx, gathering)
+		w.backlog.release(gathering)
+	}
+}
+
+// Bounds of the tries to save a gathering before it is handed back, to be
+// delivered again later.
+const (
+	firstDelay = 50 * time.Millisecond
+	maxDelay   = time.Second
+	patience   = 30 * time.Second
+)
+
+func (w *Worker) saveGathering(ctx context.Context, gathering []*held) {
+	chunks := make([]*intake.Chunk, len(gathering))
+	items := 0
+	for i, h := range gathering {
+		chunks[i] = h.chunk
+		items += len(h.chunk.Clients)
+	}
+	w.metrics.gathering.Observe(float64(items))
+	began := time.Now()
+	for delay := firstDelay; ; delay = min(2*delay, maxDelay) {
+		saved, err := w.save(ctx, chunks)
+		if err == nil {
+			if time.Since(began) > 5*time.Second {
+				w.opts.Logger.Info("saved after all", zap.Int("items", items), zap.Duration("after", time.Since(began)))
+			}
+			w.settle(gathering, saved)
+			return
+		}
+		w.metrics.failures.Inc()
+		w.opts.Logger.Warn("cannot save, trying again", zap.Int("chunks", len(chunks)), zap.Int("items", items), zap.Error(err))
+		// One that was handed back before has been waited for enough; it must
+		// not keep the others waiting again.
+		if gathering[0].isSuspect() || time.Since(began) > patience || w.backlog.isClosed() || !sleep(ctx, delay) {
+			break
+		}
+	}
+	for _, h := range gathering {
+		_ = h.msg.NakWithDelay(nakDelay(h.delivery))
+	}
+}
+
+// save bounds a transaction and measures it.
+func (w *Worker) save(ctx context.Context, chunks []*intake.Chunk) (intake.Saved, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	began := time.Now()
+	saved, err := w.opts.Store.Save(ctx, chunks)
+	w.metrics.save.Observe(time.Since(began).Seconds())
+	if err == nil && len(saved.Outcomes) != len(chunks) {
+		err = fmt.Errorf("the store gave %d outcomes for %d chunks", len(saved.Outcomes), len(chunks))
+	}
+	return saved, err
+}
+
+// nakDelay grows with the deliveries: a message that is handed back without a
+// delay comes back at once.
+func nakDelay(delivery uint64) time.Duration {
+	return min(500*time.Millisecond<<min(delivery, 7), 30*time.Second)
+}
+
+// settle tells the fronts of what is committed, acknowledges it, and has it
+// marked as seen. What is lost of this, redelivery or the ledger makes good.
+func (w *Worker) settle(gathering []*held, saved intake.Saved) {
+	if w.committed != nil {
+		w.committed()
+	}
+	w.tell(gathering, saved.Outcomes)
+	for i, h := range gathering {
+		if err := h.msg.Ack(); err != nil {
+			w.opts.Logger.Debug("cannot acknowledge, will be delivered again", zap.Error(err))
+		}
+		w.count(h.chunk, saved.Outcomes[i])
+	}
+	if w.opts.Marker == nil || len(saved.Keys) == 0 {
+		return
+	}
+	select {
+	case w.marks <- saved:
+	default:
+		w.metrics.marks.WithLabelValues("skipped").Inc()
+	}
+}
+
+func (w *Worker) count(chunk *intake.Chunk, outcome intake.Outcome) {
+	if outcome.Withdrawn {
+		return
+	}
+	// The front has counted what it rejected.
+	notSaved := len(outcome.NotSaved) - len(chunk.Rejected)
+	w.metrics.items.WithLabelValues(intake.CodeSaved.String()).Add(float64(len(chunk.Clients) - notSaved))
+	if notSaved == 0 {
+		return
+	}
+	for _, v := range outcome.NotSaved {
+		switch v.Code {
+		case intake.CodeDuplicateOfSaved, intake.CodeRefused:
+			w.metrics.items.WithLabelValues(v.Code.String()).Inc()
+		}
+	}
+}
+
+// tell sends each front its outcomes, as few messages as will do.
+func (w *Worker) tell(gathering []*held, outcomes []intake.Outcome) {
+	const large = 256 << 10
+	news := make(map[string][]byte)
+	send := func(reply string) {
+		if err := w.nc.Publish(reply, news[reply]); err != nil {
+			w.opts.Logger.Debug("cannot tell a front, it will read the ledger", zap.Error(err))
+		}
+		delete(news, reply)
+	}
+	for i, h := range gathering {
+		if h.reply == "" {
+			continue
+		}
+		if news[h.reply] == nil {
+			news[h.reply] = []byte{outcomeVersion}
+		}
+		news[h.reply] = appendOutcome(news[h.reply], outcomes[i], h.chunk.Rejected)
+		if len(news[h.reply]) > large {
+			send(h.reply)
+		}
+	}
+	for reply := range news {
+		send(reply)
+	}
+}
+
+// keepAlive tells JetStream of every message held that it is being worked on.
+func (w *Worker) keepAlive(ctx context.Context) {
+	for sleep(ctx, w.opts.AckWait/3) {
+		for _, msg := range w.backlog.messages() {
+			_ = msg.InProgress() // if it can't be told, it is delivered again
+		}
+	}
+}
+
+// mark marks as seen what was committed, until there is no more to come.
+func (w *Worker) mark() {
+	for saved := range w.marks {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		outcome := "marked"
+		if err := w.opts.Marker.Mark(ctx, saved.Timeline, saved.Keys); err != nil {
+			outcome = "failed"
+		}
+		w.metrics.marks.WithLabelValues(outcome).Inc()
+		cancel()
+	}
+}
