@@ -37,6 +37,9 @@ type Options struct {
 	// AckWait is how long JetStream waits for a sign of life before it delivers
 	// a message to another worker; 10 s when zero.
 	AckWait time.Duration
+	// Keep is how long the log keeps what is processed, if half of its room is
+	// enough for that; 24 h when zero.
+	Keep time.Duration
 	// ShutdownTimeout bounds the last transactions when Run's context has
 	// ended; 30 s when zero.
 	ShutdownTimeout time.Duration
@@ -53,6 +56,9 @@ type Worker struct {
 	metrics *workerMetrics
 	backlog *backlog
 	marks   chan intake.Saved
+	// patience bounds the tries to save a gathering before it is handed back,
+	// to be delivered again later.
+	patience time.Duration
 	// committed, if set, is called between the commit and the acks: for tests
 	// of what happens when a worker dies there.
 	committed func()
@@ -69,6 +75,9 @@ func New(nc *nats.Conn, opts Options) (*Worker, error) {
 	if opts.AckWait <= 0 {
 		opts.AckWait = 10 * time.Second
 	}
+	if opts.Keep <= 0 {
+		opts.Keep = 24 * time.Hour
+	}
 	if opts.ShutdownTimeout <= 0 {
 		opts.ShutdownTimeout = 30 * time.Second
 	}
@@ -82,8 +91,9 @@ func New(nc *nats.Conn, opts Options) (*Worker, error) {
 	metrics := newWorkerMetrics(opts.Registerer)
 	return &Worker{
 		nc: nc, js: js, opts: opts, metrics: metrics,
-		backlog: newBacklog(metrics.held),
-		marks:   make(chan intake.Saved, 16),
+		backlog:  newBacklog(metrics.held),
+		marks:    make(chan intake.Saved, 16),
+		patience: 30 * time.Second,
 	}, nil
 }
 
@@ -111,6 +121,7 @@ func (w *Worker) Run(ctx context.Context) error {
 
 	var savers, others sync.WaitGroup
 	others.Go(func() { w.keepAlive(work) })
+	others.Go(func() { w.tidy(work) })
 	others.Go(func() { w.mark() })
 	for range w.opts.Savers {
 		savers.Go(func() { w.saveGatherings(work) })
@@ -217,12 +228,10 @@ func (w *Worker) saveGatherings(ctx context.Context) {
 	}
 }
 
-// Bounds of the tries to save a gathering before it is handed back, to be
-// delivered again later.
+// Delays between the tries to save a gathering.
 const (
 	firstDelay = 50 * time.Millisecond
 	maxDelay   = time.Second
-	patience   = 30 * time.Second
 )
 
 func (w *Worker) saveGathering(ctx context.Context, gathering []*held) {
@@ -247,7 +256,7 @@ func (w *Worker) saveGathering(ctx context.Context, gathering []*held) {
 		w.opts.Logger.Warn("cannot save, trying again", zap.Int("chunks", len(chunks)), zap.Int("items", items), zap.Error(err))
 		// One that was handed back before has been waited for enough; it must
 		// not keep the others waiting again.
-		if gathering[0].isSuspect() || time.Since(began) > patience || w.backlog.isClosed() || !sleep(ctx, delay) {
+		if gathering[0].isSuspect() || time.Since(began) > w.patience || w.backlog.isClosed() || !sleep(ctx, delay) {
 			break
 		}
 	}

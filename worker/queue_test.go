@@ -1,0 +1,194 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/Shopify/toxiproxy/v2"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+
+	"intake"
+)
+
+// Many batches at once are all queued, and each by itself.
+func TestQueue_SubmitAtOnce(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	start(t, r.worker(t, Options{}).Run)
+	q := r.queue(t, r.nc, QueueOptions{Ledger: silentLedger{r.store}})
+	var wg sync.WaitGroup
+	for n := range 64 {
+		wg.Go(func() {
+			for i := range 10 {
+				batch := newBatch(fmt.Sprint(n, "-", i))
+				ticket, err := q.Submit(t.Context(), batch)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+				if !ticket.Wait(ctx) || batch.Verdicts[0].Code != intake.CodeSaved {
+					t.Errorf("verdict %v", batch.Verdicts[0])
+				}
+				cancel()
+				ticket.Release()
+			}
+		})
+	}
+	wg.Wait()
+	if len(q.tickets) != 0 {
+		t.Errorf("%d tickets are left", len(q.tickets))
+	}
+	info, err := r.stream(t).Info(t.Context())
+	if err != nil || info.State.Msgs != 640 {
+		t.Errorf("%d messages %v", info.State.Msgs, err)
+	}
+}
+
+func (r *rig) stream(t *testing.T) jetstream.Stream {
+	t.Helper()
+	js, err := jetstream.New(r.nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.Stream(t.Context(), StreamName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return stream
+}
+
+// A batch of several chunks is queued as a whole or not at all: here its second
+// chunk doesn't fit any more.
+func TestQueue_SubmitToAFullStream(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	q := r.queue(t, r.nc, QueueOptions{})
+	config := r.stream(t).CachedInfo().Config
+	config.MaxMsgs = 1
+	if _, err := q.js.UpdateStream(t.Context(), config); err != nil {
+		t.Fatal(err)
+	}
+	ids := make([]string, maxChunkItems+1)
+	for i := range ids {
+		ids[i] = fmt.Sprint(i)
+	}
+	if _, err := q.Submit(t.Context(), newBatch(ids...)); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("two chunks: %v", err)
+	}
+	if info, err := r.stream(t).Info(t.Context()); err != nil || info.State.Msgs != 0 {
+		t.Errorf("%d messages are queued: %v", info.State.Msgs, err)
+	}
+	q.submit(t, newBatch("a"))
+	if _, err := q.Submit(t.Context(), newBatch("b")); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("a batch beyond: %v", err)
+	}
+}
+
+func TestQueue_NATSAway(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	q, err := NewQueue(connect(t, "nats://127.0.0.1:1"), QueueOptions{Ledger: r.store})
+	if err != nil {
+		t.Fatal(err)
+	}
+	start(t, q.Run)
+	if _, err := q.Submit(t.Context(), newBatch("a")); !errors.Is(err, ErrUnavailable) {
+		t.Fatalf("%v", err)
+	}
+}
+
+// deafen gives a connection to NATS through a proxy, and a function after which
+// NATS hears what is sent while nothing of its answers arrives.
+func (r *rig) deafen(t *testing.T) (nc *nats.Conn, deafen func()) {
+	t.Helper()
+	parsed, err := url.Parse(r.natsURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
+	proxy := toxiproxy.NewProxy(server, t.Name(), "127.0.0.1:0", parsed.Host)
+	if err := proxy.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(proxy.Stop)
+	_, port, err := net.SplitHostPort(proxy.Listen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parsed.Host = net.JoinHostPort("127.0.0.1", port)
+	return connect(t, parsed.String()), func() {
+		silence := strings.NewReader(`{"type": "timeout", "stream": "downstream", "attributes": {"timeout": 0}}`)
+		if _, err := proxy.Toxics.AddToxicJson(silence); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// JetStream stores a batch, and its answer is lost. The batch is refused, so
+// nothing of it may be saved, now or later.
+func TestQueue_AckLost(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	nc, deafen := r.deafen(t)
+	q := r.queue(t, nc, QueueOptions{PublishTimeout: time.Second})
+	deafen()
+	if _, err := q.Submit(t.Context(), newBatch("a")); !errors.Is(err, ErrUnavailable) {
+		t.Fatalf("%v", err)
+	}
+	eventually(t, "the message is in the stream", func() bool {
+		info, err := r.stream(t).Info(t.Context())
+		return err == nil && info.State.Msgs == 1
+	})
+	start(t, r.worker(t, Options{}).Run)
+	eventually(t, "the consumer is there", func() bool {
+		_, err := r.stream(t).Consumer(t.Context(), ConsumerName)
+		return err == nil
+	})
+	r.wantAllAcked(t)
+	again := newBatch("a")
+	waitFor(t, r.queue(t, r.nc, QueueOptions{}).submit(t, again))
+	wantCodes(t, again, intake.CodeSaved)
+}
+
+// The answer is lost, but the batch is saved by the time that this is noticed:
+// it counts as queued, and the ledger tells its outcome.
+func TestQueue_AckLostButSaved(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	start(t, r.worker(t, Options{}).Run)
+	nc, deafen := r.deafen(t)
+	q := r.queue(t, nc, QueueOptions{PublishTimeout: time.Second})
+	deafen()
+	batch := newBatch("a")
+	waitFor(t, q.submit(t, batch))
+	wantCodes(t, batch, intake.CodeSaved)
+}
+
+// brokenLedger can't be asked.
+type brokenLedger struct{ Ledger }
+
+func (brokenLedger) Withdraw(context.Context, []*intake.Chunk) (bool, error) {
+	return false, errors.New("away")
+}
+
+// Neither the queue nor the ledger answers: then nothing may be said.
+func TestQueue_Uncertain(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	nc, deafen := r.deafen(t)
+	q := r.queue(t, nc, QueueOptions{PublishTimeout: time.Second, Ledger: brokenLedger{r.store}})
+	deafen()
+	if _, err := q.Submit(t.Context(), newBatch("a")); !errors.Is(err, ErrUncertain) {
+		t.Fatalf("%v", err)
+	}
+}
