@@ -1,0 +1,178 @@
+// Package localtest gives tests the real servers: private ones, at free ports,
+// in folders of their own, gone when the test is.
+package localtest
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"go.uber.org/goleak"
+
+	"intake/deploy/local"
+)
+
+// shared is the Postgres that the tests of a process share, each with a
+// database of its own. It starts when the first test needs it.
+var shared struct {
+	once     sync.Once
+	postgres *local.Postgres
+	err      error
+}
+
+const startTimeout = 90 * time.Second
+
+// Main is a TestMain: it runs the tests, stops the servers that they shared, and
+// fails if a goroutine is left.
+func Main(m *testing.M) {
+	status := m.Run()
+	if err := stopShared(); err != nil {
+		fmt.Fprintln(os.Stderr, "stop the shared Postgres:", err)
+		status = max(status, 1)
+	}
+	if status == 0 {
+		// The embedded NATS keeps one goroutine for all servers of a process.
+		if err := goleak.Find(goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*Server).setupOCSPCacheStoreAndServer")); err != nil {
+			fmt.Fprintln(os.Stderr, "goroutines are left:", err)
+			status = 1
+		}
+	}
+	os.Exit(status)
+}
+
+func stopShared() error {
+	if shared.postgres == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	err := shared.postgres.Stop(ctx)
+	if removed := shared.postgres.Remove(); err == nil {
+		err = removed
+	}
+	return err
+}
+
+// careless are settings for data that nobody needs after the test.
+var careless = map[string]string{"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "300"}
+
+// Postgres gives the URL of an empty database that the test has for itself.
+func Postgres(t testing.TB) string {
+	t.Helper()
+	shared.once.Do(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+		defer cancel()
+		var dir string
+		if dir, shared.err = makeDir(); shared.err != nil {
+			return
+		}
+		if shared.postgres, shared.err = local.StartPostgres(ctx, local.PostgresOptions{Dir: dir, Settings: careless}); shared.err != nil {
+			os.RemoveAll(dir)
+		}
+	})
+	if shared.err != nil {
+		t.Fatal(shared.err)
+	}
+	name := "test_" + strings.ToLower(rand.Text())
+	execute(t, "create database "+name)
+	t.Cleanup(func() { execute(t, "drop database "+name+" with (force)") })
+	u, err := url.Parse(shared.postgres.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.Path = "/" + name
+	return u.String()
+}
+
+func execute(t testing.TB, statement string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, shared.postgres.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	if _, err := conn.Exec(ctx, statement); err != nil {
+		t.Fatalf("%s: %v", statement, err)
+	}
+}
+
+// OwnPostgres gives a Postgres that the test may stop, kill and start again. It
+// keeps what it has committed, as one in production does.
+func OwnPostgres(t testing.TB) *local.Postgres {
+	t.Helper()
+	return own(t, func(ctx context.Context, dir string) (*local.Postgres, error) {
+		return local.StartPostgres(ctx, local.PostgresOptions{Dir: dir, Settings: map[string]string{"max_connections": "200"}})
+	})
+}
+
+// Redis gives the URL of an empty Redis that the test has for itself.
+func Redis(t testing.TB) string { t.Helper(); return OwnRedis(t).URL() }
+
+// OwnRedis gives a Redis that the test may stop, kill and start again.
+func OwnRedis(t testing.TB) *local.Redis {
+	t.Helper()
+	redis := own(t, func(ctx context.Context, dir string) (*local.Redis, error) {
+		return local.StartRedis(ctx, local.RedisOptions{Dir: dir})
+	})
+	if redis.StandIn() {
+		t.Fatal("no redis-server on this machine: install it with `apt-get install redis-server` or `brew install redis`")
+	}
+	return redis
+}
+
+// NATS gives the URL of an empty NATS that the test has for itself.
+func NATS(t testing.TB) string { t.Helper(); return OwnNATS(t).URL() }
+
+// OwnNATS gives a NATS that the test may stop and start again.
+func OwnNATS(t testing.TB) *local.NATS {
+	t.Helper()
+	return own(t, func(ctx context.Context, dir string) (*local.NATS, error) {
+		return local.StartNATS(ctx, local.NATSOptions{Dir: dir})
+	})
+}
+
+// makeDir makes a folder that a server of another user can reach.
+func makeDir() (string, error) {
+	dir, err := os.MkdirTemp("", "intake-test-")
+	if err != nil {
+		return "", err
+	}
+	return dir, os.Chmod(dir, 0o755)
+}
+
+// own starts a server in a folder of its own, and ends both with the test.
+func own[S interface{ Stop(context.Context) error }](t testing.TB, start func(context.Context, string) (S, error)) S {
+	t.Helper()
+	dir, err := makeDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	server, err := start(ctx, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		if err := server.Stop(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	return server
+}

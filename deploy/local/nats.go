@@ -1,0 +1,102 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+// NATSOptions of a private NATS. Dir is required.
+type NATSOptions struct {
+	// Dir is a folder of its own. It is made if it isn't there.
+	Dir string
+}
+
+// NATS is a private NATS with JetStream, within this process. It syncs each
+// message to disk before it acknowledges it.
+type NATS struct {
+	opts     NATSOptions
+	password string
+	port     int
+	server   *server.Server
+}
+
+// maxPayload is above what a chunk of a batch takes.
+const maxPayload = 8 << 20
+
+// StartNATS starts a NATS. It is ready when this returns.
+func StartNATS(ctx context.Context, opts NATSOptions) (*NATS, error) {
+	var err error
+	if opts.Dir, err = filepath.Abs(opts.Dir); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(opts.Dir, 0o755); err != nil {
+		return nil, err
+	}
+	n := &NATS{opts: opts}
+	if n.password, err = keptSecret(opts.Dir); err != nil {
+		return nil, err
+	}
+	return n, n.Start(ctx)
+}
+
+// URL of the NATS.
+func (n *NATS) URL() string {
+	u := url.URL{Scheme: "nats", User: url.UserPassword("intake", n.password), Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(n.port))}
+	return u.String()
+}
+
+// LogPath is the file that NATS logs to.
+func (n *NATS) LogPath() string { return filepath.Join(n.opts.Dir, "nats.log") }
+
+// Start starts a NATS that was stopped, at the same address if that is still free.
+func (n *NATS) Start(ctx context.Context) error {
+	var err error
+	if n.port, err = keptPort(n.opts.Dir); err != nil {
+		return err
+	}
+	options := &server.Options{
+		ServerName: "intake", Host: "127.0.0.1", Port: n.port,
+		Username: "intake", Password: n.password,
+		JetStream: true, StoreDir: n.opts.Dir, SyncAlways: true, MaxPayload: maxPayload,
+		NoSigs: true, NoLog: false, LogFile: n.LogPath(), Logtime: true,
+	}
+	if n.server, err = server.NewServer(options); err != nil {
+		return fmt.Errorf("start NATS: %w", err)
+	}
+	n.server.ConfigureLogger()
+	go n.server.Start()
+	limit := 30 * time.Second
+	if deadline, ok := ctx.Deadline(); ok {
+		limit = min(limit, time.Until(deadline))
+	}
+	if !n.server.ReadyForConnections(limit) {
+		n.server.Shutdown()
+		return errors.New("NATS is not ready; its log is " + n.LogPath())
+	}
+	return nil
+}
+
+// Stop ends NATS.
+func (n *NATS) Stop(ctx context.Context) error {
+	n.server.Shutdown()
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		n.server.WaitForShutdown()
+	}()
+	select {
+	case <-stopped:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("stop NATS: %w", ctx.Err())
+	}
+}

@@ -1,0 +1,290 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// PostgresOptions of a private Postgres. Dir is required.
+type PostgresOptions struct {
+	// Dir is a folder of its own. It is made if it isn't there.
+	Dir string
+	// Settings are set on the command line, as {"fsync": "off"}.
+	Settings map[string]string
+}
+
+// Postgres is a private Postgres.
+type Postgres struct {
+	opts     PostgresOptions
+	program  string
+	cluster  string // the data directory
+	password string
+	port     int
+	owner    *syscall.Credential // nil: this process's user
+	process  *process
+}
+
+// StartPostgres starts a Postgres. It is ready when this returns.
+//
+// Postgres refuses to run as root; then it runs as the user postgres, and if
+// that user can't reach Dir, its data lie in /var/tmp and Dir says where.
+func StartPostgres(ctx context.Context, opts PostgresOptions) (*Postgres, error) {
+	programs, err := postgresPrograms()
+	if err != nil {
+		return nil, err
+	}
+	if opts.Dir, err = filepath.Abs(opts.Dir); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(opts.Dir, 0o755); err != nil {
+		return nil, err
+	}
+	p := &Postgres{opts: opts, program: filepath.Join(programs, "postgres")}
+	if p.password, err = keptSecret(opts.Dir); err != nil {
+		return nil, err
+	}
+	if os.Geteuid() == 0 {
+		if p.owner, err = credentialOf("postgres"); err != nil {
+			return nil, fmt.Errorf("postgres refuses to run as root, and there is no user for it: %w", err)
+		}
+	}
+	if p.cluster, err = p.findCluster(); err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(filepath.Join(p.cluster, "PG_VERSION")); errors.Is(err, fs.ErrNotExist) {
+		if err := p.initCluster(ctx, filepath.Join(programs, "initdb")); err != nil {
+			return nil, err
+		}
+	}
+	return p, p.Start(ctx)
+}
+
+// URL of the database postgres, with its superuser.
+func (p *Postgres) URL() string {
+	u := url.URL{
+		Scheme: "postgres", User: url.UserPassword("postgres", p.password),
+		Host: "127.0.0.1:" + strconv.Itoa(p.port), Path: "/postgres", RawQuery: "sslmode=disable",
+	}
+	return u.String()
+}
+
+// LogPath is the file that Postgres logs to.
+func (p *Postgres) LogPath() string { return filepath.Join(p.opts.Dir, "postgres.log") }
+
+// Start starts a Postgres that was stopped or killed, at the same address if
+// that is still free.
+func (p *Postgres) Start(ctx context.Context) error {
+	if err := p.stopLeftover(); err != nil {
+		return err
+	}
+	var err error
+	if p.port, err = keptPort(p.opts.Dir); err != nil {
+		return err
+	}
+	args := []string{"-D", p.cluster, "-p", strconv.Itoa(p.port),
+		"-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "logging_collector=off"}
+	for name, value := range p.opts.Settings {
+		args = append(args, "-c", name+"="+value)
+	}
+	cmd := exec.Command(p.program, args...)
+	cmd.Dir = p.cluster
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.owner}
+	// SIGQUIT: should this process die, Postgres ends at once and recovers at
+	// the next start.
+	if p.process, err = startProcess(cmd, p.LogPath(), syscall.SIGQUIT); err != nil {
+		return err
+	}
+	err = p.process.waitReady(ctx, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+		conn, err := pgx.Connect(ctx, p.URL())
+		if err != nil {
+			return err
+		}
+		return conn.Close(ctx)
+	})
+	if err != nil {
+		p.process.kill()
+	}
+	return err
+}
+
+// Stop ends Postgres, breaking off its sessions.
+func (p *Postgres) Stop(ctx context.Context) error { return p.process.stop(ctx, syscall.SIGINT) }
+
+// Kill ends Postgres as a crash does.
+func (p *Postgres) Kill() { p.process.kill() }
+
+// Remove deletes the data of a Postgres that was stopped.
+func (p *Postgres) Remove() error {
+	return errors.Join(os.RemoveAll(p.cluster), os.RemoveAll(p.opts.Dir))
+}
+
+// postgresPrograms finds the folder of initdb and postgres.
+func postgresPrograms() (string, error) {
+	var candidates []string
+	for _, pattern := range []string{
+		"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin",
+		"/opt/homebrew/opt/postgresql@*/bin", "/usr/local/opt/postgresql@*/bin", "/usr/local/pgsql/bin",
+	} {
+		found, _ := filepath.Glob(pattern)
+		slices.SortFunc(found, func(a, b string) int { return majorVersion(b) - majorVersion(a) })
+		candidates = append(candidates, found...)
+	}
+	if initdb, err := exec.LookPath("initdb"); err == nil {
+		candidates = append(candidates, filepath.Dir(initdb))
+	}
+	for _, dir := range candidates {
+		if isFile(filepath.Join(dir, "initdb")) && isFile(filepath.Join(dir, "postgres")) {
+			return dir, nil
+		}
+	}
+	return "", errors.New("no Postgres on this machine: install it with `apt-get install postgresql` or `brew install postgresql@17`")
+}
+
+// majorVersion is the last number in a path, as in /usr/lib/postgresql/15/bin.
+func majorVersion(dir string) int {
+	fields := strings.FieldsFunc(dir, func(r rune) bool { return r < '0' || r > '9' })
+	if len(fields) == 0 {
+		return 0
+	}
+	n, _ := strconv.Atoi(fields[len(fields)-1])
+	return n
+}
+
+func isFile(name string) bool {
+	info, err := os.Stat(name)
+	return err == nil && info.Mode().IsRegular()
+}
+
+func credentialOf(name string) (*syscall.Credential, error) {
+	u, err := user.Lookup(name)
+	if err != nil {
+		return nil, err
+	}
+	uid, err := strconv.ParseUint(u.Uid, 10, 32)
+	if err != nil {
+		return nil, err
+	}
+	gid, err := strconv.ParseUint(u.Gid, 10, 32)
+	if err != nil {
+		return nil, err
+	}
+	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
+}
+
+// findCluster tells where the data lie or are to lie.
+func (p *Postgres) findCluster() (string, error) {
+	cluster := filepath.Join(p.opts.Dir, "cluster")
+	if target, err := os.Readlink(cluster); err == nil {
+		if _, err := os.Stat(target); err == nil {
+			return target, nil
+		}
+		if err := os.Remove(cluster); err != nil { // what it named is gone
+			return "", err
+		}
+	}
+	if _, err := os.Stat(cluster); err == nil {
+		return cluster, nil
+	}
+	if p.canReach(p.opts.Dir) {
+		return cluster, p.makeDir(cluster)
+	}
+	elsewhere, err := os.MkdirTemp("/var/tmp", "intake-postgres-")
+	if err != nil {
+		return "", err
+	}
+	if err := p.makeDir(elsewhere); err != nil {
+		return "", err
+	}
+	return elsewhere, os.Symlink(elsewhere, cluster)
+}
+
+// canReach tells whether the owner may pass through all folders above a file.
+func (p *Postgres) canReach(dir string) bool {
+	if p.owner == nil {
+		return true
+	}
+	probe := exec.Command("test", "-x", dir)
+	probe.Dir = "/"
+	probe.SysProcAttr = &syscall.SysProcAttr{Credential: p.owner}
+	return probe.Run() == nil
+}
+
+func (p *Postgres) makeDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if p.owner == nil {
+		return nil
+	}
+	return os.Chown(dir, int(p.owner.Uid), int(p.owner.Gid))
+}
+
+// initCluster makes the data directory. --no-sync: should the machine lose power
+// right now, the half-made directory is made anew by hand, which costs nobody a
+// record.
+func (p *Postgres) initCluster(ctx context.Context, initdb string) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	password, err := p.passwordFile()
+	if err != nil {
+		return err
+	}
+	defer os.Remove(password)
+	cmd := exec.CommandContext(ctx, initdb, "-D", p.cluster, "-U", "postgres", "-E", "UTF8", "--locale=C",
+		"-A", "scram-sha-256", "--pwfile", password, "--no-sync")
+	cmd.Dir = p.cluster
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.owner}
+	if output, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("initdb: %w\n%s", err, output)
+	}
+	return nil
+}
+
+// passwordFile gives a file with the password that only the owner may read.
+func (p *Postgres) passwordFile() (string, error) {
+	file, err := os.CreateTemp("", "intake-postgres-password-")
+	if err != nil {
+		return "", err
+	}
+	defer file.Close()
+	if p.owner != nil {
+		if err := file.Chown(int(p.owner.Uid), int(p.owner.Gid)); err != nil {
+			return "", err
+		}
+	}
+	_, err = fmt.Fprintln(file, p.password)
+	return file.Name(), err
+}
+
+// stopLeftover ends the Postgres of an earlier process on the same data.
+func (p *Postgres) stopLeftover() error {
+	content, err := os.ReadFile(filepath.Join(p.cluster, "postmaster.pid"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	lines := strings.Split(string(content), "\n")
+	if len(lines) < 2 || filepath.Clean(lines[1]) != p.cluster {
+		return nil
+	}
+	pid, _ := strconv.Atoi(strings.TrimSpace(lines[0]))
+	return stopLeftover(pid, "postgres", syscall.SIGINT)
+}

@@ -1,0 +1,159 @@
+// Package local starts private servers on this machine: Postgres and Redis as
+// children of this process, NATS within it. They listen on 127.0.0.1 only, at
+// free ports, ask for a password of their own, and keep all they have in one
+// folder each, in which the next start finds it again.
+//
+// A server is stopped when it is told to, and goes with this process if that
+// dies: on Linux at once, elsewhere at the next start in the same folder.
+package local
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// A process is a child of this one.
+type process struct {
+	cmd     *exec.Cmd
+	logFile string
+	ended   chan struct{} // closed when it has ended
+	err     error         // how it ended; read it when ended is closed
+}
+
+// startProcess starts a program in a process group of its own, so that a Ctrl-C
+// on the terminal leaves it to this process to stop it. What it says goes to a
+// file.
+func startProcess(cmd *exec.Cmd, logFile string, deathSignal syscall.Signal) (*process, error) {
+	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Setpgid = true
+	setDeathSignal(cmd.SysProcAttr, deathSignal)
+	p := &process{cmd: cmd, logFile: logFile, ended: make(chan struct{})}
+	started := make(chan error)
+	go func() {
+		// The kernel sends the death signal when the thread that started the
+		// child ends, so the thread has to live as long as the child.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		defer close(p.ended)
+		if err := cmd.Start(); err != nil {
+			started <- err
+			return
+		}
+		started <- nil
+		p.err = cmd.Wait()
+	}()
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("start %s: %w", cmd.Path, err)
+	}
+	return p, nil
+}
+
+// waitReady tries to reach the server until it can, it ends, or ctx does.
+func (p *process) waitReady(ctx context.Context, try func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
+	defer cancel()
+	for {
+		err := try(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-p.ended:
+			return fmt.Errorf("%s ended (%w); its log %s ends with:\n%s", p.cmd.Path, cmpErr(p.err), p.logFile, tail(p.logFile))
+		case <-ctx.Done():
+			return fmt.Errorf("%s is not ready (%w); its log %s ends with:\n%s", p.cmd.Path, err, p.logFile, tail(p.logFile))
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func cmpErr(err error) error {
+	if err == nil {
+		return errors.New("exit status 0")
+	}
+	return err
+}
+
+// stop asks the process to end, and kills it if it hasn't when ctx ends.
+func (p *process) stop(ctx context.Context, signal syscall.Signal) error {
+	_ = p.cmd.Process.Signal(signal) // it may have ended
+	select {
+	case <-p.ended:
+		return nil
+	case <-ctx.Done():
+		p.kill()
+		return fmt.Errorf("%s did not stop in time and was killed: %w", p.cmd.Path, ctx.Err())
+	}
+}
+
+// kill ends the process and all of its children at once.
+func (p *process) kill() {
+	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
+	<-p.ended
+}
+
+func tail(file string) string {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return err.Error()
+	}
+	lines := bytes.Split(bytes.TrimSpace(content), []byte("\n"))
+	return string(bytes.Join(lines[max(0, len(lines)-15):], []byte("\n")))
+}
+
+// freePort gives the port asked for if it is free, else any that is.
+func freePort(wanted int) (int, error) {
+	for _, port := range []int{wanted, 0} {
+		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			continue
+		}
+		defer listener.Close()
+		return listener.Addr().(*net.TCPAddr).Port, nil
+	}
+	return 0, errors.New("no free port on 127.0.0.1")
+}
+
+// stopLeftover ends a server that an earlier process left behind, if the
+// process of that number is one of the program.
+func stopLeftover(pid int, program string, signal syscall.Signal) error {
+	if pid <= 1 || !isProgram(pid, program) {
+		return nil
+	}
+	_ = syscall.Kill(pid, signal)
+	deadline := time.Now().Add(20 * time.Second)
+	for isProgram(pid, program) {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s, process %d, was left behind and does not stop: stop it by hand", program, pid)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return nil
+}
+
+// isProgram tells whether a process is there and runs a program of that name.
+func isProgram(pid int, program string) bool {
+	output, err := exec.Command("ps", "-o", "stat=,comm=", "-p", fmt.Sprint(pid)).Output()
+	if err != nil {
+		return false
+	}
+	state, name, _ := strings.Cut(strings.TrimSpace(string(output)), " ")
+	return !strings.HasPrefix(state, "Z") && strings.Contains(name, program)
+}

@@ -1,0 +1,148 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+)
+
+// RedisOptions of a private Redis. Dir is required.
+type RedisOptions struct {
+	// Dir is a folder of its own. It is made if it isn't there.
+	Dir string
+}
+
+// Redis is a private Redis, or a stand-in within this process if there is no
+// redis-server on the machine.
+type Redis struct {
+	opts     RedisOptions
+	program  string // empty: the stand-in
+	password string
+	port     int
+	process  *process
+	standIn  *miniredis.Miniredis
+}
+
+// StartRedis starts a Redis with an append-only file. It is ready when this returns.
+func StartRedis(ctx context.Context, opts RedisOptions) (*Redis, error) {
+	var err error
+	if opts.Dir, err = filepath.Abs(opts.Dir); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(opts.Dir, 0o755); err != nil {
+		return nil, err
+	}
+	r := &Redis{opts: opts}
+	if r.password, err = keptSecret(opts.Dir); err != nil {
+		return nil, err
+	}
+	if program, err := exec.LookPath("redis-server"); err == nil {
+		r.program = program
+	}
+	return r, r.Start(ctx)
+}
+
+// StandIn tells whether this is no real Redis: it forgets all when it is stopped.
+func (r *Redis) StandIn() bool { return r.program == "" }
+
+// URL of the Redis.
+func (r *Redis) URL() string {
+	u := url.URL{Scheme: "redis", User: url.UserPassword("", r.password), Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(r.port))}
+	return u.String()
+}
+
+// LogPath is the file that Redis logs to.
+func (r *Redis) LogPath() string { return filepath.Join(r.opts.Dir, "redis.log") }
+
+// Start starts a Redis that was stopped or killed, at the same address if that
+// is still free.
+func (r *Redis) Start(ctx context.Context) error {
+	if err := r.stopLeftover(); err != nil {
+		return err
+	}
+	var err error
+	if r.port, err = keptPort(r.opts.Dir); err != nil {
+		return err
+	}
+	if r.StandIn() {
+		r.standIn = miniredis.NewMiniRedis()
+		r.standIn.RequireAuth(r.password)
+		return r.standIn.StartAddr(net.JoinHostPort("127.0.0.1", strconv.Itoa(r.port)))
+	}
+	config := fmt.Sprintf("bind 127.0.0.1\nport %d\nrequirepass %s\ndir %q\nappendonly yes\nappendfsync everysec\nsave \"\"\npidfile %q\n",
+		r.port, r.password, r.opts.Dir, r.pidFile())
+	configFile := filepath.Join(r.opts.Dir, "redis.conf")
+	if err := os.WriteFile(configFile, []byte(config), 0o600); err != nil {
+		return err
+	}
+	cmd := exec.Command(r.program, configFile)
+	cmd.Dir = r.opts.Dir
+	if r.process, err = startProcess(cmd, r.LogPath(), syscall.SIGTERM); err != nil {
+		return err
+	}
+	if err := os.WriteFile(r.pidFile(), []byte(strconv.Itoa(cmd.Process.Pid)), 0o600); err != nil {
+		r.process.kill()
+		return err
+	}
+	options, err := redis.ParseURL(r.URL())
+	if err != nil {
+		return err
+	}
+	options.MaxRetries = -1
+	client := redis.NewClient(options)
+	defer client.Close()
+	err = r.process.waitReady(ctx, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		return client.Ping(ctx).Err()
+	})
+	if err != nil {
+		r.process.kill()
+	}
+	return err
+}
+
+func (r *Redis) pidFile() string { return filepath.Join(r.opts.Dir, "redis.pid") }
+
+// Stop ends Redis.
+func (r *Redis) Stop(ctx context.Context) error {
+	if r.StandIn() {
+		r.standIn.Close()
+		return nil
+	}
+	return r.process.stop(ctx, syscall.SIGTERM)
+}
+
+// Kill ends Redis as a crash does.
+func (r *Redis) Kill() {
+	if r.StandIn() {
+		r.standIn.Close()
+		return
+	}
+	r.process.kill()
+}
+
+func (r *Redis) stopLeftover() error {
+	content, err := os.ReadFile(r.pidFile())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	pid, _ := strconv.Atoi(strings.TrimSpace(string(content)))
+	return stopLeftover(pid, "redis-server", syscall.SIGTERM)
+}

@@ -1,0 +1,39 @@
+package local
+
+import (
+	"crypto/rand"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// keptSecret gives the password kept in a folder, made at the first start.
+func keptSecret(dir string) (string, error) {
+	file := filepath.Join(dir, "password")
+	content, err := os.ReadFile(file)
+	if err == nil && len(content) > 0 {
+		return strings.TrimSpace(string(content)), nil
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", err
+	}
+	secret := rand.Text()
+	return secret, os.WriteFile(file, []byte(secret+"\n"), 0o600)
+}
+
+// keptPort gives a free port, the one of the last start in the folder if it can
+// be had again: so that a URL stays good over a restart.
+func keptPort(dir string) (int, error) {
+	file := filepath.Join(dir, "port")
+	wanted := 0
+	if content, err := os.ReadFile(file); err == nil {
+		wanted, _ = strconv.Atoi(strings.TrimSpace(string(content)))
+	}
+	port, err := freePort(wanted)
+	if err != nil {
+		return 0, err
+	}
+	return port, os.WriteFile(file, []byte(strconv.Itoa(port)+"\n"), 0o600)
+}
