@@ -1,0 +1,138 @@
+package main
+
+import (
+	"encoding/json"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"intake"
+)
+
+// A conformanceCase is a file of testdata/cases; its README tells the fields.
+type conformanceCase struct {
+	Name    string
+	Why     string
+	Saved   []json.RawMessage
+	Request []json.RawMessage
+	Body    string
+	Expect  json.RawMessage
+	Count   *struct{ Records, Claims int }
+}
+
+type expectedItem struct {
+	State intake.State
+	Code  intake.Code
+	Says  []string
+}
+
+func readCases(t *testing.T) (cases []conformanceCase) {
+	t.Helper()
+	files, err := filepath.Glob("../../testdata/cases/*.json")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no cases found", err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var c conformanceCase
+		if err := json.Unmarshal(text, &c); err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		cases = append(cases, c)
+	}
+	return cases
+}
+
+// The contract's cases, over HTTP, against the whole stack. Each has a partner
+// of its own, so that what it counts is its own.
+func TestCases(t *testing.T) {
+	t.Parallel()
+	s := startStack(t, stackOptions{})
+	for _, c := range readCases(t) {
+		secret := s.addPartner(t, "case-"+c.Name)
+		if err := s.fronts[0].front.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		t.Run(c.Name, func(t *testing.T) { s.runCase(t, c, "case-"+c.Name, secret) })
+	}
+}
+
+func (s *stack) runCase(t *testing.T, c conformanceCase, partner, secret string) {
+	ctx, f := t.Context(), s.fronts[0]
+	client := s.client(ctx, f, partner, secret)
+	if len(c.Saved) > 0 {
+		a, err := post(ctx, client, f, join(c.Saved), "")
+		if err != nil || a.http != http.StatusOK {
+			t.Fatalf("saved before: %+v %v", a, err)
+		}
+		for i, item := range a.Result {
+			if item.Status.Code != intake.CodeSaved {
+				t.Fatalf("saved before: item %d is %s: %s", i, item.Status.Code, item.Status.Text)
+			}
+		}
+	}
+	body := []byte(c.Body)
+	if c.Request != nil {
+		body = join(c.Request)
+	}
+	a, err := post(ctx, client, f, body, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var refused struct{ HTTP int }
+	var expected []expectedItem
+	if json.Unmarshal(c.Expect, &expected) == nil {
+		compareItems(t, c, expected, a)
+	} else if err := json.Unmarshal(c.Expect, &refused); err != nil || refused.HTTP != a.http {
+		t.Errorf("answered %d, want %d (%v)", a.http, refused.HTTP, err)
+	}
+	if c.Count == nil {
+		return
+	}
+	records := s.count(t, "select count(*) from saved_clients where partner = $1", partner)
+	claims := s.count(t, "select coalesce(sum(claims), 0) from saved_clients where partner = $1", partner)
+	if records != c.Count.Records || claims != c.Count.Claims {
+		t.Errorf("%d records and %d claims are saved, want %+v", records, claims, *c.Count)
+	}
+}
+
+func compareItems(t *testing.T, c conformanceCase, expected []expectedItem, a answer) {
+	t.Helper()
+	if a.http != http.StatusOK || a.Status != intake.Completed || len(a.Result) != len(expected) {
+		t.Fatalf("answered %d %s (%s) with %d items, want %d", a.http, a.Status, a.Detail, len(a.Result), len(expected))
+	}
+	for i, want := range expected {
+		got := a.Result[i]
+		if got.Status.State != want.State || got.Status.Code != want.Code {
+			t.Errorf("item %d is %s/%s (%s), want %s/%s", i, got.Status.State, got.Status.Code, got.Status.Text, want.State, want.Code)
+		}
+		for _, says := range want.Says {
+			if !strings.Contains(got.Status.Text, says) {
+				t.Errorf("item %d says %q, which lacks %q", i, got.Status.Text, says)
+			}
+		}
+		if (got.Status.Text == "") != (want.Code == intake.CodeSaved) {
+			t.Errorf("item %d is %s and says %q", i, want.Code, got.Status.Text)
+		}
+		if c.Request != nil && string(got.Data) != string(c.Request[i]) {
+			t.Errorf("item %d came back changed: %s", i, got.Data)
+		}
+	}
+}
+
+// join makes a batch of items, each as it is.
+func join(items []json.RawMessage) []byte {
+	body := []byte{'['}
+	for i, item := range items {
+		if i > 0 {
+			body = append(body, ',', '\n')
+		}
+		body = append(body, item...)
+	}
+	return append(body, ']')
+}

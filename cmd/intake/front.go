@@ -1,0 +1,156 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"intake"
+	"intake/cmd/intake/internal/admin"
+	"intake/cmd/intake/internal/front"
+	"intake/worker"
+)
+
+type frontCommand struct {
+	serverFlags
+	Listen           string        `default:"127.0.0.1:8080" help:"Address that partners talk to."`
+	AdminListen      string        `default:"127.0.0.1:9090" help:"Address of /livez, /readyz, /metrics and /debug/pprof/, not for partners."`
+	PublicURL        string        `name:"public-url" help:"Address as partners see it, the issuer and audience of tokens; http:// and the address listened to if empty."`
+	MaxInflightBytes int64         `default:"268435456" help:"Bound on the memory of all requests together; beyond it they are refused with 503."`
+	ShutdownTimeout  time.Duration `default:"30s" help:"How long requests that are in may take at shutdown."`
+}
+
+func (c frontCommand) Run(ctx context.Context, logger *zap.Logger) error {
+	process, err := newFrontProcess(ctx, c, logger.Named("front"))
+	if err != nil {
+		return err
+	}
+	return process.Run(ctx)
+}
+
+// A frontProcess is a front with all that it needs.
+type frontProcess struct {
+	config frontCommand
+	logger *zap.Logger
+	parts
+	queue    *worker.Queue
+	front    *front.Front
+	listener net.Listener
+	admin    net.Listener
+	health   *admin.Handler
+}
+
+func newFrontProcess(ctx context.Context, c frontCommand, logger *zap.Logger) (_ *frontProcess, err error) {
+	p := &frontProcess{config: c, logger: logger}
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+	const conns = 4 // to read the partners, and what became of late batches
+	if p.parts, err = connect(ctx, c.serverFlags, "intake front", conns, logger); err != nil {
+		return nil, err
+	}
+	if p.queue, err = worker.NewQueue(p.nats, worker.QueueOptions{
+		Ledger: p.store, Stream: c.streamOptions(), Logger: logger, Registerer: p.metrics,
+	}); err != nil {
+		return nil, err
+	}
+	if p.listener, err = net.Listen("tcp", c.Listen); err != nil {
+		return nil, fmt.Errorf("--listen: %w", err)
+	}
+	if p.admin, err = net.Listen("tcp", c.AdminListen); err != nil {
+		return nil, fmt.Errorf("--admin-listen: %w", err)
+	}
+	p.health = admin.New(p.metrics,
+		admin.Check{Name: "queue", Check: p.queue.Ready},
+		admin.Check{Name: "partners", Check: func(ctx context.Context) error { return p.front.CheckDirectory(ctx) }})
+	publicURL := strings.TrimRight(c.PublicURL, "/")
+	if publicURL == "" {
+		publicURL = p.url()
+	}
+	p.front, err = front.New(front.Options{
+		Queue: queue{p.queue}, SeenSet: p.seen, Registry: p.store, PublicURL: publicURL,
+		MaxInflightBytes: c.MaxInflightBytes, Ready: p.health.ServeReady, Live: p.health.ServeLive,
+		Logger: logger, Registerer: p.metrics,
+	})
+	return p, err
+}
+
+// url is where the front listens.
+func (p *frontProcess) url() string { return "http://" + p.listener.Addr().String() }
+
+// Run serves until ctx ends, and then finishes the requests that are in.
+func (p *frontProcess) Run(ctx context.Context) error {
+	defer p.close()
+	// What requests need goes on until the last of them is answered.
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	group, background := errgroup.WithContext(background)
+	group.Go(func() error { return p.health.Serve(background, p.admin) })
+	group.Go(func() error { return p.queue.Run(background) })
+	group.Go(func() error { return p.seen.Run(background) })
+	group.Go(func() error { return p.front.Run(background) })
+	serving, stopServing := context.WithCancel(ctx)
+	defer stopServing()
+	context.AfterFunc(serving, p.health.Drain)
+	context.AfterFunc(background, stopServing) // if one of them fails
+	p.logger.Info("front started", zap.String("listen", p.url()))
+	timeout := p.config.ShutdownTimeout
+	if timeout <= 0 {
+		timeout = 30 * time.Second
+	}
+	err := p.front.Serve(serving, p.listener, timeout)
+	stop()
+	if backgroundErr := group.Wait(); backgroundErr != nil {
+		err = backgroundErr
+	}
+	p.logger.Info("front stopped")
+	return err
+}
+
+func (p *frontProcess) close() {
+	for _, listener := range []net.Listener{p.listener, p.admin} {
+		if listener != nil {
+			listener.Close()
+		}
+	}
+	p.parts.close()
+}
+
+// queue is the worker package's queue as the front has it.
+type queue struct{ *worker.Queue }
+
+func (q queue) Submit(ctx context.Context, batch *intake.Batch) (front.Ticket, error) {
+	ticket, err := q.Queue.Submit(ctx, batch)
+	if err != nil {
+		return nil, err
+	}
+	return ticket, nil
+}
+
+// waitReady waits until all are ready. It tells what isn't when ctx ends, or
+// after a minute.
+func waitReady(ctx context.Context, all ...*admin.Handler) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for _, health := range all {
+		for {
+			err := health.Ready(ctx)
+			if err == nil {
+				break
+			}
+			select {
+			case <-time.After(20 * time.Millisecond):
+			case <-ctx.Done():
+				return fmt.Errorf("not ready in time: %w", err)
+			}
+		}
+	}
+	return nil
+}

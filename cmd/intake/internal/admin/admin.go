@@ -1,0 +1,95 @@
+// Package admin serves what operators need of a front or a worker: whether it
+// lives and is ready, its metrics, and its profiles. It is not for partners.
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// A Check tells whether a part is ready.
+type Check struct {
+	Name  string
+	Check func(context.Context) error
+}
+
+// A Handler answers operators and orchestrators.
+type Handler struct {
+	checks   []Check
+	draining atomic.Bool
+	mux      http.ServeMux
+}
+
+// NewRegistry makes a registry with the metrics of the process.
+func NewRegistry() *prometheus.Registry {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return registry
+}
+
+// New makes a handler.
+func New(gatherer prometheus.Gatherer, checks ...Check) *Handler {
+	h := &Handler{checks: checks}
+	h.mux.HandleFunc("GET /livez", h.ServeLive)
+	h.mux.HandleFunc("GET /readyz", h.ServeReady)
+	h.mux.Handle("GET /metrics", promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{}))
+	h.mux.HandleFunc("/debug/pprof/", pprof.Index)
+	h.mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	h.mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	h.mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	h.mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	return h
+}
+
+// Drain makes the handler say from now on that it isn't ready.
+func (h *Handler) Drain() { h.draining.Store(true) }
+
+// Ready tells what isn't ready; nil if all is.
+func (h *Handler) Ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if h.draining.Load() {
+		return errors.New("shutting down")
+	}
+	var errs []error
+	for _, check := range h.checks {
+		if err := check.Check(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", check.Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// ServeLive says that the process answers.
+func (h *Handler) ServeLive(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") }
+
+// ServeReady says whether all parts are ready, and which aren't.
+func (h *Handler) ServeReady(w http.ResponseWriter, r *http.Request) {
+	if err := h.Ready(r.Context()); err != nil {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		fmt.Fprintln(w, err)
+		return
+	}
+	fmt.Fprintln(w, "ok")
+}
+
+// Serve serves operators until ctx ends.
+func (h *Handler) Serve(ctx context.Context, listener net.Listener) error {
+	server := &http.Server{Handler: &h.mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute}
+	stop := context.AfterFunc(ctx, func() { server.Close() })
+	defer stop()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve operators: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,238 @@
+// Package front is the HTTP front that partners talk to: who is it, what do they
+// send, what becomes of it. It judges a batch as far as it can, has the rest
+// queued, and answers when it is committed.
+package front
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"intake"
+	"intake/dedupe"
+	"intake/sink"
+)
+
+// A Queue takes what is to be saved.
+type Queue interface {
+	// Submit queues the items of a batch that are still pending. Its errors are
+	// package worker's.
+	Submit(ctx context.Context, batch *intake.Batch) (Ticket, error)
+}
+
+// A Ticket is a batch that was queued.
+type Ticket interface {
+	// Wait fills in the verdicts as they come. It returns true when all have,
+	// and false when ctx ends before.
+	Wait(ctx context.Context) bool
+	// Release ends the waiting.
+	Release()
+}
+
+// A SeenSet knows keys that were saved before.
+type SeenSet interface {
+	Ask(ctx context.Context, partner int32, clients []*intake.PartnerClient, seen []dedupe.Seen)
+}
+
+// A Registry knows the partners, and the key that tokens are signed with.
+type Registry interface {
+	Partners(ctx context.Context) ([]sink.PartnerRecord, error)
+	SigningKey(ctx context.Context, fresh func() ([]byte, error)) ([]byte, error)
+}
+
+// Options of a Front. Queue, SeenSet, Registry and PublicURL are required.
+type Options struct {
+	Queue    Queue
+	SeenSet  SeenSet
+	Registry Registry
+	// PublicURL is where partners reach the front, without a slash at its end:
+	// the issuer and the audience of its tokens.
+	PublicURL string
+	// MaxInflightBytes bounds the memory of all requests together; 256 MiB when
+	// zero, and never less than one request of the largest kind needs.
+	MaxInflightBytes int64
+	// Ready and Live are what /readyz and /livez answer with.
+	Ready, Live http.HandlerFunc
+	Logger      *zap.Logger
+	Registerer  prometheus.Registerer
+}
+
+// A Front answers partners.
+type Front struct {
+	opts      Options
+	routes    map[string]map[string]http.HandlerFunc // by path and method
+	directory atomic.Pointer[directory]
+	tokens    tokenCache
+	budget    *budget
+	metrics   *metrics
+}
+
+// New makes a front. It lets nobody in before Run or Reload has read who there is.
+func New(opts Options) (*Front, error) {
+	if opts.Queue == nil || opts.SeenSet == nil || opts.Registry == nil || opts.PublicURL == "" {
+		return nil, errors.New("a front needs a queue, a seen set, a registry and its public URL")
+	}
+	if opts.MaxInflightBytes <= 0 {
+		opts.MaxInflightBytes = 256 << 20
+	}
+	opts.MaxInflightBytes = max(opts.MaxInflightBytes, memoryFactor*intake.MaxBodyBytes)
+	if opts.Logger == nil {
+		opts.Logger = zap.NewNop()
+	}
+	f := &Front{opts: opts, metrics: newMetrics(opts.Registerer)}
+	f.budget = &budget{limit: opts.MaxInflightBytes, gauge: f.metrics.inflight}
+	f.routes = map[string]map[string]http.HandlerFunc{
+		"/api/v1/clients":                         {http.MethodPost: f.create},
+		"/oauth/token":                            {http.MethodPost: f.issueToken},
+		"/.well-known/jwks.json":                  {http.MethodGet: f.serveKeys},
+		"/.well-known/oauth-authorization-server": {http.MethodGet: f.serveMetadata},
+	}
+	if opts.Live != nil {
+		f.routes["/livez"] = map[string]http.HandlerFunc{http.MethodGet: opts.Live}
+	}
+	if opts.Ready != nil {
+		f.routes["/readyz"] = map[string]http.HandlerFunc{http.MethodGet: opts.Ready}
+	}
+	return f, nil
+}
+
+// directoryEvery is how often the partners are read: a change reaches a front
+// well within the 5 s that are promised.
+const directoryEvery = 2 * time.Second
+
+// Run keeps up with the partners until ctx ends. When they can't be read, those
+// known last stay.
+func (f *Front) Run(ctx context.Context) error {
+	ticker := time.NewTicker(directoryEvery)
+	defer ticker.Stop()
+	failing := false
+	for {
+		err := f.Reload(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil && !failing:
+			f.opts.Logger.Warn("cannot read the partners, going on with those known", zap.Error(err))
+		case err == nil && failing:
+			f.opts.Logger.Info("the partners can be read again")
+		}
+		failing = err != nil
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// CheckDirectory tells whether it is known who may come in.
+func (f *Front) CheckDirectory(context.Context) error {
+	if f.directory.Load() == nil {
+		return errors.New("the partners are not read yet")
+	}
+	return nil
+}
+
+// ServeHTTP answers a request.
+func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	began := time.Now()
+	rec := &recorder{ResponseWriter: w}
+	defer func() {
+		if cause := recover(); cause != nil {
+			if cause == http.ErrAbortHandler {
+				panic(cause)
+			}
+			f.opts.Logger.Error("a request caused a panic", zap.Any("cause", cause), zap.ByteString("stack", debug.Stack()))
+			if rec.status != 0 {
+				panic(http.ErrAbortHandler)
+			}
+			writeProblem(rec, problem{status: http.StatusInternalServerError, detail: "this should not have happened; the operator finds the cause in the log"})
+		}
+		f.metrics.requests.WithLabelValues(strconv.Itoa(rec.status)).Inc()
+		f.metrics.seconds.Observe(time.Since(began).Seconds())
+	}()
+	methods := f.routes[r.URL.Path]
+	if methods == nil {
+		writeProblem(rec, problem{status: http.StatusNotFound, detail: "there is nothing at this path"})
+		return
+	}
+	handler := methods[r.Method]
+	if handler == nil && r.Method == http.MethodHead {
+		handler = methods[http.MethodGet]
+	}
+	if handler == nil {
+		allowed := make([]string, 0, len(methods)+1)
+		for method := range methods {
+			allowed = append(allowed, method)
+			if method == http.MethodGet {
+				allowed = append(allowed, http.MethodHead)
+			}
+		}
+		slices.Sort(allowed)
+		rec.Header().Set("Allow", strings.Join(allowed, ", "))
+		writeProblem(rec, problem{status: http.StatusMethodNotAllowed, detail: "use " + strings.Join(allowed, " or ")})
+		return
+	}
+	handler(rec, r)
+}
+
+// A recorder keeps the status of an answer.
+type recorder struct {
+	http.ResponseWriter
+	status int
+}
+
+func (r *recorder) WriteHeader(status int) {
+	if r.status == 0 {
+		r.status = status
+	}
+	r.ResponseWriter.WriteHeader(status)
+}
+
+func (r *recorder) Write(b []byte) (int, error) {
+	if r.status == 0 {
+		r.status = http.StatusOK
+	}
+	return r.ResponseWriter.Write(b)
+}
+
+// Unwrap is for http.ResponseController.
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+// Serve serves partners at a listener until ctx ends. Then it takes no more of
+// them, and ends when those that are in are answered, or when timeout has passed.
+func (f *Front) Serve(ctx context.Context, listener net.Listener, timeout time.Duration) error {
+	server := &http.Server{
+		Handler:           f,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    32 << 10,
+		ErrorLog:          zap.NewStdLog(f.opts.Logger.WithOptions(zap.IncreaseLevel(zap.ErrorLevel))),
+	}
+	shut := make(chan error, 1)
+	stop := context.AfterFunc(ctx, func() {
+		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
+		defer cancel()
+		err := server.Shutdown(drain)
+		if err != nil {
+			err = errors.Join(fmt.Errorf("requests were broken off after %s: %w", timeout, err), server.Close())
+		}
+		shut <- err
+	})
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		stop()
+		return fmt.Errorf("serve partners: %w", err)
+	}
+	return <-shut
+}

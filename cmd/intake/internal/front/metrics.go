@@ -1,0 +1,36 @@
+package front
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+type metrics struct {
+	requests *prometheus.CounterVec
+	seconds  prometheus.Histogram
+	items    *prometheus.CounterVec
+	bytes    prometheus.Counter
+	inflight prometheus.Gauge
+}
+
+func newMetrics(r prometheus.Registerer) *metrics {
+	m := promauto.With(r)
+	return &metrics{
+		requests: m.NewCounterVec(prometheus.CounterOpts{
+			Name: "intake_front_requests_total", Help: "Requests by the status of their answer; 0: broken off without one.",
+		}, []string{"status"}),
+		seconds: m.NewHistogram(prometheus.HistogramOpts{
+			Name: "intake_front_request_seconds", Help: "Time of a request, from its headers to the end of its answer.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 17),
+		}),
+		items: m.NewCounterVec(prometheus.CounterOpts{
+			Name: "intake_front_items_total", Help: "Items by the code that they were answered with.",
+		}, []string{"code"}),
+		bytes: m.NewCounter(prometheus.CounterOpts{
+			Name: "intake_front_body_bytes_total", Help: "Bytes of batches, after decompression.",
+		}),
+		inflight: m.NewGauge(prometheus.GaugeOpts{
+			Name: "intake_front_inflight_bytes", Help: "Memory set aside for the requests that are in; bounded by --max-inflight-bytes.",
+		}),
+	}
+}

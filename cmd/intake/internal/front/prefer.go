@@ -1,0 +1,78 @@
+package front
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Bounds of the wait for a commit.
+const (
+	defaultWait = 10 * time.Second
+	maxWait     = 30 * time.Second
+)
+
+// preferences are what a client has asked for with Prefer (RFC 7240), as far as
+// it is honoured.
+type preferences struct {
+	wait    time.Duration
+	minimal bool
+	applied []string
+}
+
+// readPreferences reads all Prefer headers. Of a preference that is given more
+// than once the first one counts (§2); one that is unknown or makes no sense is
+// ignored.
+func readPreferences(header http.Header) preferences {
+	p := preferences{wait: defaultWait}
+	seen := make(map[string]bool)
+	for _, preference := range splitQuoted(strings.Join(header.Values("Prefer"), ","), ',') {
+		// What stands behind a semicolon are parameters; none is known.
+		name, value, _ := strings.Cut(splitQuoted(preference, ';')[0], "=")
+		name = strings.ToLower(strings.TrimSpace(name))
+		value = unquote(strings.TrimSpace(value))
+		if seen[name] {
+			continue
+		}
+		seen[name] = true
+		switch name {
+		case "wait":
+			seconds, err := strconv.ParseUint(value, 10, 31)
+			if err != nil {
+				continue
+			}
+			p.wait = min(time.Duration(seconds)*time.Second, maxWait)
+			p.applied = append(p.applied, "wait="+strconv.Itoa(int(p.wait/time.Second)))
+		case "return":
+			if strings.EqualFold(value, "minimal") {
+				p.minimal = true
+				p.applied = append(p.applied, "return=minimal")
+			}
+		}
+	}
+	return p
+}
+
+// splitQuoted splits at separators outside of quoted strings.
+func splitQuoted(s string, separator byte) (parts []string) {
+	quoted, begin := false, 0
+	for i := 0; i < len(s); i++ {
+		switch {
+		case quoted && s[i] == '\\':
+			i++
+		case s[i] == '"':
+			quoted = !quoted
+		case s[i] == separator && !quoted:
+			parts, begin = append(parts, s[begin:i]), i+1
+		}
+	}
+	return append(parts, s[begin:])
+}
+
+func unquote(s string) string {
+	if len(s) < 2 || s[0] != '"' || s[len(s)-1] != '"' {
+		return s
+	}
+	return strings.ReplaceAll(s[1:len(s)-1], `\`, "")
+}

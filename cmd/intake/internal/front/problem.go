@@ -1,0 +1,33 @@
+package front
+
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// A problem is the answer to a request that is refused as a whole (RFC 9457).
+// All of it goes to the client.
+type problem struct {
+	status int
+	detail string
+	// retryAfter, if set, is when to try again.
+	retryAfter time.Duration
+}
+
+func writeProblem(w http.ResponseWriter, p problem) {
+	header := w.Header()
+	header.Set("Content-Type", "application/problem+json")
+	header.Set("Cache-Control", "no-store")
+	if p.retryAfter > 0 {
+		header.Set("Retry-After", strconv.Itoa(int((p.retryAfter+time.Second-1)/time.Second)))
+	}
+	w.WriteHeader(p.status)
+	body, err := json.Marshal(map[string]any{
+		"type": "about:blank", "title": http.StatusText(p.status), "status": p.status, "detail": p.detail,
+	})
+	if err == nil {
+		_, _ = w.Write(append(body, '\n')) // a client that is gone needs no answer
+	}
+}

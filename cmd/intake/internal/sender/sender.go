@@ -1,0 +1,204 @@
+// Package sender sends batches to an Intake and tells what became of them.
+package sender
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"golang.org/x/oauth2"
+	"golang.org/x/oauth2/clientcredentials"
+	"golang.org/x/sync/errgroup"
+
+	"intake"
+)
+
+// Options of a Sender. URL, ClientID and ClientSecret are required.
+type Options struct {
+	URL          string // of the front, without a path
+	ClientID     string
+	ClientSecret string
+	// Concurrency is how many batches are under way at once; 4 when zero.
+	Concurrency int
+	// RetryFor is how long a batch is sent again while the front can't take it
+	// or can't be reached; 2 minutes when zero.
+	RetryFor time.Duration
+}
+
+// A Sender sends batches. Several goroutines may use it at once.
+type Sender struct {
+	opts   Options
+	client *http.Client
+}
+
+// New makes a Sender, which gets itself a token when it first needs one.
+func New(opts Options) (*Sender, error) {
+	switch {
+	case !strings.HasPrefix(opts.URL, "http://") && !strings.HasPrefix(opts.URL, "https://"):
+		return nil, fmt.Errorf("%q is no URL of a front: it begins with http:// or https://", opts.URL)
+	case opts.ClientID == "" || opts.ClientSecret == "":
+		return nil, errors.New("the client id or the client secret is missing")
+	}
+	opts.URL = strings.TrimRight(opts.URL, "/")
+	if opts.Concurrency <= 0 {
+		opts.Concurrency = 4
+	}
+	if opts.RetryFor <= 0 {
+		opts.RetryFor = 2 * time.Minute
+	}
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.MaxIdleConnsPerHost = opts.Concurrency
+	plain := &http.Client{Transport: transport, Timeout: time.Minute}
+	credentials := clientcredentials.Config{
+		ClientID: opts.ClientID, ClientSecret: opts.ClientSecret,
+		TokenURL: opts.URL + "/oauth/token", Scopes: []string{"clients:write"},
+	}
+	client := credentials.Client(context.WithValue(context.Background(), oauth2.HTTPClient, plain))
+	client.Timeout = time.Minute
+	return &Sender{opts: opts, client: client}, nil
+}
+
+// Close closes idle connections.
+func (s *Sender) Close() { s.client.CloseIdleConnections() }
+
+// Send sends all batches of the files, several at once, and reports each. It
+// returns what kept it from sending a batch, if anything did.
+func (s *Sender) Send(ctx context.Context, files []string, report *Report) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(s.opts.Concurrency)
+	var readErr error
+	for _, file := range files {
+		err := Batches(file, report.read, func(batch Batch) bool {
+			group.Go(func() error { return s.sendBatch(ctx, batch, report) })
+			return ctx.Err() == nil
+		})
+		// A file that ends in rubbish keeps no other from being sent.
+		readErr = errors.Join(readErr, err)
+	}
+	return errors.Join(group.Wait(), readErr)
+}
+
+// sendBatch sends a batch and reports its end. It returns an error only when
+// there is no point in sending others.
+func (s *Sender) sendBatch(ctx context.Context, batch Batch, report *Report) error {
+	answer, err := s.Post(ctx, batch.Items)
+	if err == nil {
+		return report.add(batch, answer)
+	}
+	var refusal *Refusal
+	if errors.As(err, &refusal) && !refusal.isGeneral() {
+		report.refused(batch, err)
+		return nil
+	}
+	return fmt.Errorf("%s: batch %d: %w", batch.File, batch.Number, err)
+}
+
+// An Answer is what the front said to a batch.
+type Answer struct {
+	Status string `json:"status"`
+	Result []struct {
+		Status struct {
+			State  intake.State `json:"state"`
+			Code   intake.Code  `json:"code"`
+			Reason string       `json:"validation_errors"`
+		} `json:"status"`
+	} `json:"result"`
+}
+
+// A Refusal is the answer to a batch that was refused as a whole.
+type Refusal struct {
+	Status     int
+	Title      string `json:"title"`
+	Detail     string `json:"detail"`
+	retryAfter time.Duration
+}
+
+func (r *Refusal) Error() string {
+	text := r.Title
+	if text == "" {
+		text = http.StatusText(r.Status)
+	}
+	if r.Detail != "" {
+		text += ": " + r.Detail
+	}
+	return fmt.Sprintf("%d %s", r.Status, text)
+}
+
+// isGeneral tells of refusals that every other batch would meet as well.
+func (r *Refusal) isGeneral() bool {
+	switch r.Status {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed:
+		return true
+	}
+	return false
+}
+
+// errPending says that an answer was not final.
+var errPending = errors.New("items are queued but not saved yet")
+
+// Post sends one batch until all of its items are final. A batch of which the
+// front says that it isn't is sent again: what was saved meanwhile comes back
+// as a duplicate of the same data.
+func (s *Sender) Post(ctx context.Context, items []byte) (*Answer, error) {
+	patience := backoff.NewExponentialBackOff()
+	patience.InitialInterval = 200 * time.Millisecond
+	patience.MaxInterval = 5 * time.Second
+	return backoff.Retry(ctx, func() (*Answer, error) {
+		answer, err := s.post(ctx, items)
+		var refusal *Refusal
+		var credentials *oauth2.RetrieveError
+		switch {
+		case errors.As(err, &refusal):
+			switch {
+			case refusal.Status != http.StatusTooManyRequests && refusal.Status != http.StatusServiceUnavailable:
+				return nil, backoff.Permanent(err)
+			case refusal.retryAfter > 0:
+				return nil, fmt.Errorf("%w; %w", err, &backoff.RetryAfterError{Duration: refusal.retryAfter})
+			}
+		case errors.As(err, &credentials) && credentials.Response.StatusCode < http.StatusInternalServerError &&
+			credentials.Response.StatusCode != http.StatusTooManyRequests:
+			return nil, backoff.Permanent(fmt.Errorf("get a token: %s", strings.TrimSpace(credentials.ErrorCode+" "+credentials.ErrorDescription)))
+		}
+		return answer, err
+	}, backoff.WithBackOff(patience), backoff.WithMaxElapsedTime(s.opts.RetryFor))
+}
+
+func (s *Sender) post(ctx context.Context, items []byte) (*Answer, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, s.opts.URL+"/api/v1/clients", bytes.NewReader(items))
+	if err != nil {
+		return nil, backoff.Permanent(err)
+	}
+	request.Header.Set("Content-Type", "application/json")
+	request.Header.Set("Prefer", "wait=30, return=minimal")
+	response, err := s.client.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	switch response.StatusCode {
+	case http.StatusOK:
+		answer := new(Answer)
+		if err := json.NewDecoder(response.Body).Decode(answer); err != nil {
+			return nil, fmt.Errorf("read the answer: %w", err)
+		}
+		return answer, nil
+	case http.StatusAccepted:
+		return nil, errPending
+	}
+	refusal := &Refusal{}
+	text, _ := io.ReadAll(io.LimitReader(response.Body, 64<<10))
+	_ = json.Unmarshal(text, refusal) // a proxy's answer may be anything
+	refusal.Status = response.StatusCode
+	if seconds, err := strconv.Atoi(response.Header.Get("Retry-After")); err == nil {
+		refusal.retryAfter = min(time.Duration(seconds)*time.Second, 30*time.Second)
+	}
+	return nil, refusal
+}

@@ -1,0 +1,96 @@
+// Command intake takes in batches of partner clients and their revenue claims,
+// gives every item its state, and saves the completed ones exactly once.
+//
+// Each subcommand has a file of its own here, with its flags and its wiring.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+type commands struct {
+	LogLevel string `help:"How much is logged: ${enum}." default:"info" enum:"debug,info,warn,error"`
+
+	Up          upCommand          `cmd:"" help:"Run the whole stack here: front and worker, with private servers for what has no URL."`
+	Send        sendCommand        `cmd:"" help:"Send batches from files, and show what became of them."`
+	Front       frontCommand       `cmd:"" help:"Run the HTTP front that partners talk to."`
+	Worker      workerCommand      `cmd:"" help:"Run a worker, which saves what the fronts have queued."`
+	Migrate     migrateCommand     `cmd:"" help:"Bring the schema in Postgres up to date."`
+	Partner     partnerCommand     `cmd:"" help:"Add, list and change partners."`
+	Healthcheck healthcheckCommand `cmd:"" help:"Ask a front or worker on this machine whether it is ready; exits 1 if not."`
+	Version     versionCommand     `cmd:"" help:"Print the version."`
+}
+
+// output is where a command prints what it was asked for. Logs go to standard error.
+type output struct{ io.Writer }
+
+func main() {
+	os.Exit(run())
+}
+
+func run() int {
+	var cli commands
+	parsed := kong.Parse(&cli,
+		kong.Name("intake"),
+		kong.Description("Intake takes in batches of partner clients and their revenue claims, gives every item its state, and saves the completed ones exactly once.\n\nEvery flag can be given as an environment variable."),
+		kong.DefaultEnvars("INTAKE"),
+		kong.UsageOnError(),
+	)
+	logger, err := newLogger(cli.LogLevel, "stderr")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "intake:", err)
+		return 1
+	}
+	defer logger.Sync()
+	ctx, stop := onSignal(context.Background())
+	defer stop()
+	parsed.BindTo(ctx, (*context.Context)(nil))
+	err = parsed.Run(logger, output{os.Stdout})
+	var status exitStatus
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &status):
+		return int(status)
+	}
+	fmt.Fprintln(os.Stderr, "intake:", err)
+	return 1
+}
+
+// An exitStatus ends the program with a status when all has been said.
+type exitStatus int
+
+func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
+
+// onSignal ends the context at the first SIGINT or SIGTERM. The second one ends
+// the program at once.
+func onSignal(parent context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := signal.NotifyContext(parent, os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, cancel)
+	return ctx, cancel
+}
+
+// newLogger makes a logger that writes JSON lines to a file, or to "stderr".
+func newLogger(level, file string) (*zap.Logger, error) {
+	parsed, err := zapcore.ParseLevel(level)
+	if err != nil {
+		return nil, err
+	}
+	config := zap.NewProductionConfig()
+	config.Level = zap.NewAtomicLevelAt(parsed)
+	config.Sampling = nil
+	config.DisableStacktrace = true
+	config.OutputPaths, config.ErrorOutputPaths = []string{file}, []string{"stderr"}
+	config.EncoderConfig.EncodeTime = zapcore.ISO8601TimeEncoder
+	return config.Build()
+}

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"context"
+
+	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
+
+	"intake/cmd/intake/internal/admin"
+	"intake/dedupe"
+	"intake/sink"
+	"intake/worker"
+)
+
+// serverFlags say where the three servers are.
+type serverFlags struct {
+	PostgresURL   string `name:"postgres-url" required:"" help:"The data store: postgres://user:password@host/database."`
+	NATSURL       string `name:"nats-url" required:"" help:"The queue: nats://user:password@host, several separated by commas for a cluster."`
+	RedisURL      string `name:"redis-url" help:"The seen set: redis://:password@host, several separated by commas for Redis Cluster; none if empty, which costs speed only."`
+	QueueMaxBytes int64  `default:"4294967296" help:"Room of the queue on disk in bytes; beyond it batches are refused."`
+	QueueReplicas int    `default:"1" help:"Copies of the queue in a NATS cluster."`
+}
+
+func (f serverFlags) streamOptions() worker.StreamOptions {
+	return worker.StreamOptions{MaxBytes: f.QueueMaxBytes, Replicas: f.QueueReplicas}
+}
+
+// parts are what a front and a worker both need.
+type parts struct {
+	metrics *prometheus.Registry
+	store   *sink.Store
+	nats    *nats.Conn
+	redis   redis.UniversalClient
+	seen    *dedupe.SeenSet // nil without Redis
+}
+
+// connect opens the parts. The servers themselves need not be there yet.
+func connect(ctx context.Context, f serverFlags, name string, conns int, logger *zap.Logger) (p parts, err error) {
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+	p.metrics = admin.NewRegistry()
+	if p.store, err = sink.Open(ctx, sink.Options{URL: f.PostgresURL, MaxConns: conns}); err != nil {
+		return p, err
+	}
+	if p.nats, err = worker.Connect(f.NATSURL, name, logger); err != nil {
+		return p, err
+	}
+	if f.RedisURL == "" {
+		return p, nil
+	}
+	if p.redis, err = dedupe.NewClient(f.RedisURL); err != nil {
+		return p, err
+	}
+	p.seen, err = dedupe.NewSeenSet(p.redis, dedupe.SeenSetOptions{Timeline: p.store, Logger: logger, Registerer: p.metrics})
+	return p, err
+}
+
+func (p *parts) close() {
+	if p.nats != nil {
+		p.nats.Close()
+	}
+	if p.redis != nil {
+		p.redis.Close()
+	}
+	if p.store != nil {
+		p.store.Close()
+	}
+}

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/progress"
+	"github.com/joho/godotenv"
+	"golang.org/x/term"
+
+	"intake/cmd/intake/internal/sender"
+)
+
+type sendCommand struct {
+	Files        []string      `arg:"" optional:"" name:"file" help:"Files of batches: JSON arrays of items, one after the other, plain or compressed with gzip or zstd. Standard input if none, or -."`
+	URL          string        `name:"url" help:"The front, as in https://intake.example.com. Not given, it is read from DATA/up.env, with the credentials."`
+	ClientID     string        `name:"client-id" help:"The partner's client id."`
+	ClientSecret string        `name:"client-secret" help:"The partner's client secret."`
+	Data         string        `default:".intake" help:"Folder of an intake up on this machine, whose front is used if no URL is given."`
+	Concurrency  int           `default:"4" help:"Batches under way at once."`
+	RetryFor     time.Duration `default:"2m" help:"How long a batch is sent again while the front is away or can't take it."`
+	JSON         bool          `name:"json" help:"Print one JSON object a line: each item that was not saved, then the totals."`
+}
+
+func (c sendCommand) Run(ctx context.Context, out output) error {
+	if err := c.findFront(); err != nil {
+		return err
+	}
+	s, err := sender.New(sender.Options{
+		URL: c.URL, ClientID: c.ClientID, ClientSecret: c.ClientSecret,
+		Concurrency: c.Concurrency, RetryFor: c.RetryFor,
+	})
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	if len(c.Files) == 0 {
+		c.Files = []string{"-"}
+	}
+	step, stop := showProgress(c.Files)
+	report := sender.NewReport(out, c.JSON, step)
+	err = s.Send(ctx, c.Files, report)
+	stop()
+	if err := errors.Join(err, report.Finish()); err != nil {
+		return err
+	}
+	if !report.IsSaved() {
+		return exitStatus(1)
+	}
+	return nil
+}
+
+// findFront takes the credentials of a stack on this machine if there are none.
+func (c *sendCommand) findFront() error {
+	if c.URL != "" {
+		return nil
+	}
+	file := filepath.Join(c.Data, envFile)
+	env, err := godotenv.Read(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("no --url is given, and there is no %s of a running intake up", file)
+	}
+	if err != nil {
+		return fmt.Errorf("read %s: %w", file, err)
+	}
+	c.URL = env["INTAKE_URL"]
+	if c.ClientID == "" {
+		c.ClientID, c.ClientSecret = env["INTAKE_CLIENT_ID"], env["INTAKE_CLIENT_SECRET"]
+	}
+	return nil
+}
+
+// showProgress shows a bar on standard error while files are sent, if that is a
+// terminal. It counts what was read of the files.
+func showProgress(files []string) (step func(bytes, items int64), stop func()) {
+	if !term.IsTerminal(int(os.Stderr.Fd())) {
+		return nil, func() {}
+	}
+	var total int64
+	for _, file := range files {
+		if info, err := os.Stat(file); err == nil {
+			total += info.Size()
+		}
+	}
+	bytes := &progress.Tracker{Message: "read", Total: total, Units: progress.UnitsBytes}
+	items := &progress.Tracker{Message: "items answered", Total: 0}
+	w := progress.NewWriter()
+	w.SetOutputWriter(os.Stderr)
+	w.SetUpdateFrequency(100 * time.Millisecond)
+	w.SetAutoStop(true)
+	w.Style().Visibility.ETA = true
+	w.AppendTrackers([]*progress.Tracker{bytes, items})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		w.Render()
+	}()
+	step = func(b, n int64) {
+		bytes.Increment(b)
+		items.Increment(n)
+	}
+	return step, func() {
+		bytes.MarkAsDone()
+		items.MarkAsDone()
+		<-ended
+	}
+}

@@ -1,0 +1,172 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest"
+	"golang.org/x/oauth2/clientcredentials"
+
+	"intake"
+	"intake/cmd/intake/internal/front"
+	"intake/deploy/local/localtest"
+	"intake/sink"
+)
+
+func TestMain(m *testing.M) { localtest.Main(m) }
+
+// A stack is fronts and workers as the commands run them, on servers of their own.
+type stack struct {
+	flags  serverFlags
+	fronts []*frontProcess
+	secret string
+	conn   *pgx.Conn // to look at what is saved
+}
+
+type stackOptions struct {
+	flags           serverFlags // what is empty gets a server
+	noRedis         bool
+	fronts, workers int // 1 when zero
+}
+
+func startStack(t *testing.T, opts stackOptions) *stack {
+	t.Helper()
+	s := &stack{flags: opts.flags}
+	if s.flags.PostgresURL == "" {
+		s.flags.PostgresURL = localtest.Postgres(t)
+	}
+	if s.flags.NATSURL == "" {
+		s.flags.NATSURL = localtest.NATS(t)
+	}
+	if s.flags.RedisURL == "" && !opts.noRedis {
+		s.flags.RedisURL = localtest.Redis(t)
+	}
+	s.flags.QueueMaxBytes = 256 << 20
+	ctx := t.Context()
+	if _, _, err := sink.Migrate(ctx, s.flags.PostgresURL); err != nil {
+		t.Fatal(err)
+	}
+	s.secret = s.addPartner(t, "acme")
+	logger := zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel))
+	var running sync.WaitGroup
+	workCtx, stopWorkers := context.WithCancel(context.WithoutCancel(ctx))
+	frontCtx, stopFronts := context.WithCancel(context.WithoutCancel(ctx))
+	t.Cleanup(func() {
+		stopFronts()
+		stopWorkers()
+		running.Wait()
+	})
+	run := func(run func(context.Context) error, ctx context.Context) {
+		running.Go(func() {
+			if err := run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for range max(opts.workers, 1) {
+		w, err := newWorkerProcess(ctx, workerCommand{serverFlags: s.flags, AdminListen: "127.0.0.1:0"}, logger)
+		if err != nil {
+			t.Fatal(err)
+		}
+		run(w.Run, workCtx)
+	}
+	for range max(opts.fronts, 1) {
+		f, err := newFrontProcess(ctx, frontCommand{serverFlags: s.flags, Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", PublicURL: "http://intake.test"}, logger)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.fronts = append(s.fronts, f)
+		run(f.Run, frontCtx)
+	}
+	for _, f := range s.fronts {
+		if err := waitReady(ctx, f.health); err != nil {
+			t.Fatal(err)
+		}
+	}
+	conn, err := pgx.Connect(ctx, s.flags.PostgresURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close(context.Background()) })
+	s.conn = conn
+	return s
+}
+
+func (s *stack) addPartner(t *testing.T, name string) (secret string) {
+	t.Helper()
+	store, err := sink.Open(t.Context(), sink.Options{URL: s.flags.PostgresURL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	secret, hash := front.NewSecret()
+	if _, err := store.AddPartner(t.Context(), intake.Partner{Name: name, Currency: "GBP"}, hash); err != nil {
+		t.Fatal(err)
+	}
+	return secret
+}
+
+// client gives an HTTP client with tokens of a partner.
+func (s *stack) client(ctx context.Context, f *frontProcess, partner, secret string) *http.Client {
+	config := clientcredentials.Config{ClientID: partner, ClientSecret: secret, TokenURL: f.url() + "/oauth/token"}
+	return config.Client(ctx)
+}
+
+// An answer to a batch, or its refusal.
+type answer struct {
+	http     int
+	ID       string       `json:"status_check_id"`
+	Status   intake.State `json:"status"`
+	Location string       `json:"status_check_uri"`
+	Result   []itemAnswer `json:"result"`
+	Detail   string       `json:"detail"`
+}
+
+type itemAnswer struct {
+	Data   json.RawMessage `json:"data"`
+	Status struct {
+		State intake.State `json:"state"`
+		Code  intake.Code  `json:"code"`
+		Text  string       `json:"validation_errors"`
+	} `json:"status"`
+}
+
+// post sends a body to a front.
+func post(ctx context.Context, client *http.Client, f *frontProcess, body []byte, prefer string) (answer, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, f.url()+"/api/v1/clients", bytes.NewReader(body))
+	if err != nil {
+		return answer{}, err
+	}
+	request.Header.Set("Content-Type", "application/json")
+	if prefer != "" {
+		request.Header.Set("Prefer", prefer)
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return answer{}, err
+	}
+	defer response.Body.Close()
+	a := answer{http: response.StatusCode}
+	if err := json.NewDecoder(response.Body).Decode(&a); err != nil {
+		return answer{}, fmt.Errorf("read the answer: %w", err)
+	}
+	return a, nil
+}
+
+func (s *stack) count(t *testing.T, query string, args ...any) (n int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := s.conn.QueryRow(ctx, query, args...).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}

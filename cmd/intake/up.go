@@ -1,0 +1,272 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/joho/godotenv"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"intake"
+	"intake/cmd/intake/internal/front"
+	"intake/deploy/local"
+	"intake/sink"
+)
+
+type upCommand struct {
+	Listen      string `default:"127.0.0.1:8080" help:"Address that partners talk to."`
+	PublicURL   string `name:"public-url" help:"Address as partners see it; http:// and the address listened to if empty."`
+	Data        string `default:".intake" help:"Folder that keeps everything: the servers' data, their logs, and up.env."`
+	Demo        bool   `help:"Send a sample batch when all is up, and show what became of it."`
+	PostgresURL string `name:"postgres-url" help:"Use this database instead of a private Postgres."`
+	NATSURL     string `name:"nats-url" help:"Use this NATS instead of a private one."`
+	RedisURL    string `name:"redis-url" help:"Use this Redis instead of a private one."`
+}
+
+// Files in the data folder.
+const (
+	envFile  = "up.env"
+	logFile  = "intake.log"
+	lockFile = "lock"
+)
+
+func (c upCommand) Run(ctx context.Context, logger *zap.Logger, out output) error {
+	data, err := filepath.Abs(c.Data)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(data, 0o755); err != nil {
+		return err
+	}
+	unlock, err := lock(data)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	logger, err = newLogger(logger.Level().String(), filepath.Join(data, logFile))
+	if err != nil {
+		return err
+	}
+	stack := &localStack{data: data}
+	defer func() {
+		if stopErr := stack.stop(); stopErr != nil {
+			fmt.Fprintln(os.Stderr, "intake: stop the private servers:", stopErr)
+		}
+	}()
+	if err := stack.start(ctx, &c); err != nil {
+		return err
+	}
+	return c.serve(ctx, data, logger, out)
+}
+
+// serve runs a front and a worker on servers that are there.
+func (c upCommand) serve(ctx context.Context, data string, logger *zap.Logger, out output) error {
+	if _, _, err := sink.Migrate(ctx, c.PostgresURL); err != nil {
+		return err
+	}
+	flags := serverFlags{PostgresURL: c.PostgresURL, NATSURL: c.NATSURL, RedisURL: c.RedisURL}
+	w, err := newWorkerProcess(ctx, workerCommand{serverFlags: flags, AdminListen: "127.0.0.1:0"}, logger.Named("worker"))
+	if err != nil {
+		return err
+	}
+	f, err := newFrontProcess(ctx, frontCommand{serverFlags: flags, Listen: c.Listen, PublicURL: c.PublicURL, AdminListen: "127.0.0.1:0"}, logger.Named("front"))
+	if err != nil {
+		w.close()
+		if errors.Is(err, syscall.EADDRINUSE) {
+			err = fmt.Errorf("%w: choose another address with --listen", err)
+		}
+		return err
+	}
+	env, err := c.demoPartner(ctx, data, f)
+	if err != nil {
+		f.close()
+		w.close()
+		return err
+	}
+	// When either ends, the other one does; the worker last, so that what the
+	// front still waits for gets saved.
+	group, frontCtx := errgroup.WithContext(ctx)
+	workerCtx, stopWorker := context.WithCancel(context.WithoutCancel(ctx))
+	group.Go(func() error { return w.Run(workerCtx) })
+	group.Go(func() error {
+		defer stopWorker()
+		return f.Run(frontCtx)
+	})
+	group.Go(func() error {
+		err := c.welcome(frontCtx, data, env, f, w, out)
+		if err != nil && ctx.Err() != nil {
+			return nil // stopped before it was up
+		}
+		return err
+	})
+	return group.Wait()
+}
+
+// demoPartner sees to it that there is a partner demo whose secret is known
+// here, and writes the file that says how to reach everything.
+func (c upCommand) demoPartner(ctx context.Context, data string, f *frontProcess) (map[string]string, error) {
+	const name = "demo"
+	file := filepath.Join(data, envFile)
+	old, err := godotenv.Read(file)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("read %s: %w", file, err)
+	}
+	secret := old["INTAKE_CLIENT_SECRET"]
+	known, err := f.store.Partners(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var current *sink.PartnerRecord
+	for i := range known {
+		if known[i].Name == name {
+			current = &known[i]
+		}
+	}
+	switch {
+	case current == nil:
+		var hash [32]byte
+		secret, hash = front.NewSecret()
+		_, err = f.store.AddPartner(ctx, intake.Partner{Name: name, Currency: "GBP"}, hash)
+	case sha256.Sum256([]byte(secret)) != current.SecretHash:
+		var hash [32]byte
+		secret, hash = front.NewSecret()
+		err = f.store.SetSecret(ctx, name, hash)
+	}
+	if err != nil {
+		return nil, err
+	}
+	env := map[string]string{
+		"INTAKE_URL": f.url(), "INTAKE_CLIENT_ID": name, "INTAKE_CLIENT_SECRET": secret,
+		"INTAKE_POSTGRES_URL": c.PostgresURL, "INTAKE_REDIS_URL": c.RedisURL, "INTAKE_NATS_URL": c.NATSURL,
+	}
+	return env, writeEnv(file, env)
+}
+
+// writeEnv replaces a file of environment variables that only its owner may read.
+func writeEnv(file string, env map[string]string) error {
+	text, err := godotenv.Marshal(env)
+	if err != nil {
+		return err
+	}
+	fresh := file + ".new"
+	if err := os.WriteFile(fresh, []byte(text+"\n"), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(fresh, file)
+}
+
+// welcome waits until batches can be sent, and says how.
+func (c upCommand) welcome(ctx context.Context, data string, env map[string]string, f *frontProcess, w *workerProcess, out output) error {
+	if err := waitReady(ctx, f.health, w.health); err != nil {
+		return err
+	}
+	shown := data
+	if wd, err := os.Getwd(); err == nil {
+		if relative, err := filepath.Rel(wd, data); err == nil && filepath.IsLocal(relative) {
+			shown = relative
+		}
+	}
+	file := filepath.Join(shown, envFile)
+	fmt.Fprintf(out, `Intake is up at %s
+
+  . %s
+  TOKEN=$(curl -s -u "$INTAKE_CLIENT_ID:$INTAKE_CLIENT_SECRET" -d grant_type=client_credentials "$INTAKE_URL/oauth/token" | sed 's/.*"access_token":"\([^"]*\)".*/\1/')
+  curl -s "$INTAKE_URL/api/v1/clients" -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json" -d '[{"partner_client_id": "shop-1", "entity_type": "SoleTrader"}]'
+
+  metrics  http://%s/metrics (front), http://%s/metrics (worker)
+  logs     %s
+  stop     Ctrl-C; everything is kept in %s
+
+`, f.url(), shellPath(file), f.admin.Addr(), w.admin.Addr(), filepath.Join(shown, "*.log"), shown)
+	if !c.Demo {
+		return nil
+	}
+	return sendSample(ctx, env, out)
+}
+
+// shellPath is a file's name such that a shell's dot finds it.
+func shellPath(file string) string {
+	if filepath.IsAbs(file) {
+		return file
+	}
+	return "./" + file
+}
+
+// lock keeps a second stack from the same folder. The lock goes with the process.
+func lock(data string) (unlock func(), err error) {
+	file, err := os.OpenFile(filepath.Join(data, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		file.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("another intake up is running in %s: stop it, or choose another folder with --data", data)
+		}
+		return nil, fmt.Errorf("lock %s: %w", data, err)
+	}
+	return func() { file.Close() }, nil
+}
+
+// A localStack is the private servers of an intake up.
+type localStack struct {
+	data     string
+	postgres *local.Postgres
+	redis    *local.Redis
+	nats     *local.NATS
+}
+
+// start starts the servers that have no URL, and fills those in.
+func (s *localStack) start(ctx context.Context, c *upCommand) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	group, ctx := errgroup.WithContext(ctx)
+	if c.PostgresURL == "" {
+		group.Go(func() (err error) {
+			if s.postgres, err = local.StartPostgres(ctx, local.PostgresOptions{Dir: filepath.Join(s.data, "postgres")}); err == nil {
+				c.PostgresURL = s.postgres.URL()
+			}
+			return err
+		})
+	}
+	if c.RedisURL == "" {
+		group.Go(func() (err error) {
+			if s.redis, err = local.StartRedis(ctx, local.RedisOptions{Dir: filepath.Join(s.data, "redis")}); err == nil {
+				c.RedisURL = s.redis.URL()
+			}
+			return err
+		})
+	}
+	if c.NATSURL == "" {
+		group.Go(func() (err error) {
+			if s.nats, err = local.StartNATS(ctx, local.NATSOptions{Dir: filepath.Join(s.data, "nats")}); err == nil {
+				c.NATSURL = s.nats.URL()
+			}
+			return err
+		})
+	}
+	return group.Wait()
+}
+
+func (s *localStack) stop() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	var errs []error
+	if s.nats != nil {
+		errs = append(errs, s.nats.Stop(ctx))
+	}
+	if s.redis != nil {
+		errs = append(errs, s.redis.Stop(ctx))
+	}
+	if s.postgres != nil {
+		errs = append(errs, s.postgres.Stop(ctx))
+	}
+	return errors.Join(errs...)
+}

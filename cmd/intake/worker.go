@@ -1,0 +1,88 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"intake/cmd/intake/internal/admin"
+	"intake/worker"
+)
+
+type workerCommand struct {
+	serverFlags
+	AdminListen     string        `default:"127.0.0.1:9091" help:"Address of /livez, /readyz, /metrics and /debug/pprof/."`
+	Savers          int           `default:"2" help:"Transactions that run at once."`
+	AckWait         time.Duration `default:"10s" help:"How long the queue waits for a sign of life before another worker gets a message."`
+	ShutdownTimeout time.Duration `default:"30s" help:"How long the last transactions may take at shutdown."`
+}
+
+func (c workerCommand) Run(ctx context.Context, logger *zap.Logger) error {
+	process, err := newWorkerProcess(ctx, c, logger.Named("worker"))
+	if err != nil {
+		return err
+	}
+	return process.Run(ctx)
+}
+
+// A workerProcess is a worker with all that it needs.
+type workerProcess struct {
+	config workerCommand
+	logger *zap.Logger
+	parts
+	worker *worker.Worker
+	admin  net.Listener
+	health *admin.Handler
+}
+
+func newWorkerProcess(ctx context.Context, c workerCommand, logger *zap.Logger) (_ *workerProcess, err error) {
+	p := &workerProcess{config: c, logger: logger}
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+	if p.parts, err = connect(ctx, c.serverFlags, "intake worker", c.Savers+2, logger); err != nil {
+		return nil, err
+	}
+	options := worker.Options{
+		Store: p.store, Stream: c.streamOptions(), Savers: c.Savers, AckWait: c.AckWait,
+		ShutdownTimeout: c.ShutdownTimeout, Logger: logger, Registerer: p.metrics,
+	}
+	if p.seen != nil {
+		options.Marker = p.seen
+	}
+	if p.worker, err = worker.New(p.nats, options); err != nil {
+		return nil, err
+	}
+	p.health = admin.New(p.metrics, admin.Check{Name: "postgres", Check: p.store.Ping}, admin.Check{Name: "queue", Check: p.worker.Ready})
+	if p.admin, err = net.Listen("tcp", c.AdminListen); err != nil {
+		return nil, fmt.Errorf("--admin-listen: %w", err)
+	}
+	return p, nil
+}
+
+// Run works until ctx ends, and then finishes what is under way.
+func (p *workerProcess) Run(ctx context.Context) error {
+	defer p.close()
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var group errgroup.Group
+	group.Go(func() error { return p.health.Serve(background, p.admin) })
+	err := p.worker.Run(ctx)
+	stop()
+	if adminErr := group.Wait(); err == nil {
+		err = adminErr
+	}
+	return err
+}
+
+func (p *workerProcess) close() {
+	if p.admin != nil {
+		p.admin.Close()
+	}
+	p.parts.close()
+}

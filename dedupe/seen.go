@@ -1,0 +1,298 @@
+package dedupe
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+	"github.com/sony/gobreaker/v2"
+	"go.uber.org/zap"
+
+	"intake"
+)
+
+// Seen tells what the seen set knows of a key.
+type Seen uint8
+
+// What is known of a key.
+const (
+	NotSeen       Seen = iota // nothing: it may have been saved all the same
+	SeenSame                  // saved, with the same data
+	SeenDifferent             // saved, with different data
+)
+
+// A Timeline names the history of the data store that it is in now. After a
+// restore or a failover it gives another name.
+type Timeline interface {
+	Timeline(ctx context.Context) (string, error)
+}
+
+// SeenSetOptions of a SeenSet. Only Timeline is required.
+type SeenSetOptions struct {
+	Timeline   Timeline
+	Logger     *zap.Logger
+	Registerer prometheus.Registerer
+	// AskTimeout bounds an Ask; 50 ms when zero.
+	AskTimeout time.Duration
+}
+
+// A SeenSet holds, in Redis, keys that are saved, with the fingerprint of their
+// data. It holds a part of what the data store holds, never more: it is marked
+// after the commit, and its keys are named for the data store's timeline, so
+// that records which a restore has lost are not called saved.
+//
+// A key lies in one of 65,536 small hashes, by a digest of it: hashes as small
+// as that are kept as one string by Redis, at a quarter of the memory that a
+// key of its own would take.
+//
+// Any number of goroutines may use it at once. A nil SeenSet knows nothing.
+type SeenSet struct {
+	client  redis.UniversalClient
+	opts    SeenSetOptions
+	breaker *gobreaker.CircuitBreaker[struct{}]
+	metrics *metrics
+
+	mu       sync.Mutex
+	timeline string    // guarded by mu; what the data store said last
+	until    time.Time // guarded by mu; for how long that holds
+}
+
+// The timeline is read every pollInterval, and what was read holds for lease: so
+// long after a restore may a record that it has lost be called saved. A data
+// store that comes back from a restore takes longer to start.
+const (
+	pollInterval = time.Second
+	lease        = 3 * time.Second
+)
+
+// NewSeenSet makes a seen set in a Redis. It asks nobody before Run runs.
+func NewSeenSet(client redis.UniversalClient, opts SeenSetOptions) (*SeenSet, error) {
+	if opts.Timeline == nil {
+		return nil, errors.New("a seen set needs the data store's timeline")
+	}
+	if opts.Logger == nil {
+		opts.Logger = zap.NewNop()
+	}
+	if opts.AskTimeout <= 0 {
+		opts.AskTimeout = 50 * time.Millisecond
+	}
+	s := &SeenSet{client: client, opts: opts, metrics: newMetrics(opts.Registerer)}
+	s.breaker = gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
+		Name:        "redis",
+		Timeout:     time.Second, // then one ask is let through, to see
+		ReadyToTrip: func(counts gobreaker.Counts) bool { return counts.ConsecutiveFailures >= 3 },
+		// A client that goes away says nothing about Redis.
+		IsExcluded: func(err error) bool { return errors.Is(err, context.Canceled) },
+		OnStateChange: func(_ string, from, to gobreaker.State) {
+			switch {
+			case to == gobreaker.StateOpen && from == gobreaker.StateClosed:
+				opts.Logger.Warn("redis is away or slow: nobody is asked what was seen, which costs speed only")
+			case to == gobreaker.StateClosed:
+				opts.Logger.Info("redis answers again")
+			}
+		},
+	})
+	return s, nil
+}
+
+// Run reads the data store's timeline again and again until ctx ends.
+func (s *SeenSet) Run(ctx context.Context) error {
+	if s == nil {
+		<-ctx.Done()
+		return nil
+	}
+	ticker := time.NewTicker(pollInterval)
+	defer ticker.Stop()
+	for {
+		s.readTimeline(ctx)
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (s *SeenSet) readTimeline(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, lease)
+	defer cancel()
+	asked := time.Now() // the answer may be as old as the question
+	timeline, err := s.opts.Timeline.Timeline(ctx)
+	if err != nil || timeline == "" {
+		return // what is known holds until its lease ends
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.timeline != "" && s.timeline != timeline {
+		s.opts.Logger.Warn("the data store has another timeline, the seen set of the old one is not asked any more",
+			zap.String("old", s.timeline), zap.String("new", timeline))
+	}
+	s.timeline, s.until = timeline, asked.Add(lease)
+}
+
+func (s *SeenSet) currentTimeline() (string, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.timeline, time.Now().Before(s.until)
+}
+
+// Ask tells what is known of the clients' keys, in one round trip: seen gets one
+// entry a client. It never fails: what can't be asked in time is not seen.
+func (s *SeenSet) Ask(ctx context.Context, partner int32, clients []*intake.PartnerClient, seen []Seen) {
+	clear(seen)
+	if s == nil || len(clients) == 0 {
+		return
+	}
+	timeline, ok := s.currentTimeline()
+	if !ok {
+		s.metrics.asks.WithLabelValues("skipped").Inc()
+		return
+	}
+	began := time.Now()
+	_, err := s.breaker.Execute(func() (struct{}, error) {
+		ctx, cancel := context.WithTimeout(ctx, s.opts.AskTimeout)
+		defer cancel()
+		return struct{}{}, s.ask(ctx, timeline, partner, clients, seen)
+	})
+	switch {
+	case err == nil:
+		s.metrics.askSeconds.Observe(time.Since(began).Seconds())
+		s.metrics.asks.WithLabelValues("answered").Inc()
+		return
+	case errors.Is(err, gobreaker.ErrOpenState), errors.Is(err, gobreaker.ErrTooManyRequests):
+		s.metrics.asks.WithLabelValues("skipped").Inc()
+	default:
+		s.metrics.asks.WithLabelValues("failed").Inc()
+		s.opts.Logger.Debug("cannot ask redis", zap.Error(err))
+	}
+	clear(seen)
+}
+
+func (s *SeenSet) ask(ctx context.Context, timeline string, partner int32, clients []*intake.PartnerClient, seen []Seen) error {
+	places := make([]place, len(clients))
+	for i, client := range clients {
+		places[i] = placeOf(client.ID, i)
+	}
+	slices.SortFunc(places, func(a, b place) int { return int(a.bucket) - int(b.bucket) })
+	pipeline := s.client.Pipeline()
+	var commands []*redis.SliceCmd
+	for bucket := range buckets(places) {
+		fields := make([]string, len(bucket))
+		for i := range bucket {
+			fields[i] = string(bucket[i].field[:])
+		}
+		commands = append(commands, pipeline.HMGet(ctx, keyOf(timeline, partner, bucket[0].bucket), fields...))
+	}
+	if _, err := pipeline.Exec(ctx); err != nil {
+		return err
+	}
+	next := 0
+	for _, command := range commands {
+		for _, value := range command.Val() {
+			at := places[next].item
+			next++
+			fingerprint, ok := value.(string)
+			switch {
+			case !ok || len(fingerprint) != len(intake.Fingerprint{}):
+			case fingerprint == string(clients[at].Fingerprint[:]):
+				seen[at] = SeenSame
+			default:
+				seen[at] = SeenDifferent
+			}
+		}
+	}
+	return nil
+}
+
+// markAtOnce bounds the keys of one pipeline, so that no other client of Redis
+// waits long for it.
+const markAtOnce = 5_000
+
+// Mark marks keys that were committed on a timeline of the data store, and must
+// not be called before. A saved record never changes, so marking one again, by
+// whomever, changes nothing.
+func (s *SeenSet) Mark(ctx context.Context, timeline string, keys []intake.SavedKey) error {
+	if s == nil || timeline == "" {
+		return nil
+	}
+	for some := range slices.Chunk(keys, markAtOnce) {
+		if err := s.mark(ctx, timeline, some); err != nil {
+			return fmt.Errorf("mark %d keys as seen: %w", len(keys), err)
+		}
+	}
+	return nil
+}
+
+func (s *SeenSet) mark(ctx context.Context, timeline string, keys []intake.SavedKey) error {
+	places := make([]place, len(keys))
+	for i := range keys {
+		places[i] = placeOf(keys[i].ID, i)
+	}
+	slices.SortFunc(places, func(a, b place) int {
+		if pa, pb := keys[a.item].Partner, keys[b.item].Partner; pa != pb {
+			return int(pa - pb)
+		}
+		return int(a.bucket) - int(b.bucket)
+	})
+	pipeline := s.client.Pipeline()
+	for len(places) > 0 {
+		partner, bucket := keys[places[0].item].Partner, places[0].bucket
+		var values []any
+		for len(places) > 0 && places[0].bucket == bucket && keys[places[0].item].Partner == partner {
+			key := &keys[places[0].item]
+			values = append(values, string(places[0].field[:]), string(key.Fingerprint[:]))
+			places = places[1:]
+		}
+		pipeline.HSet(ctx, keyOf(timeline, partner, bucket), values...)
+	}
+	_, err := pipeline.Exec(ctx)
+	return err
+}
+
+// A place is where a key lies: a field of a bucket.
+type place struct {
+	bucket uint16
+	field  [14]byte
+	item   int // whose place it is
+}
+
+func placeOf(id string, item int) place {
+	digest := sha256.Sum256([]byte(id))
+	return place{bucket: uint16(digest[0])<<8 | uint16(digest[1]), field: [14]byte(digest[2:16]), item: item}
+}
+
+// buckets gives the runs of sorted places that share a bucket.
+func buckets(places []place) func(func([]place) bool) {
+	return func(yield func([]place) bool) {
+		for len(places) > 0 {
+			n := 1
+			for n < len(places) && places[n].bucket == places[0].bucket {
+				n++
+			}
+			if !yield(places[:n]) {
+				return
+			}
+			places = places[n:]
+		}
+	}
+}
+
+// keyOf names a bucket in Redis.
+func keyOf(timeline string, partner int32, bucket uint16) string {
+	b := make([]byte, 0, len("intake:seen:")+len(timeline)+17)
+	b = append(b, "intake:seen:"...)
+	b = append(b, timeline...)
+	b = append(b, ':')
+	b = strconv.AppendInt(b, int64(partner), 10)
+	b = append(b, ':')
+	b = hex.AppendEncode(b, []byte{byte(bucket >> 8), byte(bucket)})
+	return string(b)
+}
