@@ -23,7 +23,7 @@ func NewClient(urls string) (redis.UniversalClient, error) {
 				Username: one.Username, Password: one.Password, DB: one.DB, TLSConfig: one.TLSConfig,
 				// A connection that can't be had at once is not worth waiting for.
 				DialTimeout: time.Second, ReadTimeout: 2 * time.Second, WriteTimeout: 2 * time.Second, PoolTimeout: time.Second,
-				MaxRetries: -1,
+				MaxRetries: -1, DialerRetries: 1,
 				// Deadlines are the caller's.
 				ContextTimeoutEnabled: true,
 			}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -56,6 +57,7 @@ type Worker struct {
 	metrics *workerMetrics
 	backlog *backlog
 	marks   chan intake.Saved
+	failing atomic.Bool // the last transaction failed
 	// patience bounds the tries to save a gathering before it is handed back,
 	// to be delivered again later.
 	patience time.Duration
@@ -246,14 +248,18 @@ func (w *Worker) saveGathering(ctx context.Context, gathering []*held) {
 	for delay := firstDelay; ; delay = min(2*delay, maxDelay) {
 		saved, err := w.save(ctx, chunks)
 		if err == nil {
-			if time.Since(began) > 5*time.Second {
-				w.opts.Logger.Info("saved after all", zap.Int("items", items), zap.Duration("after", time.Since(began)))
+			if w.failing.CompareAndSwap(true, false) {
+				w.opts.Logger.Info("saving again")
 			}
 			w.settle(gathering, saved)
 			return
 		}
 		w.metrics.failures.Inc()
-		w.opts.Logger.Warn("cannot save, trying again", zap.Int("chunks", len(chunks)), zap.Int("items", items), zap.Error(err))
+		if !w.failing.Swap(true) {
+			w.opts.Logger.Warn("cannot save, trying again until it passes", zap.Int("chunks", len(chunks)), zap.Int("items", items), zap.Error(err))
+		} else {
+			w.opts.Logger.Debug("still cannot save", zap.Int("chunks", len(chunks)), zap.Error(err))
+		}
 		// One that was handed back before has been waited for enough; it must
 		// not keep the others waiting again.
 		if gathering[0].isSuspect() || time.Since(began) > w.patience || w.backlog.isClosed() || !sleep(ctx, delay) {

@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
@@ -52,6 +53,9 @@ func run() int {
 		return 1
 	}
 	defer logger.Sync()
+	// The library has one logger for all clients. What matters of it, the seen
+	// set says.
+	redis.SetLogger(redisLog{logger.Named("redis")})
 	ctx, stop := onSignal(context.Background())
 	defer stop()
 	parsed.BindTo(ctx, (*context.Context)(nil))
@@ -65,6 +69,12 @@ func run() int {
 	}
 	fmt.Fprintln(os.Stderr, "intake:", err)
 	return 1
+}
+
+type redisLog struct{ logger *zap.Logger }
+
+func (l redisLog) Printf(_ context.Context, format string, args ...any) {
+	l.logger.Debug(fmt.Sprintf(format, args...))
 }
 
 // An exitStatus ends the program with a status when all has been said.

@@ -10,7 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 	"golang.org/x/oauth2/clientcredentials"
@@ -21,14 +22,17 @@ import (
 	"intake/sink"
 )
 
-func TestMain(m *testing.M) { localtest.Main(m) }
+func TestMain(m *testing.M) {
+	redis.SetLogger(redisLog{zap.NewNop()})
+	localtest.Main(m)
+}
 
 // A stack is fronts and workers as the commands run them, on servers of their own.
 type stack struct {
 	flags  serverFlags
 	fronts []*frontProcess
 	secret string
-	conn   *pgx.Conn // to look at what is saved
+	conn   *pgxpool.Pool // to look at what is saved
 }
 
 type stackOptions struct {
@@ -91,12 +95,12 @@ func startStack(t *testing.T, opts stackOptions) *stack {
 			t.Fatal(err)
 		}
 	}
-	conn, err := pgx.Connect(ctx, s.flags.PostgresURL)
+	pool, err := pgxpool.New(ctx, s.flags.PostgresURL)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { conn.Close(context.Background()) })
-	s.conn = conn
+	t.Cleanup(pool.Close)
+	s.conn = pool
 	return s
 }
 
@@ -124,7 +128,7 @@ func (s *stack) client(ctx context.Context, f *frontProcess, partner, secret str
 type answer struct {
 	http     int
 	ID       string       `json:"status_check_id"`
-	Status   intake.State `json:"status"`
+	Status   any          `json:"status"` // a state, or the number of a problem
 	Location string       `json:"status_check_uri"`
 	Result   []itemAnswer `json:"result"`
 	Detail   string       `json:"detail"`
