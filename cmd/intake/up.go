@@ -174,17 +174,17 @@ func (c upCommand) welcome(ctx context.Context, data string, env map[string]stri
 		}
 	}
 	file := filepath.Join(shown, envFile)
-	fmt.Fprintf(out, `Intake is up at %s
+	fmt.Fprintf(out, `Intake is up at %[1]s
 
-  . %s
+  . %[2]s
   TOKEN=$(curl -s -u "$INTAKE_CLIENT_ID:$INTAKE_CLIENT_SECRET" -d grant_type=client_credentials "$INTAKE_URL/oauth/token" | sed 's/.*"access_token":"\([^"]*\)".*/\1/')
   curl -s "$INTAKE_URL/api/v1/clients" -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json" -d '[{"partner_client_id": "shop-1", "entity_type": "SoleTrader"}]'
 
-  metrics  http://%s/metrics (front), http://%s/metrics (worker)
-  logs     %s
-  stop     Ctrl-C; everything is kept in %s
+  metrics  http://%[3]s/metrics (front), http://%[4]s/metrics (worker)
+  logs     %[5]s/%[6]s, and those of its servers in %[5]s/*/*.log
+  stop     Ctrl-C; everything is kept in %[5]s
 
-`, f.url(), shellPath(file), f.admin.Addr(), w.admin.Addr(), filepath.Join(shown, "*.log"), shown)
+`, f.url(), shellPath(file), f.admin.Addr(), w.admin.Addr(), shown, logFile)
 	if !c.Demo {
 		return nil
 	}

@@ -1,6 +1,7 @@
 package front
 
 import (
+	"errors"
 	"net/http"
 	"sync"
 	"time"
@@ -10,7 +11,7 @@ import (
 )
 
 // answers are written from buffers that are used again; no larger than this.
-const answerBuffer = 256 << 10
+const answerBuffer = 64 << 10
 
 var answerBuffers = sync.Pool{New: func() any {
 	b := make([]byte, 0, answerBuffer+16<<10)
@@ -40,12 +41,12 @@ func writeAnswer(w http.ResponseWriter, batch *intake.Batch, queued, minimal boo
 	if status == http.StatusAccepted {
 		header.Set("Location", statusPath+batch.ID.String())
 	}
+	w.WriteHeader(status)
 	// A client that takes its answer slower than this is not waited for.
 	limit := time.Now().Add(slowest(int64(size)))
-	if err := http.NewResponseController(w).SetWriteDeadline(limit); err != nil {
+	if err := http.NewResponseController(w).SetWriteDeadline(limit); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}
-	w.WriteHeader(status)
 
 	buffer := answerBuffers.Get().(*[]byte)
 	b := (*buffer)[:0]

@@ -1,7 +1,6 @@
 package front
 
 import (
-	"compress/gzip"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 
 	"intake"
@@ -39,48 +39,69 @@ func (f *Front) readBody(w http.ResponseWriter, r *http.Request, share *share) (
 		return nil, &problem{status: http.StatusRequestEntityTooLarge, detail: "the body is larger than 32 MiB"}
 	}
 	controller := http.NewResponseController(w)
-	source := &slowReader{body: r.Body, controller: controller, began: time.Now()}
-	defer controller.SetReadDeadline(time.Time{})
-	plain, done, err := decompress(encoding, source)
-	if err != nil {
-		return nil, bodyProblem(w, err)
+	var source io.Reader = &slowReader{body: r.Body, controller: controller, began: time.Now()}
+	limit := int64(intake.MaxBodyBytes)
+	switch encoding {
+	case "gzip":
+		decoder, err := gzip.NewReader(source)
+		if err != nil {
+			return nil, bodyProblem(w, compressionError(err))
+		}
+		source = compressedReader{decoder}
+	case "zstd":
+		limit = maxSentBytes
 	}
-	defer done()
 	buffer := bodies.Get().(*[]byte)
 	expected := int64(64 << 10)
-	if encoding == "" && r.ContentLength >= 0 {
+	if encoding != "gzip" && r.ContentLength >= 0 {
 		expected = r.ContentLength + 1 // one more, to see the end
 	}
-	refusal = fill(buffer, plain, expected, share, w)
+	refusal = fill(buffer, source, max(expected, minBodyBuffer), limit, share, w)
+	if refusal == nil && encoding == "zstd" {
+		refusal = f.inflate(buffer, share, w)
+	}
 	if refusal != nil {
 		putBody(buffer)
 		return nil, refusal
 	}
+	// From here on the client only waits. What is left of a body that was refused
+	// must still come in time: the server reads on for a while.
+	_ = controller.SetReadDeadline(time.Time{})
 	f.metrics.bytes.Add(float64(len(*buffer)))
 	return buffer, nil
 }
 
-// fill reads all of a body into a buffer, which has room for what is expected
-// and grows by doubling, each time within the budget.
-func fill(buffer *[]byte, plain io.Reader, expected int64, share *share, w http.ResponseWriter) *problem {
+// minBodyBuffer is the least that is set aside for a body: a request needs
+// memory even if its body is small.
+const minBodyBuffer = 16 << 10
+
+var (
+	errTooLarge = problem{status: http.StatusRequestEntityTooLarge, detail: "the body is larger than 32 MiB after decompression"}
+	errFull     = problem{status: http.StatusServiceUnavailable, retryAfter: time.Second, detail: "other requests take all the memory there is; nothing of this one was saved or queued"}
+)
+
+// fill reads all of a body, up to a limit, into a buffer, which has room for what
+// is expected and grows by doubling, each time within the budget.
+func fill(buffer *[]byte, source io.Reader, expected, limit int64, share *share, w http.ResponseWriter) *problem {
 	b := (*buffer)[:0]
 	defer func() { *buffer = b }()
+	if !share.grow(int64(cap(b))) {
+		return &errFull
+	}
 	for {
 		if len(b) == cap(b) || int64(cap(b)) < expected {
-			room := max(expected, int64(cap(b))*2)
+			room := min(max(expected, int64(cap(b))*2), limit+1)
 			if !share.grow(room) {
-				return &problem{status: http.StatusServiceUnavailable, retryAfter: time.Second, detail: "other requests take all the memory there is; nothing of this one was saved or queued"}
+				return &errFull
 			}
 			b = append(make([]byte, 0, room), b...)
 			expected = 0
-		} else if !share.grow(int64(cap(b))) {
-			return &problem{status: http.StatusServiceUnavailable, retryAfter: time.Second, detail: "other requests take all the memory there is; nothing of this one was saved or queued"}
 		}
-		n, err := plain.Read(b[len(b):cap(b)])
+		n, err := source.Read(b[len(b):cap(b)])
 		b = b[:len(b)+n]
 		switch {
-		case len(b) > intake.MaxBodyBytes:
-			return &problem{status: http.StatusRequestEntityTooLarge, detail: "the body is larger than 32 MiB after decompression"}
+		case int64(len(b)) > limit:
+			return &errTooLarge
 		case errors.Is(err, io.EOF):
 			return nil
 		case err != nil:
@@ -89,13 +110,48 @@ func fill(buffer *[]byte, plain io.Reader, expected int64, share *share, w http.
 	}
 }
 
+// inflate replaces a zstd body, all of which is in a buffer, by what it holds. It
+// isn't decoded as it comes in: a decoder of streams sets aside the window that
+// a frame's header asks for, often 8 MiB, for the smallest of bodies.
+func (f *Front) inflate(buffer *[]byte, share *share, w http.ResponseWriter) *problem {
+	sent := *buffer
+	room := int64(64<<10 + 32*len(sent)) // what a batch may well have been
+	var header zstd.Header
+	if header.Decode(sent) == nil && header.HasFCS && header.FrameContentSize < uint64(room) {
+		room = max(int64(header.FrameContentSize), minBodyBuffer)
+	}
+	for {
+		room = min(room, intake.MaxBodyBytes)
+		if !share.grow(room) {
+			return &errFull
+		}
+		plain, err := f.zstd.DecodeAll(sent, make([]byte, 0, room))
+		switch {
+		case err == nil:
+			*buffer = plain
+			return nil
+		case !errors.Is(err, zstd.ErrDecoderSizeExceeded):
+			return bodyProblem(w, compressionError(err))
+		case room == intake.MaxBodyBytes:
+			return &errTooLarge
+		}
+		room *= 2
+	}
+}
+
+// newZstdDecoder makes a decoder that any number of requests may use at once,
+// and that never makes more of a body than it is given room for.
+func newZstdDecoder() (*zstd.Decoder, error) {
+	return zstd.NewReader(nil, zstd.WithDecodeAllCapLimit(true), zstd.WithDecoderMaxMemory(intake.MaxBodyBytes))
+}
+
 // bodies are buffers of bodies that were answered.
 var bodies = sync.Pool{New: func() any { return new([]byte) }}
 
-// putBody keeps a buffer for the next request, unless it is one of the few large
-// ones.
+// putBody keeps a buffer for the next request, unless it is large: the next body
+// may be small, and all of its buffer counts against the budget.
 func putBody(buffer *[]byte) {
-	if cap(*buffer) <= 4<<20 {
+	if cap(*buffer) <= 128<<10 {
 		bodies.Put(buffer)
 	}
 }
@@ -106,7 +162,7 @@ func checkContent(w http.ResponseWriter, r *http.Request) (encoding string, refu
 	mediaType, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	charset := params["charset"]
 	if err != nil || mediaType != "application/json" || charset != "" && !strings.EqualFold(charset, "utf-8") {
-		w.Header().Set("Accept-Post", "application/json")
+		w.Header().Set("Accept", "application/json")
 		return "", &problem{status: http.StatusUnsupportedMediaType, detail: "send a batch with Content-Type: application/json"}
 	}
 	encoding = strings.ToLower(strings.TrimSpace(strings.Join(r.Header.Values("Content-Encoding"), ",")))
@@ -124,39 +180,6 @@ func checkContent(w http.ResponseWriter, r *http.Request) (encoding string, refu
 
 // errCompression marks a body that isn't what its Content-Encoding says.
 var errCompression = errors.New("the body is not what Content-Encoding says")
-
-func decompress(encoding string, source io.Reader) (plain io.Reader, done func(), err error) {
-	done = func() {}
-	switch encoding {
-	case "gzip":
-		decoder, err := gzip.NewReader(source)
-		if err != nil {
-			return nil, nil, compressionError(err)
-		}
-		return compressedReader{decoder}, done, nil
-	case "zstd":
-		decoder := zstdDecoders.Get().(*zstd.Decoder)
-		if err := decoder.Reset(source); err != nil {
-			return nil, nil, compressionError(err)
-		}
-		return compressedReader{decoder}, func() {
-			if decoder.Reset(nil) == nil {
-				zstdDecoders.Put(decoder)
-			}
-		}, nil
-	}
-	return source, done, nil
-}
-
-// zstdDecoders need memory for a frame's window: no larger than a body may be,
-// and the 8 MiB that every decoder should have (RFC 8878 §3.1.1.1.2) are enough.
-var zstdDecoders = sync.Pool{New: func() any {
-	decoder, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(8<<20), zstd.WithDecoderLowmem(true))
-	if err != nil {
-		panic(err) // the options are constant
-	}
-	return decoder
-}}
 
 // A compressedReader tells errors of the compression from those of the connection.
 type compressedReader struct{ io.Reader }

@@ -2,6 +2,7 @@ package front
 
 import (
 	"sync/atomic"
+	"unsafe"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -13,6 +14,10 @@ import (
 // on bodies of clients with a year of months it is 2.3.
 const memoryFactor = 3
 
+// minInflightBytes is room for one request of the largest kind: a body of full
+// size, with texts of 32 MiB on what is wrong with it.
+const minInflightBytes = memoryFactor*intake.MaxBodyBytes + 2*32<<20 + 4<<20
+
 // A budget bounds the memory of all requests together. Nobody waits for it:
 // what doesn't fit is refused, and may come again later.
 type budget struct {
@@ -21,30 +26,50 @@ type budget struct {
 	gauge prometheus.Gauge
 }
 
-// A share is what one request has of the budget, counted in bytes of its body.
+// A share is what one request has of the budget.
 type share struct {
 	budget *budget
-	bytes  int64
+	body   int64 // bytes of the body that it is large enough for
+	held   int64
 }
 
 // grow makes the share large enough for a body of so many bytes, unless there
 // isn't that much left.
 func (s *share) grow(body int64) bool {
-	more := min(body, intake.MaxBodyBytes) - s.bytes
-	if more <= 0 {
+	body = min(body, intake.MaxBodyBytes)
+	if body <= s.body {
 		return true
 	}
-	b := s.budget
-	if b.used.Add(more*memoryFactor) > b.limit {
-		b.used.Add(-more * memoryFactor)
+	if !s.add((body - s.body) * memoryFactor) {
 		return false
 	}
-	s.bytes += more
+	s.body = body
+	return true
+}
+
+// addItems makes the share large enough for what items take beside the body
+// that they are in: a body can hold many that are small, or invalid in many
+// ways. A text counts twice, for it is in the answer as well.
+func (s *share) addItems(items []intake.Item) bool {
+	bytes := int64(len(items)) * int64(unsafe.Sizeof(intake.Item{})+unsafe.Sizeof(intake.Verdict{}))
+	for i := range items {
+		bytes += 2 * int64(len(items[i].Errors))
+	}
+	return s.add(bytes)
+}
+
+func (s *share) add(bytes int64) bool {
+	b := s.budget
+	if b.used.Add(bytes) > b.limit {
+		b.used.Add(-bytes)
+		return false
+	}
+	s.held += bytes
 	b.gauge.Set(float64(b.used.Load()))
 	return true
 }
 
 func (s *share) release() {
-	s.budget.gauge.Set(float64(s.budget.used.Add(-s.bytes * memoryFactor)))
-	s.bytes = 0
+	s.budget.gauge.Set(float64(s.budget.used.Add(-s.held)))
+	s.body, s.held = 0, 0
 }

@@ -36,6 +36,10 @@ func (f *Front) create(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, decodeProblem(err))
 		return
 	}
+	if !share.addItems(items) {
+		writeProblem(w, errFull)
+		return
+	}
 	batch := &intake.Batch{Partner: partner, Items: items, Verdicts: make([]intake.Verdict, len(items))}
 	prefer := readPreferences(r.Header)
 	f.judge(r.Context(), batch)
@@ -110,6 +114,9 @@ func (f *Front) queueProblem(batch *intake.Batch, err error) *problem {
 		// sending the batch again it learns what became of it.
 		f.opts.Logger.Error("a request is broken off", zap.Stringer("batch", batch.ID), zap.String("partner", batch.Partner.Name), zap.Error(err))
 		panic(http.ErrAbortHandler)
+	}
+	if !errors.Is(err, worker.ErrUnavailable) {
+		f.opts.Logger.Error("cannot queue a batch", zap.Stringer("batch", batch.ID), zap.String("partner", batch.Partner.Name), zap.Error(err))
 	}
 	f.opts.Logger.Debug("a batch is refused", zap.String("partner", batch.Partner.Name), zap.Error(err))
 	return &problem{status: http.StatusServiceUnavailable, retryAfter: time.Second, detail: "the batch can't be queued safely now; nothing of it was saved or queued"}

@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
@@ -75,6 +76,7 @@ type Front struct {
 	directory atomic.Pointer[directory]
 	tokens    tokenCache
 	budget    *budget
+	zstd      *zstd.Decoder
 	metrics   *metrics
 }
 
@@ -86,11 +88,15 @@ func New(opts Options) (*Front, error) {
 	if opts.MaxInflightBytes <= 0 {
 		opts.MaxInflightBytes = 256 << 20
 	}
-	opts.MaxInflightBytes = max(opts.MaxInflightBytes, memoryFactor*intake.MaxBodyBytes)
+	opts.MaxInflightBytes = max(opts.MaxInflightBytes, minInflightBytes)
 	if opts.Logger == nil {
 		opts.Logger = zap.NewNop()
 	}
-	f := &Front{opts: opts, metrics: newMetrics(opts.Registerer)}
+	decoder, err := newZstdDecoder()
+	if err != nil {
+		return nil, err
+	}
+	f := &Front{opts: opts, zstd: decoder, metrics: newMetrics(opts.Registerer)}
 	f.budget = &budget{limit: opts.MaxInflightBytes, gauge: f.metrics.inflight}
 	f.routes = map[string]map[string]http.HandlerFunc{
 		"/api/v1/clients":                         {http.MethodPost: f.create},
@@ -148,6 +154,11 @@ func (f *Front) CheckDirectory(context.Context) error {
 func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
 	rec := &recorder{ResponseWriter: w}
+	rec.limitTime(r)
+	defer func() {
+		f.metrics.requests.WithLabelValues(strconv.Itoa(rec.status)).Inc()
+		f.metrics.seconds.Observe(time.Since(began).Seconds())
+	}()
 	defer func() {
 		if cause := recover(); cause != nil {
 			if cause == http.ErrAbortHandler {
@@ -159,8 +170,6 @@ func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			}
 			writeProblem(rec, problem{status: http.StatusInternalServerError, detail: "this should not have happened; the operator finds the cause in the log"})
 		}
-		f.metrics.requests.WithLabelValues(strconv.Itoa(rec.status)).Inc()
-		f.metrics.seconds.Observe(time.Since(began).Seconds())
 	}()
 	methods := f.routes[r.URL.Path]
 	if methods == nil {
@@ -193,16 +202,31 @@ type recorder struct {
 	status int
 }
 
+// limitTime bounds how long the client may take to send its request. Without, the
+// server would wait for ever for the body of a request that it refuses. A body
+// that is read gets the time that it needs. The limit on the answer to the
+// request before, on the same connection, ends here.
+func (r *recorder) limitTime(request *http.Request) {
+	controller := http.NewResponseController(r)
+	if request.ContentLength != 0 {
+		_ = controller.SetReadDeadline(time.Now().Add(slowest(0)))
+	}
+	_ = controller.SetWriteDeadline(time.Time{})
+}
+
+// WriteHeader bounds how long the client may take to read the answer as well: a
+// long one needs more, see writeAnswer.
 func (r *recorder) WriteHeader(status int) {
 	if r.status == 0 {
 		r.status = status
+		_ = http.NewResponseController(r).SetWriteDeadline(time.Now().Add(slowest(0)))
 	}
 	r.ResponseWriter.WriteHeader(status)
 }
 
 func (r *recorder) Write(b []byte) (int, error) {
 	if r.status == 0 {
-		r.status = http.StatusOK
+		r.WriteHeader(http.StatusOK)
 	}
 	return r.ResponseWriter.Write(b)
 }
@@ -220,10 +244,17 @@ func (f *Front) Serve(ctx context.Context, listener net.Listener, timeout time.D
 		MaxHeaderBytes:    32 << 10,
 		ErrorLog:          zap.NewStdLog(f.opts.Logger.WithOptions(zap.IncreaseLevel(zap.ErrorLevel))),
 	}
+	base, stopWaits := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWaits()
+	server.BaseContext = func(net.Listener) context.Context { return base }
 	shut := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() {
 		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
 		defer cancel()
+		// Who still waits for a commit then is told to look later: that is better
+		// than to be broken off.
+		last := time.AfterFunc(timeout*9/10, stopWaits)
+		defer last.Stop()
 		err := server.Shutdown(drain)
 		if err != nil {
 			err = errors.Join(fmt.Errorf("requests were broken off after %s: %w", timeout, err), server.Close())

@@ -1,6 +1,7 @@
 package front
 
 import (
+	"errors"
 	"net/http"
 	"strconv"
 	"strings"
@@ -39,7 +40,7 @@ func readPreferences(header http.Header) preferences {
 		switch name {
 		case "wait":
 			seconds, err := strconv.ParseUint(value, 10, 31)
-			if err != nil {
+			if err != nil && !errors.Is(err, strconv.ErrRange) {
 				continue
 			}
 			p.wait = min(time.Duration(seconds)*time.Second, maxWait)

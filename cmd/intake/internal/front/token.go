@@ -64,15 +64,14 @@ func (f *Front) issueToken(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, 8<<10)
 	controller := http.NewResponseController(w)
 	_ = controller.SetReadDeadline(time.Now().Add(10 * time.Second))
-	err := r.ParseForm()
-	_ = controller.SetReadDeadline(time.Time{})
-	if err != nil {
+	if err := r.ParseForm(); err != nil {
 		tokenError(w, http.StatusBadRequest, "invalid_request", "the body is not a form of at most 8 KiB")
 		return
 	}
-	for name, values := range r.PostForm {
+	_ = controller.SetReadDeadline(time.Time{})
+	for _, values := range r.PostForm {
 		if len(values) > 1 {
-			tokenError(w, http.StatusBadRequest, "invalid_request", name+" is given more than once")
+			tokenError(w, http.StatusBadRequest, "invalid_request", "a parameter is given more than once")
 			return
 		}
 	}

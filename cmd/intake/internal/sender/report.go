@@ -148,7 +148,7 @@ func (r *Report) Finish() error {
 	t.AppendHeader(table.Row{"state", "code", "items"})
 	t.SetColumnConfigs([]table.ColumnConfig{{Name: "items", Align: text.AlignRight, AlignFooter: text.AlignRight}})
 	for _, code := range slices.Sorted(codes(r.totals.Codes)) {
-		t.AppendRow(table.Row{code.State(), code, r.totals.Codes[code.String()]})
+		t.AppendRow(table.Row{code.State(), code.String(), r.totals.Codes[code.String()]})
 	}
 	t.AppendFooter(table.Row{fmt.Sprintf("%d batches in %.1f s", r.totals.Batches, r.totals.Seconds), "", r.totals.Items})
 	t.Render()
