@@ -41,7 +41,7 @@ type stackOptions struct {
 	fronts, workers int // 1 when zero
 }
 
-func startStack(t *testing.T, opts stackOptions) *stack {
+func startStack(t testing.TB, opts stackOptions) *stack {
 	t.Helper()
 	s := &stack{flags: opts.flags}
 	if s.flags.PostgresURL == "" {
@@ -53,7 +53,9 @@ func startStack(t *testing.T, opts stackOptions) *stack {
 	if s.flags.RedisURL == "" && !opts.noRedis {
 		s.flags.RedisURL = localtest.Redis(t)
 	}
-	s.flags.QueueMaxBytes = 256 << 20
+	if s.flags.QueueMaxBytes == 0 {
+		s.flags.QueueMaxBytes = 256 << 20
+	}
 	ctx := t.Context()
 	if _, _, err := sink.Migrate(ctx, s.flags.PostgresURL); err != nil {
 		t.Fatal(err)
@@ -104,7 +106,7 @@ func startStack(t *testing.T, opts stackOptions) *stack {
 	return s
 }
 
-func (s *stack) addPartner(t *testing.T, name string) (secret string) {
+func (s *stack) addPartner(t testing.TB, name string) (secret string) {
 	t.Helper()
 	store, err := sink.Open(t.Context(), sink.Options{URL: s.flags.PostgresURL})
 	if err != nil {
@@ -165,7 +167,7 @@ func post(ctx context.Context, client *http.Client, f *frontProcess, body []byte
 	return a, nil
 }
 
-func (s *stack) count(t *testing.T, query string, args ...any) (n int) {
+func (s *stack) count(t testing.TB, query string, args ...any) (n int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
