@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/google/uuid"
 	"github.com/klauspost/compress/s2"
@@ -54,11 +55,34 @@ func appendMessage(b []byte, chunk *intake.Chunk, items []intake.Item, reply str
 	b = appendNumber(b, fieldFirst, chunk.First)
 	b = appendNumber(b, fieldLen, chunk.Len)
 	b = appendBytes(b, fieldReply, []byte(reply))
+	s := scratches.Get().(*scratch)
+	defer s.release()
 	if len(chunk.Rejected) > 0 {
-		b = appendBytes(b, fieldRejected, s2.Encode(nil, appendVerdicts(nil, chunk.Rejected)))
+		s.plain = appendVerdicts(s.plain[:0], chunk.Rejected)
+		b = s.appendPacked(b, fieldRejected)
 	}
-	b = appendBytes(b, fieldItems, s2.Encode(nil, appendItems(items)))
-	return appendBytes(b, fieldClients, s2.Encode(nil, appendClients(chunk.Clients)))
+	s.plain = appendItems(s.plain[:0], items)
+	b = s.appendPacked(b, fieldItems)
+	s.plain = appendClients(s.plain[:0], chunk.Clients)
+	return s.appendPacked(b, fieldClients)
+}
+
+// A scratch holds a field on its way into a message, as it is and compressed.
+type scratch struct{ plain, packed []byte }
+
+var scratches = sync.Pool{New: func() any { return new(scratch) }}
+
+func (s *scratch) appendPacked(b []byte, field protowire.Number) []byte {
+	s.packed = s2.Encode(s.packed[:cap(s.packed)], s.plain)
+	return appendBytes(b, field, s.packed)
+}
+
+// release keeps the buffers for the next message, unless they are ones of a
+// chunk that is larger than most.
+func (s *scratch) release() {
+	if cap(s.plain)+cap(s.packed) <= 4*maxChunkBytes {
+		scratches.Put(s)
+	}
 }
 
 func appendBytes(b []byte, field protowire.Number, v []byte) []byte {
@@ -170,12 +194,12 @@ func check(chunk *intake.Chunk) error {
 // large is mostly white space.
 const maxKept = 4 << 20
 
-func appendItems(items []intake.Item) []byte {
+func appendItems(b []byte, items []intake.Item) []byte {
 	size := 0
 	for i := range items {
 		size += binary.MaxVarintLen32 + len(items[i].Raw)
 	}
-	b := make([]byte, 0, size)
+	b = slices.Grow(b, size)
 	for i := range items {
 		raw := items[i].Raw
 		if len(raw) > maxKept {
@@ -220,14 +244,14 @@ const negative = 0x80
 // appendClients gives clients in the form in which they are queued: how many
 // claims all of them have together, then each client with its claims. It is
 // made to be read with three allocations, and to compress well.
-func appendClients(clients []intake.PartnerClient) []byte {
+func appendClients(b []byte, clients []intake.PartnerClient) []byte {
 	size, claims := 0, 0
 	for i := range clients {
 		c := &clients[i]
 		size += 64 + len(c.ID) + len(c.EntityType) + len(c.OtherIdentifiers) + len(c.Claims)*claimSize
 		claims += len(c.Claims)
 	}
-	b := make([]byte, 0, size)
+	b = slices.Grow(b, size)
 	b = binary.AppendUvarint(b, uint64(len(clients)))
 	b = binary.AppendUvarint(b, uint64(claims))
 	for i := range clients {
