@@ -63,6 +63,9 @@ func (c upCommand) Run(ctx context.Context, logger *zap.Logger, out output) erro
 	if err := stack.start(ctx, &c); err != nil {
 		return err
 	}
+	if stack.redis != nil && stack.redis.StandIn() {
+		fmt.Fprintln(out, "There is no redis-server on this machine; a stand-in within this process keeps the seen set until it stops.")
+	}
 	return c.serve(ctx, data, logger, out)
 }
 

@@ -45,7 +45,10 @@ func StartNATS(ctx context.Context, opts NATSOptions) (*NATS, error) {
 	if n.password, err = keptSecret(opts.Dir); err != nil {
 		return nil, err
 	}
-	return n, n.Start(ctx)
+	if err := n.Start(ctx); err != nil {
+		return nil, err
+	}
+	return n, nil
 }
 
 // URL of the NATS.

@@ -52,7 +52,10 @@ func StartRedis(ctx context.Context, opts RedisOptions) (*Redis, error) {
 	if program, err := exec.LookPath("redis-server"); err == nil {
 		r.program = program
 	}
-	return r, r.Start(ctx)
+	if err := r.Start(ctx); err != nil {
+		return nil, err
+	}
+	return r, nil
 }
 
 // StandIn tells whether this is no real Redis: it forgets all when it is stopped.
