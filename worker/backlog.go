@@ -13,9 +13,10 @@ import (
 // handed back.
 type held struct {
 	msg      jetstream.Msg
-	chunk    *intake.Chunk
+	chunks   []*intake.Chunk
 	reply    string
 	delivery uint64
+	items    int
 	size     int
 }
 
@@ -60,7 +61,7 @@ func newBacklog(gauge prometheus.Gauge) *backlog {
 func (b *backlog) add(h *held) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for !b.closed && len(b.held) > 0 && (b.items+h.chunk.Len > backlogItems || b.bytes+h.size > backlogBytes) {
+	for !b.closed && len(b.held) > 0 && (b.items+h.items > backlogItems || b.bytes+h.size > backlogBytes) {
 		b.changed.Wait()
 	}
 	if b.closed {
@@ -69,7 +70,7 @@ func (b *backlog) add(h *held) {
 	}
 	b.waiting = append(b.waiting, h)
 	b.held[h] = struct{}{}
-	b.items += h.chunk.Len
+	b.items += h.items
 	b.bytes += h.size
 	b.gauge.Set(float64(len(b.held)))
 	b.changed.Broadcast()
@@ -88,7 +89,7 @@ func (b *backlog) take() []*held {
 	}
 	n, items, bytes := 0, 0, 0
 	for _, h := range b.waiting {
-		items += h.chunk.Len
+		items += h.items
 		bytes += h.size
 		if n > 0 && (items > gatheringItems || bytes > gatheringBytes || h.isSuspect()) {
 			break
@@ -110,7 +111,7 @@ func (b *backlog) release(gathering []*held) {
 	defer b.mu.Unlock()
 	for _, h := range gathering {
 		delete(b.held, h)
-		b.items -= h.chunk.Len
+		b.items -= h.items
 		b.bytes -= h.size
 	}
 	b.gauge.Set(float64(len(b.held)))

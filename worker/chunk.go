@@ -28,7 +28,7 @@ func cut(batch *intake.Batch, maxBytes int) []*intake.Chunk {
 		item := &batch.Items[i]
 		if chunk == nil || len(chunk.Clients) == maxChunkItems || bytes+len(item.Raw) > maxBytes {
 			chunk = &intake.Chunk{
-				Batch: batch.ID, Number: len(chunks), Partner: batch.Partner.ID, Currency: batch.Partner.Currency, First: i,
+				Number: len(chunks), Partner: batch.Partner.ID, Currency: batch.Partner.Currency, First: i,
 				Clients: make([]intake.PartnerClient, 0, min(len(batch.Items)-i, maxChunkItems)),
 			}
 			chunks = append(chunks, chunk)
@@ -48,16 +48,17 @@ func cut(batch *intake.Batch, maxBytes int) []*intake.Chunk {
 	return chunks
 }
 
-// messages cuts a batch so that each chunk's message is within maxPayload bytes.
-func messages(batch *intake.Batch, maxPayload int, reply string) ([]*intake.Chunk, [][]byte, error) {
+// encode cuts a batch so that each chunk fits into a message of its own of at
+// most maxPayload bytes, and encodes the chunks.
+func encode(batch *intake.Batch, maxPayload int) (chunks []*intake.Chunk, datas [][]byte, err error) {
 	const smallest = 1 << 10
 	for maxBytes := maxChunkBytes; maxBytes >= smallest; maxBytes /= 4 {
-		chunks := cut(batch, maxBytes)
-		datas := make([][]byte, len(chunks))
+		chunks = cut(batch, maxBytes)
+		datas = make([][]byte, len(chunks))
 		fits := true
 		for i, chunk := range chunks {
-			datas[i] = appendMessage(nil, chunk, batch.Items[chunk.First:chunk.First+chunk.Len], reply)
-			if len(datas[i])+headerSize > maxPayload {
+			datas[i] = appendChunk(nil, chunk, batch.Items[chunk.First:chunk.First+chunk.Len])
+			if len(datas[i])+overhead > maxPayload {
 				fits = false
 				break
 			}
@@ -69,5 +70,6 @@ func messages(batch *intake.Batch, maxPayload int, reply string) ([]*intake.Chun
 	return nil, nil, fmt.Errorf("%w: a message holds %d bytes", ErrTooLarge, maxPayload)
 }
 
-// headerSize is more than a message's headers take, which count as payload.
-const headerSize = 1 << 10
+// overhead is more than a message takes beside its chunks: its headers, which
+// count as payload, its name and its subject.
+const overhead = 1 << 10

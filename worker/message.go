@@ -22,39 +22,82 @@ const messageVersion = 1
 // The fields of a message, after the version, in protobuf's wire format. A
 // number is never used again for something else.
 const (
-	fieldBatch    = 1
-	fieldNumber   = 2
-	fieldChunks   = 3
-	fieldPartner  = 4
-	fieldCurrency = 5
-	fieldFirst    = 6
-	fieldLen      = 7
-	// fieldReply is the subject on which the front waits for the outcome.
-	fieldReply = 8
+	// fieldBase is what the batches of the message are named from; see nameBatch.
+	fieldBase = 1
+	// fieldReply is the subject on which the front waits for the outcomes.
+	fieldReply = 2
+	// fieldIndex is the place among the message's batches of the one that the
+	// chunks after it belong to.
+	fieldIndex = 3
+	// fieldChunk is a chunk, with the fields below.
+	fieldChunk = 4
+)
+
+// The fields of a chunk.
+const (
+	fieldNumber   = 1
+	fieldChunks   = 2
+	fieldPartner  = 3
+	fieldCurrency = 4
+	fieldFirst    = 5
+	fieldLen      = 6
 	// fieldRejected holds the verdicts that the front has given: s2, verdicts.
-	fieldRejected = 9
+	fieldRejected = 7
 	// fieldItems holds the chunk's items as sent: s2 of each one's length and
 	// text. An empty text stands for an item that was too large to be kept.
-	fieldItems = 10
+	fieldItems = 8
 	// fieldClients holds the items to be saved: s2, see appendClients.
-	fieldClients = 11
+	fieldClients = 9
 )
+
+// maxBatches bounds the batches that share a message.
+const maxBatches = 1 << 10
+
+// nameBatch names the batch at a place in a message. Batches that wait at the
+// same time are queued as one message, under one subject; so that one can find
+// the message by the name of any of them, that name is the message's, with the
+// place for its last two bytes.
+func nameBatch(base uuid.UUID, index int) uuid.UUID {
+	base[14], base[15] = byte(index>>8), byte(index)
+	return base
+}
+
+// newBase makes the name of a message, a UUID of version 7.
+func newBase() (uuid.UUID, error) {
+	base, err := uuid.NewV7()
+	return nameBatch(base, 0), err
+}
 
 // errNewer is of a message that a later version of the program has queued.
 var errNewer = errors.New("the message is of a newer version than this worker can read")
 
-// appendMessage appends a chunk's message. items are the chunk's items as they
-// were sent.
-func appendMessage(b []byte, chunk *intake.Chunk, items []intake.Item, reply string) []byte {
+// appendMessage appends the message of a run of chunks, each with what
+// appendChunk has made of it.
+func appendMessage(b []byte, base uuid.UUID, reply string, index int, datas ...[]byte) []byte {
 	b = append(b, messageVersion)
-	b = appendBytes(b, fieldBatch, chunk.Batch[:])
+	b = appendBytes(b, fieldBase, base[:])
+	b = appendBytes(b, fieldReply, []byte(reply))
+	return appendChunks(b, index, datas...)
+}
+
+// appendChunks appends chunks of one batch to a message.
+func appendChunks(b []byte, index int, datas ...[]byte) []byte {
+	b = appendNumber(b, fieldIndex, index)
+	for _, data := range datas {
+		b = appendBytes(b, fieldChunk, data)
+	}
+	return b
+}
+
+// appendChunk appends a chunk as it is in a message. items are the chunk's items
+// as they were sent.
+func appendChunk(b []byte, chunk *intake.Chunk, items []intake.Item) []byte {
 	b = appendNumber(b, fieldNumber, chunk.Number)
 	b = appendNumber(b, fieldChunks, chunk.Chunks)
 	b = appendNumber(b, fieldPartner, int(chunk.Partner))
 	b = appendBytes(b, fieldCurrency, []byte(chunk.Currency))
 	b = appendNumber(b, fieldFirst, chunk.First)
 	b = appendNumber(b, fieldLen, chunk.Len)
-	b = appendBytes(b, fieldReply, []byte(reply))
 	s := scratches.Get().(*scratch)
 	defer s.release()
 	if len(chunk.Rejected) > 0 {
@@ -98,7 +141,7 @@ func appendNumber(b []byte, field protowire.Number, v int) []byte {
 // readMessage reads what is to be saved, and where to tell of it. The items as
 // they were sent are for others. Errors other than errNewer mean that no worker
 // will ever be able to read the message.
-func readMessage(data []byte) (chunk *intake.Chunk, reply string, err error) {
+func readMessage(data []byte) (chunks []*intake.Chunk, reply string, err error) {
 	if len(data) == 0 {
 		return nil, "", errors.New("the message is empty")
 	}
@@ -108,53 +151,45 @@ func readMessage(data []byte) (chunk *intake.Chunk, reply string, err error) {
 	if data[0] == 0 {
 		return nil, "", errors.New("the message has no version")
 	}
-	chunk = &intake.Chunk{}
-	for rest := data[1:]; len(rest) > 0; {
-		field, kind, n := protowire.ConsumeTag(rest)
-		if n < 0 {
-			return nil, "", protowire.ParseError(n)
+	var base uuid.UUID
+	index := 0
+	err = eachField(data[1:], func(field protowire.Number, number int, text []byte) (err error) {
+		switch field {
+		case fieldBase:
+			base, err = uuid.FromBytes(text)
+		case fieldReply:
+			reply = string(text)
+		case fieldIndex:
+			index = number
+		case fieldChunk:
+			chunk := &intake.Chunk{Batch: nameBatch(base, index)}
+			if err = readChunk(chunk, text); err == nil {
+				chunks = append(chunks, chunk)
+			}
 		}
-		rest = rest[n:]
-		size := protowire.ConsumeFieldValue(field, kind, rest)
-		if size < 0 {
-			return nil, "", protowire.ParseError(size)
-		}
-		if err := readField(chunk, &reply, field, kind, rest); err != nil {
-			return nil, "", fmt.Errorf("field %d: %w", field, err)
-		}
-		rest = rest[size:]
+		return err
+	})
+	if err == nil && (len(chunks) == 0 || base == uuid.Nil || index >= maxBatches) {
+		err = errors.New("the message lacks its name or its chunks")
 	}
-	return chunk, reply, check(chunk)
+	return chunks, reply, err
 }
 
-func readField(chunk *intake.Chunk, reply *string, field protowire.Number, kind protowire.Type, value []byte) (err error) {
-	switch kind {
-	case protowire.VarintType:
-		number, _ := protowire.ConsumeVarint(value)
-		if number > 1<<31-1 {
-			return fmt.Errorf("%d is out of bounds", number)
-		}
+func readChunk(chunk *intake.Chunk, data []byte) error {
+	err := eachField(data, func(field protowire.Number, number int, text []byte) (err error) {
 		switch field {
 		case fieldNumber:
-			chunk.Number = int(number)
+			chunk.Number = number
 		case fieldChunks:
-			chunk.Chunks = int(number)
+			chunk.Chunks = number
 		case fieldPartner:
 			chunk.Partner = int32(number)
-		case fieldFirst:
-			chunk.First = int(number)
-		case fieldLen:
-			chunk.Len = int(number)
-		}
-	case protowire.BytesType:
-		text, _ := protowire.ConsumeBytes(value)
-		switch field {
-		case fieldBatch:
-			chunk.Batch, err = uuid.FromBytes(text)
 		case fieldCurrency:
 			chunk.Currency = string(text)
-		case fieldReply:
-			*reply = string(text)
+		case fieldFirst:
+			chunk.First = number
+		case fieldLen:
+			chunk.Len = number
 		case fieldRejected:
 			if text, err = s2.Decode(nil, text); err == nil {
 				chunk.Rejected, err = readVerdicts(text)
@@ -164,17 +199,54 @@ func readField(chunk *intake.Chunk, reply *string, field protowire.Number, kind 
 				chunk.Clients, err = readClients(text)
 			}
 		}
+		return err
+	})
+	if err != nil {
+		return err
 	}
-	return err
+	return check(chunk)
+}
+
+// eachField reads fields, each of which is a number below 2^31 or a text; it
+// passes over others.
+func eachField(data []byte, each func(field protowire.Number, number int, text []byte) error) error {
+	for len(data) > 0 {
+		field, kind, n := protowire.ConsumeTag(data)
+		if n < 0 {
+			return protowire.ParseError(n)
+		}
+		data = data[n:]
+		size := protowire.ConsumeFieldValue(field, kind, data)
+		if size < 0 {
+			return protowire.ParseError(size)
+		}
+		var err error
+		switch kind {
+		case protowire.VarintType:
+			number, _ := protowire.ConsumeVarint(data)
+			if number > 1<<31-1 {
+				return fmt.Errorf("field %d: %d is out of bounds", field, number)
+			}
+			err = each(field, int(number), nil)
+		case protowire.BytesType:
+			text, _ := protowire.ConsumeBytes(data)
+			err = each(field, 0, text)
+		}
+		if err != nil {
+			return fmt.Errorf("field %d: %w", field, err)
+		}
+		data = data[size:]
+	}
+	return nil
 }
 
 // check makes sure that a chunk can't say more than it covers.
 func check(chunk *intake.Chunk) error {
 	switch {
-	case chunk.Batch == uuid.Nil || chunk.Partner == 0 || chunk.Len == 0:
-		return errors.New("the message lacks its batch, its partner or its length")
-	case chunk.First+chunk.Len > intake.MaxBatchItems || chunk.Number >= chunk.Chunks || chunk.Chunks > intake.MaxBatchItems:
-		return errors.New("the message covers more than a batch has")
+	case chunk.Partner == 0 || chunk.Len == 0:
+		return errors.New("the chunk lacks its partner or its length")
+	case chunk.First > intake.MaxBatchItems || chunk.Len > intake.MaxBatchItems-chunk.First || chunk.Number >= chunk.Chunks || chunk.Chunks > intake.MaxBatchItems:
+		return errors.New("the chunk covers more than a batch has")
 	}
 	for i := range chunk.Clients {
 		if !chunk.Covers(chunk.Clients[i].Item) {

@@ -40,7 +40,7 @@ func drawClient(t *rapid.T, item int) intake.PartnerClient {
 }
 
 func drawBatch(t *rapid.T) *intake.Batch {
-	batch := &intake.Batch{ID: uuid.New(), Partner: intake.Partner{ID: 7, Name: "acme", Currency: "GBP"}}
+	batch := &intake.Batch{Partner: intake.Partner{ID: 7, Name: "acme", Currency: "GBP"}}
 	n := rapid.IntRange(1, 40).Draw(t, "items")
 	for i := range n {
 		item := intake.Item{Raw: bytes.Repeat([]byte("x"), rapid.IntRange(1, 300).Draw(t, "length"))}
@@ -61,23 +61,27 @@ func drawBatch(t *rapid.T) *intake.Batch {
 func TestMessages_RoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		batch := drawBatch(t)
-		maxPayload := headerSize + rapid.SampledFrom([]int{4 << 10, 16 << 10, 8 << 20}).Draw(t, "max payload")
-		chunks, datas, err := messages(batch, maxPayload, "intake.outcome.x")
+		maxPayload := overhead + rapid.SampledFrom([]int{4 << 10, 16 << 10, 8 << 20}).Draw(t, "max payload")
+		chunks, datas, err := encode(batch, maxPayload)
 		if errors.Is(err, ErrTooLarge) {
 			return
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
+		base, index := uuid.Must(newBase()), rapid.IntRange(0, maxBatches-1).Draw(t, "index")
 		next := 0
 		for i, data := range datas {
-			if len(data)+headerSize > maxPayload {
-				t.Fatalf("message of %d bytes, bound %d", len(data), maxPayload)
+			message := appendMessage(nil, base, "intake.outcome.x", index, data)
+			if len(message) > maxPayload {
+				t.Fatalf("message of %d bytes, bound %d", len(message), maxPayload)
 			}
-			chunk, reply, err := readMessage(data)
-			if err != nil {
-				t.Fatal(err)
+			read, reply, err := readMessage(message)
+			if err != nil || len(read) != 1 {
+				t.Fatal(read, err)
 			}
+			chunk := read[0]
+			chunks[i].Batch = nameBatch(base, index)
 			if diff := cmp.Diff(chunks[i], chunk, cmpopts.EquateEmpty()); diff != "" {
 				t.Fatalf("chunk %d changed on its way (-queued +read):\n%s", i, diff)
 			}
@@ -95,15 +99,47 @@ func TestMessages_RoundTrip(t *testing.T) {
 	})
 }
 
+// Batches that share a message keep what is theirs, and can be told by their name.
+func TestMessage_SeveralBatches(t *testing.T) {
+	base := uuid.Must(newBase())
+	message := appendMessage(nil, base, "r", 0, encodeOne(t, "a"))
+	message = appendChunks(message, 1, encodeOne(t, "b"))
+	message = appendChunks(message, maxBatches-1, encodeOne(t, "c"))
+	chunks, _, err := readMessage(message)
+	if err != nil || len(chunks) != 3 {
+		t.Fatal(chunks, err)
+	}
+	for i, want := range []struct {
+		id    string
+		index int
+	}{{"a", 0}, {"b", 1}, {"c", maxBatches - 1}} {
+		if chunks[i].Clients[0].ID != want.id || chunks[i].Batch != nameBatch(base, want.index) || chunks[i].Batch.Version() != 7 {
+			t.Errorf("chunk %d is of %s: %v", i, chunks[i].Batch, chunks[i].Clients)
+		}
+		if nameBatch(chunks[i].Batch, 0) != base {
+			t.Errorf("the name of chunk %d does not lead to the message", i)
+		}
+	}
+}
+
+func encodeOne(t *testing.T, id string) []byte {
+	t.Helper()
+	_, datas, err := encode(newBatch(id), 8<<20)
+	if err != nil || len(datas) != 1 {
+		t.Fatal(len(datas), err)
+	}
+	return datas[0]
+}
+
 // The items as they were sent can be read from the message of their chunk.
 func TestMessage_ItemsAsSent(t *testing.T) {
 	batch := &intake.Batch{
-		ID: uuid.New(), Partner: intake.Partner{ID: 1, Name: "acme", Currency: "GBP"},
+		Partner:  intake.Partner{ID: 1, Name: "acme", Currency: "GBP"},
 		Items:    []intake.Item{{Raw: []byte(`{"a":1}`)}, {Raw: bytes.Repeat([]byte(" "), maxKept+1)}, {Raw: []byte(`{}`)}},
 		Verdicts: []intake.Verdict{intake.Invalid("x"), {}, {}},
 	}
 	batch.Items[1].Client.Item, batch.Items[2].Client.Item = 1, 2
-	chunks, datas, err := messages(batch, 8<<20, "")
+	chunks, datas, err := encode(batch, 8<<20)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,21 +159,19 @@ func TestMessage_ItemsAsSent(t *testing.T) {
 
 func readItems(t *testing.T, data []byte) (items [][]byte) {
 	t.Helper()
-	for rest := data[1:]; len(rest) > 0; {
-		field, kind, n := protowire.ConsumeTag(rest)
-		rest = rest[n:]
-		if field == fieldItems {
-			block, _ := protowire.ConsumeBytes(rest)
-			plain, err := s2.Decode(nil, block)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for len(plain) > 0 {
-				item, n := protowire.ConsumeBytes(plain)
-				items, plain = append(items, item), plain[n:]
-			}
+	err := eachField(data, func(field protowire.Number, _ int, block []byte) error {
+		if field != fieldItems {
+			return nil
 		}
-		rest = rest[protowire.ConsumeFieldValue(field, kind, rest):]
+		plain, err := s2.Decode(nil, block)
+		for len(plain) > 0 {
+			item, n := protowire.ConsumeBytes(plain)
+			items, plain = append(items, item), plain[n:]
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 	return items
 }
@@ -157,23 +191,28 @@ func TestReadMessage_Versions(t *testing.T) {
 
 // A worker skips what a later front has added to a message.
 func TestReadMessage_UnknownFields(t *testing.T) {
-	chunk := &intake.Chunk{Batch: uuid.New(), Chunks: 1, Partner: 1, Currency: "GBP", Len: 1, Clients: []intake.PartnerClient{{ID: "a"}}}
-	data := appendBytes(appendMessage(nil, chunk, make([]intake.Item, 1), ""), 100, []byte("news"))
-	got, _, err := readMessage(appendNumber(data, 101, 5))
-	if err != nil || got.Clients[0].ID != "a" {
+	chunk := appendNumber(appendBytes(encodeOne(t, "a"), 100, []byte("news")), 101, 5)
+	message := appendMessage(nil, uuid.Must(newBase()), "", 0, chunk)
+	got, _, err := readMessage(appendNumber(appendBytes(message, 100, []byte("news")), 101, 5))
+	if err != nil || len(got) != 1 || got[0].Clients[0].ID != "a" {
 		t.Fatalf("%v %v", got, err)
 	}
 }
 
 func FuzzReadMessage(f *testing.F) {
-	chunk := &intake.Chunk{Batch: uuid.New(), Chunks: 1, Partner: 1, Currency: "GBP", Len: 2,
+	chunk := &intake.Chunk{Chunks: 1, Partner: 1, Currency: "GBP", Len: 2,
 		Clients:  []intake.PartnerClient{{ID: "a", Claims: make([]intake.RevenueClaim, 2)}},
 		Rejected: []intake.ItemVerdict{{Item: 1, Verdict: intake.Invalid("x")}}}
-	f.Add(appendMessage(nil, chunk, make([]intake.Item, 2), "reply"))
+	f.Add(appendMessage(nil, uuid.Must(newBase()), "reply", 3, appendChunk(nil, chunk, make([]intake.Item, 2))))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		chunk, _, err := readMessage(data)
-		if err == nil && (chunk.First < 0 || chunk.Len <= 0 || chunk.First+chunk.Len > intake.MaxBatchItems) {
-			t.Fatalf("read a chunk of %d items from %d", chunk.Len, chunk.First)
+		chunks, _, err := readMessage(data)
+		if err != nil {
+			return
+		}
+		for _, chunk := range chunks {
+			if chunk.First < 0 || chunk.Len <= 0 || chunk.First+chunk.Len > intake.MaxBatchItems {
+				t.Fatalf("read a chunk of %d items from %d", chunk.Len, chunk.First)
+			}
 		}
 	})
 }

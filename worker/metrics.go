@@ -15,11 +15,11 @@ func newQueueMetrics(r prometheus.Registerer) *queueMetrics {
 	m := promauto.With(r)
 	return &queueMetrics{
 		publish: m.NewHistogram(prometheus.HistogramOpts{
-			Name: "intake_queue_publish_seconds", Help: "Time of one commit of chunks to the stream, failed ones included.",
+			Name: "intake_queue_publish_seconds", Help: "Time of one publish to the stream, failed ones included.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
 		}),
 		published: m.NewCounter(prometheus.CounterOpts{
-			Name: "intake_queue_published_chunks_total", Help: "Chunks that are known to be queued.",
+			Name: "intake_queue_published_messages_total", Help: "Messages that are known to be queued; each holds several batches, or a part of one.",
 		}),
 		failures: m.NewCounterVec(prometheus.CounterOpts{
 			Name: "intake_queue_failures_total", Help: "Batches that were not queued: refused by JetStream, withdrawn after no answer, or uncertain.",

@@ -48,51 +48,22 @@ func readOutcomes(data []byte, each func(intake.Outcome)) error {
 		return errors.New("outcomes of another version")
 	}
 	var outcome intake.Outcome
-	for rest := data[1:]; len(rest) > 0; {
-		field, kind, n := protowire.ConsumeTag(rest)
-		if n < 0 {
-			return protowire.ParseError(n)
-		}
-		rest = rest[n:]
-		size := protowire.ConsumeFieldValue(field, kind, rest)
-		if size < 0 {
-			return protowire.ParseError(size)
-		}
-		if err := readOutcomeField(&outcome, field, kind, rest); err != nil {
-			return err
-		}
-		if field == outcomeEnd {
-			each(outcome)
-			outcome = intake.Outcome{}
-		}
-		rest = rest[size:]
-	}
-	return nil
-}
-
-func readOutcomeField(outcome *intake.Outcome, field protowire.Number, kind protowire.Type, value []byte) (err error) {
-	switch kind {
-	case protowire.VarintType:
-		number, _ := protowire.ConsumeVarint(value)
-		if number > intake.MaxBatchItems {
-			return errCutShort
-		}
-		switch field {
-		case outcomeChunk:
-			outcome.Chunk = int(number)
-		case outcomeFirst:
-			outcome.First = int(number)
-		case outcomeLen:
-			outcome.Len = int(number)
-		}
-	case protowire.BytesType:
-		text, _ := protowire.ConsumeBytes(value)
+	return eachField(data[1:], func(field protowire.Number, number int, text []byte) (err error) {
 		switch field {
 		case outcomeBatch:
 			outcome.Batch, err = uuid.FromBytes(text)
+		case outcomeChunk:
+			outcome.Chunk = number
+		case outcomeFirst:
+			outcome.First = number
+		case outcomeLen:
+			outcome.Len = number
 		case outcomeNotSaved:
 			outcome.NotSaved, err = readVerdicts(text)
+		case outcomeEnd:
+			each(outcome)
+			outcome = intake.Outcome{}
 		}
-	}
-	return err
+		return err
+	})
 }

@@ -56,8 +56,7 @@ type Queue struct {
 	opts    QueueOptions
 	reply   string
 	metrics *queueMetrics
-	waiting chan *submission
-	stopped chan struct{} // closed when Run ends
+	line    *line
 
 	mu      sync.Mutex
 	tickets map[uuid.UUID]*Ticket // guarded by mu
@@ -65,14 +64,25 @@ type Queue struct {
 
 // A submission is a batch on its way into the stream.
 type submission struct {
+	ticket   *Ticket
+	partner  string
 	chunks   []*intake.Chunk
-	messages []*nats.Msg
-	bytes    int
+	datas    [][]byte // the chunks, encoded
+	bytes    int      // of datas
 	deadline time.Time
-	// uncertain says that a publish was neither confirmed nor refused.
-	uncertain bool
-	done      chan error
+	done     chan error
 }
+
+// Bounds of the batches that share a message: of each, and of all.
+const (
+	maxSmallBytes = 64 << 10
+	maxGroupBytes = 512 << 10
+)
+
+// isSmall tells whether the batch may share a message with others. A message is
+// synced by itself, so a small one is dear; a large one would only keep others
+// waiting.
+func (s *submission) isSmall() bool { return len(s.datas) == 1 && s.bytes <= maxSmallBytes }
 
 // NewQueue makes a front's side of the queue.
 func NewQueue(nc *nats.Conn, opts QueueOptions) (*Queue, error) {
@@ -94,8 +104,7 @@ func NewQueue(nc *nats.Conn, opts QueueOptions) (*Queue, error) {
 		nc: nc, js: js, opts: opts,
 		reply:   outcomePrefix + nuid.Next(),
 		metrics: newQueueMetrics(opts.Registerer),
-		waiting: make(chan *submission),
-		stopped: make(chan struct{}),
+		line:    newLine(),
 		tickets: make(map[uuid.UUID]*Ticket),
 	}, nil
 }
@@ -114,7 +123,6 @@ const publishers = 2
 
 // Run publishes what is submitted and listens for outcomes, until ctx ends.
 func (q *Queue) Run(ctx context.Context) error {
-	defer close(q.stopped)
 	sub, err := q.nc.Subscribe(q.reply, q.hear)
 	if err != nil {
 		return fmt.Errorf("listen for outcomes: %w", err)
@@ -122,8 +130,13 @@ func (q *Queue) Run(ctx context.Context) error {
 	defer sub.Unsubscribe()
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	defer func() {
+		for _, s := range q.line.close() {
+			s.done <- fmt.Errorf("%w: shutting down", ErrUnavailable)
+		}
+	}()
 	for range publishers {
-		wg.Go(func() { q.publishWaiting(ctx) })
+		wg.Go(q.publishWaiting)
 	}
 	wg.Go(func() { q.createLog(ctx) })
 	q.readLedger(ctx)
@@ -145,55 +158,57 @@ func (q *Queue) createLog(ctx context.Context) {
 	}
 }
 
-// Submit queues the items of a batch on which there is no verdict yet, all or
-// none of them, and returns when they are on disk. The ticket must be released.
-// It may return ErrUnavailable, ErrUncertain or ErrTooLarge.
+// Submit names a batch and queues the items of it on which there is no verdict
+// yet, all or none of them. It returns when they are on disk. The ticket must be
+// released. It may return ErrUnavailable, ErrUncertain or ErrTooLarge.
 func (q *Queue) Submit(ctx context.Context, batch *intake.Batch) (*Ticket, error) {
 	if q.nc.Status() != nats.CONNECTED {
 		return nil, fmt.Errorf("%w: NATS is away", ErrUnavailable)
 	}
-	chunks, datas, err := messages(batch, int(q.nc.MaxPayload()), q.reply)
+	chunks, datas, err := encode(batch, int(q.nc.MaxPayload()))
 	if err != nil {
 		return nil, err
 	}
-	s := &submission{chunks: chunks, deadline: time.Now().Add(q.opts.PublishTimeout), done: make(chan error, 1)}
-	for i, chunk := range chunks {
-		s.messages = append(s.messages, newMessage(chunk, batch.Partner.Name, datas[i]))
-		s.bytes += len(datas[i])
+	s := &submission{
+		ticket: newTicket(q, batch, chunks), partner: batch.Partner.Name, chunks: chunks, datas: datas,
+		deadline: time.Now().Add(q.opts.PublishTimeout), done: make(chan error, 1),
 	}
-	ticket := newTicket(q, batch, chunks)
-	q.mu.Lock()
-	q.tickets[batch.ID] = ticket
-	q.mu.Unlock()
+	for _, data := range datas {
+		s.bytes += len(data)
+	}
 	if err := q.publish(ctx, s); err != nil {
-		q.forget(ticket)
+		q.forget(s.ticket)
 		return nil, err
 	}
-	return ticket, nil
-}
-
-func newMessage(chunk *intake.Chunk, partner string, data []byte) *nats.Msg {
-	number := strconv.Itoa(chunk.Number)
-	msg := nats.NewMsg(subjectPrefix + partner + "." + chunk.Batch.String() + "." + number)
-	msg.Header.Set(jetstream.MsgIDHeader, chunk.Batch.String()+"-"+number)
-	msg.Data = data
-	return msg
+	return s.ticket, nil
 }
 
 func (q *Queue) publish(ctx context.Context, s *submission) error {
-	enough := time.NewTimer(q.opts.PublishTimeout)
-	defer enough.Stop()
-	select {
-	case q.waiting <- s:
-	case <-ctx.Done():
-		return fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
-	case <-enough.C:
-		return fmt.Errorf("%w: others are still being queued", ErrUnavailable)
-	case <-q.stopped:
+	if !q.line.join(s) {
 		return fmt.Errorf("%w: shutting down", ErrUnavailable)
 	}
-	// From here on it may get queued, so its end is waited for, which is bounded.
+	enough := time.NewTimer(q.opts.PublishTimeout)
+	defer enough.Stop()
+	var cause error
+	select {
+	case err := <-s.done:
+		return err
+	case <-ctx.Done():
+		cause = ctx.Err()
+	case <-enough.C:
+		cause = errors.New("others are still being queued")
+	}
+	if q.line.leave(s) {
+		return fmt.Errorf("%w: %w", ErrUnavailable, cause)
+	}
+	// It may be queued by now, so its end is waited for, which is bounded.
 	return <-s.done
+}
+
+func (q *Queue) remember(t *Ticket) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.tickets[t.batch.ID] = t
 }
 
 func (q *Queue) forget(t *Ticket) {
@@ -202,104 +217,87 @@ func (q *Queue) forget(t *Ticket) {
 	delete(q.tickets, t.batch.ID)
 }
 
-// Bounds of what is published as one. JetStream takes at most 1,000 messages
-// in an atomic batch; the bytes bound what is lost by one that fails.
-const (
-	maxGroupMessages = 500
-	maxGroupBytes    = 8 << 20
-)
-
 // publishWaiting publishes what has gathered while the last group was published,
-// until ctx ends. What it has begun it finishes.
-func (q *Queue) publishWaiting(ctx context.Context) {
-	var left *submission // it didn't fit in the last group
-	for {
-		first := left
-		if first == nil {
-			select {
-			case first = <-q.waiting:
-			case <-ctx.Done():
-				return
-			}
-		}
-		var group []*submission
-		group, left = q.gather(first)
-		if len(group) == 1 {
-			group[0].done <- q.publishOne(group[0])
-			continue
-		}
-		q.publishGroup(group)
-	}
-}
-
-func (q *Queue) gather(first *submission) (group []*submission, left *submission) {
-	group = []*submission{first}
-	messages, bytes := len(first.messages), first.bytes
-	for {
-		select {
-		case s := <-q.waiting:
-			if messages+len(s.messages) > maxGroupMessages || bytes+s.bytes > maxGroupBytes {
-				return group, s
-			}
-			group = append(group, s)
-			messages += len(s.messages)
-			bytes += s.bytes
-		default:
-			return group, nil
+// until the line is closed.
+func (q *Queue) publishWaiting() {
+	for group := q.line.take(); group != nil; group = q.line.take() {
+		err := q.publishGroup(group)
+		for _, s := range group {
+			s.done <- err
 		}
 	}
 }
 
-func (q *Queue) publishGroup(group []*submission) {
-	var msgs []*nats.Msg
+// publishGroup names the batches of a group and publishes them, all or none: one
+// message for several batches, or the messages of one large batch.
+func (q *Queue) publishGroup(group []*submission) error {
+	base, err := newBase()
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	var chunks []*intake.Chunk
 	deadline := group[0].deadline
-	for _, s := range group {
-		msgs = append(msgs, s.messages...)
+	for i, s := range group {
+		s.ticket.batch.ID = nameBatch(base, i)
+		for _, chunk := range s.chunks {
+			chunk.Batch = s.ticket.batch.ID
+		}
+		chunks = append(chunks, s.chunks...)
 		if s.deadline.Before(deadline) {
 			deadline = s.deadline
 		}
+		q.remember(s.ticket)
 	}
-	err := q.commit(msgs, deadline)
-	if err == nil {
-		for _, s := range group {
-			s.done <- nil
+	return q.publishUntilKnown(chunks, q.messages(base, group), deadline)
+}
+
+func (q *Queue) messages(base uuid.UUID, group []*submission) (msgs []*nats.Msg) {
+	if len(group) == 1 {
+		for _, data := range group[0].datas {
+			msgs = append(msgs, newMessage(base, group[0].partner, len(msgs), appendMessage(nil, base, q.reply, 0, data)))
 		}
-		return
+		return msgs
 	}
-	// One of them may be to blame, or none: each is tried again on its own.
-	var wg sync.WaitGroup
-	for _, s := range group {
-		s.uncertain = !refused(err)
-		wg.Go(func() { s.done <- q.publishOne(s) })
+	data := appendMessage(make([]byte, 0, maxGroupBytes/4), base, q.reply, 0, group[0].datas[0])
+	for i, s := range group[1:] {
+		data = appendChunks(data, i+1, s.datas[0])
 	}
-	wg.Wait()
+	return []*nats.Msg{newMessage(base, group[0].partner, 0, data)}
+}
+
+func newMessage(base uuid.UUID, partner string, n int, data []byte) *nats.Msg {
+	number := strconv.Itoa(n)
+	msg := nats.NewMsg(subjectPrefix + partner + "." + base.String() + "." + number)
+	msg.Header.Set(jetstream.MsgIDHeader, base.String()+"-"+number)
+	msg.Data = data
+	return msg
 }
 
 // tryTimeout bounds one publish. It is tried again until the submission's
 // deadline: JetStream tells by the message's id that it has it.
 const tryTimeout = 2 * time.Second
 
-// publishOne publishes a submission until it is known whether it is queued.
-func (q *Queue) publishOne(s *submission) error {
-	var err error
+// publishUntilKnown publishes messages until it is known whether their chunks
+// are queued.
+func (q *Queue) publishUntilKnown(chunks []*intake.Chunk, msgs []*nats.Msg, deadline time.Time) error {
+	uncertain := false // whether a publish was neither confirmed nor refused
 	for try := 0; ; try++ {
-		err = q.commit(s.messages, s.deadline)
+		err := q.commit(msgs, deadline)
 		switch {
 		case err == nil, isDuplicate(err):
 			return nil
-		case refused(err) && !s.uncertain:
+		case refused(err) && !uncertain:
 			q.metrics.failures.WithLabelValues("refused").Inc()
 			return fmt.Errorf("%w: %w", ErrUnavailable, err)
 		case !refused(err):
-			s.uncertain = true
+			uncertain = true
 		}
-		wait := min(50*time.Millisecond<<min(try, 4), time.Until(s.deadline))
-		if wait <= 0 {
-			break
+		wait := 50 * time.Millisecond << min(try, 4)
+		if time.Until(deadline) < wait {
+			return q.withdraw(chunks, err)
 		}
 		time.Sleep(wait)
 	}
-	return q.withdraw(s, err)
 }
 
 // commit publishes messages, all or none, in one commit of the stream.
@@ -310,11 +308,7 @@ func (q *Queue) commit(msgs []*nats.Msg, deadline time.Time) error {
 	began := time.Now()
 	var err error
 	if len(msgs) == 1 {
-		msg := msgs[0]
-		msg.Header.Del(jetstreamext.BatchIDHeader)
-		msg.Header.Del(jetstreamext.BatchSeqHeader)
-		msg.Header.Del(jetstreamext.BatchCommitHeader)
-		_, err = q.js.PublishMsg(ctx, msg, jetstream.WithRetryAttempts(0))
+		_, err = q.js.PublishMsg(ctx, msgs[0], jetstream.WithRetryAttempts(0))
 	} else {
 		_, err = jetstreamext.PublishMsgBatch(ctx, q.js, msgs, jetstreamext.BatchFlowControl{})
 	}
@@ -339,18 +333,18 @@ func refused(err error) bool {
 const errConflictingDuplicate jetstream.ErrorCode = 10158
 
 // isDuplicate tells whether a publish was refused because all of it is stored.
-// The chunks of a submission are only ever stored together.
+// The messages of a batch are only ever stored together.
 func isDuplicate(err error) bool {
 	return errors.Is(err, jetstreamext.ErrBatchPublishDuplicateMsgID)
 }
 
-// withdraw settles a submission of which it isn't known whether it is queued.
-// The partner may only be told to send it again when it will never be saved:
+// withdraw settles chunks of which it isn't known whether they are
+// queued. The partner may only be told to send it again when it will never be saved:
 // else the answer to the repeat, Duplicate, would be of a batch that was refused.
-func (q *Queue) withdraw(s *submission, cause error) error {
+func (q *Queue) withdraw(chunks []*intake.Chunk, cause error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	ok, err := q.opts.Ledger.Withdraw(ctx, s.chunks)
+	ok, err := q.opts.Ledger.Withdraw(ctx, chunks)
 	switch {
 	case err != nil:
 		q.metrics.failures.WithLabelValues("uncertain").Inc()

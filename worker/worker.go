@@ -206,7 +206,7 @@ func (w *Worker) read(ctx context.Context, msg jetstream.Msg) {
 	if delivery > 1 {
 		w.metrics.redelivered.Inc()
 	}
-	chunk, reply, err := readMessage(msg.Data())
+	chunks, reply, err := readMessage(msg.Data())
 	switch {
 	case errors.Is(err, errNewer):
 		w.opts.Logger.Error("a newer version has queued a message, leaving it to newer workers", zap.String("subject", msg.Subject()))
@@ -214,7 +214,11 @@ func (w *Worker) read(ctx context.Context, msg jetstream.Msg) {
 	case err != nil:
 		w.bury(ctx, msg, delivery, err)
 	default:
-		w.backlog.add(&held{msg: msg, chunk: chunk, reply: reply, delivery: delivery, size: len(msg.Data())})
+		h := &held{msg: msg, chunks: chunks, reply: reply, delivery: delivery, size: len(msg.Data())}
+		for _, chunk := range chunks {
+			h.items += chunk.Len
+		}
+		w.backlog.add(h)
 	}
 }
 
@@ -237,11 +241,11 @@ const (
 )
 
 func (w *Worker) saveGathering(ctx context.Context, gathering []*held) {
-	chunks := make([]*intake.Chunk, len(gathering))
+	var chunks []*intake.Chunk
 	items := 0
-	for i, h := range gathering {
-		chunks[i] = h.chunk
-		items += len(h.chunk.Clients)
+	for _, h := range gathering {
+		chunks = append(chunks, h.chunks...)
+		items += h.items
 	}
 	w.metrics.gathering.Observe(float64(items))
 	began := time.Now()
@@ -297,11 +301,15 @@ func (w *Worker) settle(gathering []*held, saved intake.Saved) {
 		w.committed()
 	}
 	w.tell(gathering, saved.Outcomes)
-	for i, h := range gathering {
+	outcomes := saved.Outcomes
+	for _, h := range gathering {
 		if err := h.msg.Ack(); err != nil {
 			w.opts.Logger.Debug("cannot acknowledge, will be delivered again", zap.Error(err))
 		}
-		w.count(h.chunk, saved.Outcomes[i])
+		for i, chunk := range h.chunks {
+			w.count(chunk, outcomes[i])
+		}
+		outcomes = outcomes[len(h.chunks):]
 	}
 	if w.opts.Marker == nil || len(saved.Keys) == 0 {
 		return
@@ -341,16 +349,20 @@ func (w *Worker) tell(gathering []*held, outcomes []intake.Outcome) {
 		}
 		delete(news, reply)
 	}
-	for i, h := range gathering {
+	for _, h := range gathering {
+		own := outcomes[:len(h.chunks)]
+		outcomes = outcomes[len(h.chunks):]
 		if h.reply == "" {
 			continue
 		}
-		if news[h.reply] == nil {
-			news[h.reply] = []byte{outcomeVersion}
-		}
-		news[h.reply] = appendOutcome(news[h.reply], outcomes[i], h.chunk.Rejected)
-		if len(news[h.reply]) > large {
-			send(h.reply)
+		for i, chunk := range h.chunks {
+			if news[h.reply] == nil {
+				news[h.reply] = []byte{outcomeVersion}
+			}
+			news[h.reply] = appendOutcome(news[h.reply], own[i], chunk.Rejected)
+			if len(news[h.reply]) > large {
+				send(h.reply)
+			}
 		}
 	}
 	for reply := range news {

@@ -142,7 +142,7 @@ func eventually(t *testing.T, what string, true func() bool) {
 }
 
 func newBatch(ids ...string) *intake.Batch {
-	batch := &intake.Batch{ID: uuid.Must(uuid.NewV7()), Partner: intake.Partner{ID: 1, Name: "acme", Currency: "GBP"}}
+	batch := &intake.Batch{Partner: intake.Partner{ID: 1, Name: "acme", Currency: "GBP"}}
 	for i, id := range ids {
 		batch.Items = append(batch.Items, intake.Item{Raw: []byte(`{}`), Key: id, Client: intake.PartnerClient{
 			Item: i, ID: id, EntityType: "SoleTrader", StartDate: intake.NoTimestamp,
