@@ -78,9 +78,12 @@ func (s *Store) Ping(ctx context.Context) error {
 }
 
 // Timeline names the history of the database that the store is connected to:
-// the cluster's system identifier, the timeline of its write-ahead log, and the
-// database. When Postgres is restored to an earlier point, or fails over, the
-// name is another one, and records that were known before may be gone.
+// the cluster's system identifier, the timeline of its write-ahead log, the
+// database, and when its server was started. Where the name is another one,
+// records that were known before may be gone: Postgres was restored to an
+// earlier point, or has failed over. The start is part of it because a data
+// directory that was put back from a snapshot keeps all else; it takes a
+// restart to do so.
 func (s *Store) Timeline(ctx context.Context) (string, error) {
 	conn, err := s.pool.Acquire(ctx)
 	if err != nil {
@@ -101,7 +104,8 @@ func readTimeline(ctx context.Context, conn *pgx.Conn) error {
 	const query = `
 		select (select system_identifier from pg_control_system())::text
 		       || '-' || ltrim(substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8), '0')
-		       || '-' || (select oid from pg_database where datname = current_database())::text`
+		       || '-' || (select oid from pg_database where datname = current_database())::text
+		       || '-' || to_hex((extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint)`
 	var name string
 	if err := conn.QueryRow(ctx, query).Scan(&name); err != nil {
 		return fmt.Errorf("read the timeline of Postgres: %w", err)

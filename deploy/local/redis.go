@@ -85,7 +85,8 @@ func (r *Redis) Start(ctx context.Context) error {
 		r.standIn.RequireAuth(r.password)
 		return r.standIn.StartAddr(net.JoinHostPort("127.0.0.1", strconv.Itoa(r.port)))
 	}
-	config := fmt.Sprintf("bind 127.0.0.1\nport %d\nrequirepass %s\ndir %q\nappendonly yes\nappendfsync everysec\nsave \"\"\npidfile %q\n",
+	config := fmt.Sprintf("bind 127.0.0.1\nport %d\nrequirepass %s\ndir %q\nappendonly yes\nappendfsync everysec\nsave \"\"\n"+
+		"maxmemory 512mb\nmaxmemory-policy allkeys-lru\npidfile %q\n",
 		r.port, r.password, r.opts.Dir, r.pidFile())
 	configFile := filepath.Join(r.opts.Dir, "redis.conf")
 	if err := os.WriteFile(configFile, []byte(config), 0o600); err != nil {
