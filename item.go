@@ -16,6 +16,7 @@ const (
 
 // A Batch is one request: its items, and the verdicts on them so far.
 type Batch struct {
+	// ID is a version 7 UUID, given when the batch is queued; nil until then.
 	ID      uuid.UUID
 	Partner Partner
 	Items   []Item

@@ -2,7 +2,7 @@ package dedupe
 
 import (
 	"errors"
-	"fmt"
+	"net/url"
 	"strings"
 	"time"
 
@@ -13,10 +13,11 @@ import (
 // several, separated by commas. It connects when it is first used.
 func NewClient(urls string) (redis.UniversalClient, error) {
 	var options *redis.UniversalOptions
-	for _, url := range strings.Split(urls, ",") {
-		one, err := redis.ParseURL(strings.TrimSpace(url))
+	for _, text := range strings.Split(urls, ",") {
+		text = strings.TrimSpace(text)
+		one, err := redis.ParseURL(text)
 		if err != nil {
-			return nil, fmt.Errorf("read the Redis URL: %w", withoutURL(err))
+			return nil, badURL(text)
 		}
 		if options == nil {
 			options = &redis.UniversalOptions{
@@ -38,10 +39,18 @@ func NewClient(urls string) (redis.UniversalClient, error) {
 	return redis.NewUniversalClient(options), nil
 }
 
-// withoutURL leaves out what may quote the URL with its password.
-func withoutURL(err error) error {
-	for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(err) {
-		err = inner
+// badURL says what is wrong with a URL, and quotes nothing of it: where a
+// password's special characters are not escaped, the parser takes parts of it
+// for the port, the path or an option, and its errors show them.
+func badURL(text string) error {
+	u, err := url.Parse(text)
+	switch {
+	case text == "":
+		return errors.New("a Redis URL is empty")
+	case err != nil:
+		return errors.New("a Redis URL can't be read: it is like redis://user:password@host:6379/0, in which / , ? # and % of a password are %2F %2C %3F %23 and %25")
+	case u.Scheme != "redis" && u.Scheme != "rediss" && u.Scheme != "unix":
+		return errors.New("a Redis URL begins with redis:// or, for TLS, rediss://")
 	}
-	return err
+	return errors.New("a Redis URL has a path that is no database number, or an option that is not known")
 }

@@ -65,9 +65,11 @@ type SeenSet struct {
 	until    time.Time // guarded by mu; for how long that holds
 }
 
-// The timeline is read every pollInterval, and what was read holds for lease: so
-// long after a restore may a record that it has lost be called saved. A data
-// store that comes back from a restore takes longer to start.
+// The timeline is read every pollInterval, and what was read holds for lease,
+// from the moment of the question: for so long, and an AskTimeout, may a record
+// be called saved which the data store has just lost. A restore takes longer than
+// that. At a failover it is as if the request had come so much sooner, when the
+// record was still there.
 const (
 	pollInterval = time.Second
 	lease        = 3 * time.Second

@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -28,6 +30,11 @@ type Handler struct {
 	checks   []Check
 	draining atomic.Bool
 	mux      http.ServeMux
+
+	mu      sync.Mutex
+	checked time.Time // guarded by mu, as are the two below: the last check
+	names   []string
+	err     error
 }
 
 // NewRegistry makes a registry with the metrics of the process.
@@ -41,7 +48,7 @@ func NewRegistry() *prometheus.Registry {
 func New(gatherer prometheus.Gatherer, checks ...Check) *Handler {
 	h := &Handler{checks: checks}
 	h.mux.HandleFunc("GET /livez", h.ServeLive)
-	h.mux.HandleFunc("GET /readyz", h.ServeReady)
+	h.mux.HandleFunc("GET /readyz", h.serveReasons)
 	h.mux.Handle("GET /metrics", promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{}))
 	h.mux.HandleFunc("/debug/pprof/", pprof.Index)
 	h.mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
@@ -56,26 +63,60 @@ func (h *Handler) Drain() { h.draining.Store(true) }
 
 // Ready tells what isn't ready; nil if all is.
 func (h *Handler) Ready(ctx context.Context) error {
+	_, err := h.check(ctx)
+	return err
+}
+
+// check gives the names of what isn't ready, and why.
+func (h *Handler) check(ctx context.Context) (names []string, err error) {
+	if h.draining.Load() {
+		return []string{"shutting down"}, errors.New("shutting down")
+	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	if h.draining.Load() {
-		return errors.New("shutting down")
-	}
 	var errs []error
 	for _, check := range h.checks {
 		if err := check.Check(ctx); err != nil {
+			names = append(names, check.Name)
 			errs = append(errs, fmt.Errorf("%s: %w", check.Name, err))
 		}
 	}
-	return errors.Join(errs...)
+	return names, errors.Join(errs...)
+}
+
+// lastFor is how long an answer of /readyz is given again. Whoever can reach the
+// port may ask, and each check costs another server a round trip.
+const lastFor = 200 * time.Millisecond
+
+func (h *Handler) lastCheck(ctx context.Context) (names []string, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.draining.Load() && time.Since(h.checked) < lastFor {
+		return h.names, h.err
+	}
+	// What others are told must not depend on this one's patience.
+	h.names, h.err = h.check(context.WithoutCancel(ctx))
+	h.checked = time.Now()
+	return h.names, h.err
 }
 
 // ServeLive says that the process answers.
 func (h *Handler) ServeLive(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") }
 
-// ServeReady says whether all parts are ready, and which aren't.
+// ServeReady says whether all parts are ready, and which aren't. Why they aren't
+// is not for everybody.
 func (h *Handler) ServeReady(w http.ResponseWriter, r *http.Request) {
-	if err := h.Ready(r.Context()); err != nil {
+	if names, err := h.lastCheck(r.Context()); err != nil {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		fmt.Fprintln(w, "not ready:", strings.Join(names, ", "))
+		return
+	}
+	fmt.Fprintln(w, "ok")
+}
+
+// serveReasons is ServeReady for operators.
+func (h *Handler) serveReasons(w http.ResponseWriter, r *http.Request) {
+	if _, err := h.lastCheck(r.Context()); err != nil {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		fmt.Fprintln(w, err)
 		return

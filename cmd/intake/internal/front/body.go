@@ -1,12 +1,14 @@
 package front
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"mime"
 	"net/http"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -111,38 +113,41 @@ func fill(buffer *[]byte, source io.Reader, expected, limit int64, share *share,
 }
 
 // inflate replaces a zstd body, all of which is in a buffer, by what it holds. It
-// isn't decoded as it comes in: a decoder of streams sets aside the window that
-// a frame's header asks for, often 8 MiB, for the smallest of bodies.
+// isn't decoded as it comes in: a decoder sets aside the window that a frame's
+// header asks for, often 8 MiB, for the smallest of bodies. So there are a few
+// decoders, and none of them waits for a client.
 func (f *Front) inflate(buffer *[]byte, share *share, w http.ResponseWriter) *problem {
 	sent := *buffer
-	room := int64(64<<10 + 32*len(sent)) // what a batch may well have been
+	expected := int64(64 << 10)
 	var header zstd.Header
-	if header.Decode(sent) == nil && header.HasFCS && header.FrameContentSize < uint64(room) {
-		room = max(int64(header.FrameContentSize), minBodyBuffer)
+	if header.Decode(sent) == nil && header.HasFCS && header.FrameContentSize < 32*uint64(len(sent)) {
+		expected = int64(header.FrameContentSize) + 1
 	}
-	for {
-		room = min(room, intake.MaxBodyBytes)
-		if !share.grow(room) {
-			return &errFull
-		}
-		plain, err := f.zstd.DecodeAll(sent, make([]byte, 0, room))
-		switch {
-		case err == nil:
-			*buffer = plain
-			return nil
-		case !errors.Is(err, zstd.ErrDecoderSizeExceeded):
-			return bodyProblem(w, compressionError(err))
-		case room == intake.MaxBodyBytes:
-			return &errTooLarge
-		}
-		room *= 2
+	decoder := <-f.zstd
+	defer func() {
+		_ = decoder.Reset(nil) // it lets go of the body
+		f.zstd <- decoder
+	}()
+	if err := decoder.Reset(bytes.NewReader(sent)); err != nil {
+		return bodyProblem(w, compressionError(err))
 	}
+	*buffer = nil
+	return fill(buffer, compressedReader{decoder}, max(expected, minBodyBuffer), intake.MaxBodyBytes, share, w)
 }
 
-// newZstdDecoder makes a decoder that any number of requests may use at once,
-// and that never makes more of a body than it is given room for.
-func newZstdDecoder() (*zstd.Decoder, error) {
-	return zstd.NewReader(nil, zstd.WithDecodeAllCapLimit(true), zstd.WithDecoderMaxMemory(intake.MaxBodyBytes))
+// newZstdDecoders makes as many as there are processors, and not more memory than
+// a few of them need. A window is 8 MiB at most, the largest that a body may ask
+// for (RFC 9659 §3).
+func newZstdDecoders() (chan *zstd.Decoder, error) {
+	decoders := make(chan *zstd.Decoder, min(runtime.GOMAXPROCS(0), 8))
+	for range cap(decoders) {
+		decoder, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(8<<20))
+		if err != nil {
+			return nil, err
+		}
+		decoders <- decoder
+	}
+	return decoders, nil
 }
 
 // bodies are buffers of bodies that were answered.

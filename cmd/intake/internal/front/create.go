@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
 	"go.uber.org/zap"
 
 	"intake"
@@ -87,11 +86,6 @@ func (f *Front) judge(ctx context.Context, batch *intake.Batch) {
 // save queues what is left of a batch and waits until it is saved, or until a
 // moment, or until the client is gone.
 func (f *Front) save(ctx context.Context, batch *intake.Batch, until time.Time) *problem {
-	var err error
-	if batch.ID, err = uuid.NewV7(); err != nil {
-		f.opts.Logger.Error("cannot name a batch", zap.Error(err))
-		return &problem{status: http.StatusServiceUnavailable, retryAfter: time.Second, detail: "nothing of this request was saved or queued"}
-	}
 	ticket, err := f.opts.Queue.Submit(ctx, batch)
 	if err != nil {
 		return f.queueProblem(batch, err)

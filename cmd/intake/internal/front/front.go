@@ -27,7 +27,7 @@ import (
 
 // A Queue takes what is to be saved.
 type Queue interface {
-	// Submit queues the items of a batch that are still pending. Its errors are
+	// Submit names a batch and queues the items of it that are still pending. Its errors are
 	// package worker's.
 	Submit(ctx context.Context, batch *intake.Batch) (Ticket, error)
 }
@@ -76,7 +76,7 @@ type Front struct {
 	directory atomic.Pointer[directory]
 	tokens    tokenCache
 	budget    *budget
-	zstd      *zstd.Decoder
+	zstd      chan *zstd.Decoder // those that are free
 	metrics   *metrics
 }
 
@@ -92,11 +92,11 @@ func New(opts Options) (*Front, error) {
 	if opts.Logger == nil {
 		opts.Logger = zap.NewNop()
 	}
-	decoder, err := newZstdDecoder()
+	decoders, err := newZstdDecoders()
 	if err != nil {
 		return nil, err
 	}
-	f := &Front{opts: opts, zstd: decoder, metrics: newMetrics(opts.Registerer)}
+	f := &Front{opts: opts, zstd: decoders, metrics: newMetrics(opts.Registerer)}
 	f.budget = &budget{limit: opts.MaxInflightBytes, gauge: f.metrics.inflight}
 	f.routes = map[string]map[string]http.HandlerFunc{
 		"/api/v1/clients":                         {http.MethodPost: f.create},
@@ -204,22 +204,20 @@ type recorder struct {
 
 // limitTime bounds how long the client may take to send its request. Without, the
 // server would wait for ever for the body of a request that it refuses. A body
-// that is read gets the time that it needs. The limit on the answer to the
-// request before, on the same connection, ends here.
+// that is read gets the time that it needs.
 func (r *recorder) limitTime(request *http.Request) {
-	controller := http.NewResponseController(r)
 	if request.ContentLength != 0 {
-		_ = controller.SetReadDeadline(time.Now().Add(slowest(0)))
+		_ = http.NewResponseController(r).SetReadDeadline(time.Now().Add(slowest(0)))
 	}
-	_ = controller.SetWriteDeadline(time.Time{})
 }
 
 // WriteHeader bounds how long the client may take to read the answer as well: a
-// long one needs more, see writeAnswer.
+// long one needs more, see writeAnswer. Before the answer to a request that is
+// refused, the server still waits for its body.
 func (r *recorder) WriteHeader(status int) {
 	if r.status == 0 {
 		r.status = status
-		_ = http.NewResponseController(r).SetWriteDeadline(time.Now().Add(slowest(0)))
+		_ = http.NewResponseController(r).SetWriteDeadline(time.Now().Add(2 * slowest(0)))
 	}
 	r.ResponseWriter.WriteHeader(status)
 }

@@ -62,13 +62,10 @@ func (f *Front) issueToken(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, 8<<10)
-	controller := http.NewResponseController(w)
-	_ = controller.SetReadDeadline(time.Now().Add(10 * time.Second))
 	if err := r.ParseForm(); err != nil {
 		tokenError(w, http.StatusBadRequest, "invalid_request", "the body is not a form of at most 8 KiB")
 		return
 	}
-	_ = controller.SetReadDeadline(time.Time{})
 	for _, values := range r.PostForm {
 		if len(values) > 1 {
 			tokenError(w, http.StatusBadRequest, "invalid_request", "a parameter is given more than once")

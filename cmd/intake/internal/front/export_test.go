@@ -1,0 +1,8 @@
+package front
+
+// Inflight gives what the requests that are in have of the budget, in bytes.
+func (f *Front) Inflight() int64 { return f.budget.used.Load() }
+
+// SetBudget sets the bound on the memory of all requests, also to less than New
+// would.
+func (f *Front) SetBudget(bytes int64) { f.budget.limit = bytes }

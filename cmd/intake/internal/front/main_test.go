@@ -1,0 +1,381 @@
+package front_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/google/uuid"
+
+	"intake"
+	"intake/cmd/intake/internal/front"
+	"intake/dedupe"
+	"intake/sink"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const publicURL = "https://intake.example"
+
+// A testFront is a front that serves, with fakes of the queue, the seen set and
+// the data store: the real ones cannot be made to answer in all of these ways.
+type testFront struct {
+	*front.Front
+	queue    *fakeQueue
+	seen     *fakeSeenSet
+	registry *fakeRegistry
+	logs     *observer.ObservedLogs
+	secret   string // of the partner acme
+	url      string
+	client   *http.Client
+	serving  chan error
+	stop     context.CancelFunc
+}
+
+type options = front.Options
+
+// newFront makes a front that knows the partner acme.
+func newFront(t testing.TB, change func(*front.Options)) *testFront {
+	t.Helper()
+	core, logs := observer.New(zapcore.DebugLevel)
+	f := &testFront{queue: &fakeQueue{}, seen: &fakeSeenSet{}, registry: &fakeRegistry{}, logs: logs}
+	f.secret = f.registry.add("acme")
+	opts := front.Options{
+		Queue: f.queue, SeenSet: f.seen, Registry: f.registry, PublicURL: publicURL, Logger: zap.New(core),
+		Ready: func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") },
+		Live:  func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") },
+	}
+	if change != nil {
+		change(&opts)
+	}
+	var err error
+	if f.Front, err = front.New(opts); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// startFront has it serve.
+func startFront(t testing.TB) *testFront {
+	t.Helper()
+	f := newFront(t, nil)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.serve(t, listener, new(net.Dialer).DialContext)
+	return f
+}
+
+type dialer = func(ctx context.Context, network, address string) (net.Conn, error)
+
+// serve serves at a listener until the test ends, or until f.stop; f.serving
+// then has what Serve returned.
+func (f *testFront) serve(t testing.TB, listener net.Listener, dial dialer) {
+	ctx, stop := context.WithCancel(context.Background())
+	f.stop, f.serving = stop, make(chan error, 1)
+	go func() { f.serving <- f.Serve(ctx, listener, 30*time.Second) }()
+	transport := &http.Transport{DialContext: dial, DisableCompression: true}
+	f.client = &http.Client{Transport: transport}
+	f.url = "http://" + listener.Addr().String()
+	t.Cleanup(func() {
+		transport.CloseIdleConnections()
+		stop()
+		if err := <-f.serving; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// stopped waits until the front has stopped serving.
+func (f *testFront) stopped() error {
+	f.stop()
+	err := <-f.serving
+	f.serving <- nil
+	return err
+}
+
+// token gets an access token of acme, for all scopes if none are given.
+func (f *testFront) token(t testing.TB, scopes ...string) string {
+	t.Helper()
+	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {"acme"}, "client_secret": {f.secret}, "scope": {strings.Join(scopes, " ")}}
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://front/oauth/token", strings.NewReader(form.Encode()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	w := newAnswer()
+	f.ServeHTTP(w, request)
+	var answer struct {
+		AccessToken string `json:"access_token"`
+	}
+	if err := json.Unmarshal(w.Bytes(), &answer); err != nil || w.status != http.StatusOK {
+		t.Fatalf("no token: %d %s", w.status, w.Bytes())
+	}
+	return answer.AccessToken
+}
+
+// An answer is what a front said to a request.
+type answer struct {
+	bytes.Buffer
+	status int
+	header http.Header
+}
+
+func newAnswer() *answer                           { return &answer{header: http.Header{}} }
+func (a *answer) Header() http.Header              { return a.header }
+func (a *answer) WriteHeader(status int)           { a.status = status }
+func (a *answer) SetReadDeadline(time.Time) error  { return nil }
+func (a *answer) SetWriteDeadline(time.Time) error { return nil }
+
+// A batchAnswer is an answer to a batch, or its refusal.
+type batchAnswer struct {
+	ID     string       `json:"status_check_id"`
+	URI    string       `json:"status_check_uri"`
+	Status intake.State `json:"status"`
+	Result []struct {
+		Data   json.RawMessage `json:"data"`
+		Status struct {
+			State intake.State `json:"state"`
+			Code  intake.Code  `json:"code"`
+			Text  string       `json:"validation_errors"`
+		} `json:"status"`
+	} `json:"result"`
+}
+
+// create makes a request that creates a batch, with headers as name, value, ….
+func (f *testFront) create(t testing.TB, token string, body io.Reader, headers ...string) *http.Request {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, f.url+"/api/v1/clients", body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if token != "" {
+		request.Header.Set("Authorization", "Bearer "+token)
+	}
+	request.Header.Set("Content-Type", "application/json")
+	for i := 0; i < len(headers); i += 2 {
+		if headers[i+1] == "" {
+			request.Header.Del(headers[i])
+			continue
+		}
+		request.Header.Set(headers[i], headers[i+1])
+	}
+	return request
+}
+
+// do sends a request, and reads all of the answer.
+func (f *testFront) do(t testing.TB, request *http.Request) *answer {
+	t.Helper()
+	a, err := f.try(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func (f *testFront) try(request *http.Request) (*answer, error) {
+	response, err := f.client.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	a := &answer{status: response.StatusCode, header: response.Header}
+	_, err = a.ReadFrom(response.Body)
+	return a, err
+}
+
+// batch reads an answer to a batch.
+func (a *answer) batch(t testing.TB) (b batchAnswer) {
+	t.Helper()
+	if got := a.header.Get("Content-Type"); got != "application/json" {
+		t.Fatalf("answered %d of type %s: %s", a.status, got, a.Bytes())
+	}
+	if err := json.Unmarshal(a.Bytes(), &b); err != nil {
+		t.Fatalf("the answer is not JSON: %v\n%s", err, a.Bytes())
+	}
+	return b
+}
+
+// checkProblem checks that an answer is a refusal as RFC 9457 has it.
+func (a *answer) checkProblem(t testing.TB, status int, says string) {
+	t.Helper()
+	var p struct {
+		Type, Title, Detail string
+		Status              int
+	}
+	if a.status != status || a.header.Get("Content-Type") != "application/problem+json" {
+		t.Fatalf("answered %d of type %s, want problem %d: %s", a.status, a.header.Get("Content-Type"), status, a.Bytes())
+	}
+	if err := json.Unmarshal(a.Bytes(), &p); err != nil {
+		t.Fatal(err)
+	}
+	if p.Type != "about:blank" || p.Status != status || p.Title != http.StatusText(status) || !strings.Contains(p.Detail, says) {
+		t.Errorf("the problem is %+v, want one that says %q", p, says)
+	}
+	if retry := a.header.Get("Retry-After"); (status == http.StatusServiceUnavailable) != (retry != "") {
+		t.Errorf("Retry-After is %q", retry)
+	}
+}
+
+// items makes a batch of valid items with these ids.
+func items(ids ...string) string {
+	var b strings.Builder
+	for i, id := range ids {
+		fmt.Fprintf(&b, `%c{"partner_client_id": %q, "entity_type": "SoleTrader"}`, "[,"[min(i, 1)], id)
+	}
+	return b.String() + "]"
+}
+
+// A fakeQueue has everything saved at once, unless it is told otherwise.
+type fakeQueue struct {
+	submit func(ctx context.Context, batch *intake.Batch) (front.Ticket, error)
+
+	mu      sync.Mutex
+	batches []intake.Batch // submitted, without their items
+}
+
+func (q *fakeQueue) Submit(ctx context.Context, batch *intake.Batch) (front.Ticket, error) {
+	batch.ID = uuid.Must(uuid.NewV7())
+	q.mu.Lock()
+	q.batches = append(q.batches, intake.Batch{ID: batch.ID, Partner: batch.Partner, Verdicts: slices.Clone(batch.Verdicts)})
+	q.mu.Unlock()
+	if q.submit != nil {
+		return q.submit(ctx, batch)
+	}
+	return &fakeTicket{wait: func(context.Context) bool {
+		saveAll(batch)
+		return true
+	}}, nil
+}
+
+func (q *fakeQueue) submitted() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.batches)
+}
+
+func saveAll(batch *intake.Batch) {
+	for i := range batch.Verdicts {
+		if batch.Verdicts[i].Code == intake.CodePending {
+			batch.Verdicts[i].Code = intake.CodeSaved
+		}
+	}
+}
+
+type fakeTicket struct {
+	wait    func(ctx context.Context) bool
+	release func()
+}
+
+func (t *fakeTicket) Wait(ctx context.Context) bool { return t.wait(ctx) }
+
+func (t *fakeTicket) Release() {
+	if t.release != nil {
+		t.release()
+	}
+}
+
+// untilDone is a ticket of a batch that nobody saves. began, if not nil, is told
+// when the wait begins.
+func untilDone(began chan<- struct{}) *fakeTicket {
+	return &fakeTicket{wait: func(ctx context.Context) bool {
+		if began != nil {
+			began <- struct{}{}
+		}
+		<-ctx.Done()
+		return false
+	}}
+}
+
+// A fakeSeenSet knows what it is told.
+type fakeSeenSet struct {
+	known map[string]dedupe.Seen
+	ask   func() // before it answers
+}
+
+func (s *fakeSeenSet) Ask(_ context.Context, _ int32, clients []*intake.PartnerClient, seen []dedupe.Seen) {
+	if s.ask != nil {
+		s.ask()
+	}
+	for i, client := range clients {
+		seen[i] = s.known[client.ID]
+	}
+}
+
+// A fakeRegistry holds partners, and can be away.
+type fakeRegistry struct {
+	mu      sync.Mutex
+	records []sink.PartnerRecord
+	key     []byte
+	away    bool
+	reads   int
+}
+
+var errAway = errors.New("the data store is away")
+
+func (r *fakeRegistry) Partners(context.Context) ([]sink.PartnerRecord, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.reads++
+	if r.away {
+		return nil, errAway
+	}
+	return slices.Clone(r.records), nil
+}
+
+func (r *fakeRegistry) SigningKey(_ context.Context, fresh func() ([]byte, error)) (_ []byte, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.away {
+		return nil, errAway
+	}
+	if r.key == nil {
+		r.key, err = fresh()
+	}
+	return r.key, err
+}
+
+// add adds a partner, or replaces it.
+func (r *fakeRegistry) add(name string) (secret string) {
+	secret, hash := front.NewSecret()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	id := int32(len(r.records) + 1)
+	r.records = append(r.records, sink.PartnerRecord{Partner: intake.Partner{ID: id, Name: name, Currency: "GBP"}, SecretHash: hash})
+	return secret
+}
+
+// change changes the first partner.
+func (r *fakeRegistry) change(change func(*sink.PartnerRecord)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	change(&r.records[0])
+}
+
+func (r *fakeRegistry) setAway(away bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.away = away
+}
+
+func isError(entry observer.LoggedEntry) bool { return entry.Level >= zapcore.ErrorLevel }
