@@ -42,6 +42,10 @@ fuzz: ## fuzz every target for FUZZTIME (default 10s) each
 		done; \
 	done
 
+.PHONY: bench
+bench: servers ## measure what is saved a second, from POST to commit
+	go test -run '^$$' -bench Create -benchtime 5s -count 3 ./cmd/intake
+
 .PHONY: compose-test
 compose-test: ## bring the docker-compose stack up, send to it, restart each part, count, and take it down
 	deploy/compose-test
