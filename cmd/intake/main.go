@@ -24,6 +24,8 @@ type commands struct {
 
 	Up          upCommand          `cmd:"" help:"Run the whole stack here: front and worker, with private servers for what has no URL."`
 	Send        sendCommand        `cmd:"" help:"Send batches from files, and show what became of them."`
+	Generate    generateCommand    `cmd:"" help:"Make batches that look like a partner's, to send or replay."`
+	Replay      replayCommand      `cmd:"" help:"Send batches at a rate, or as fast as it goes, and report what became of them and how long it took."`
 	Front       frontCommand       `cmd:"" help:"Run the HTTP front that partners talk to."`
 	Worker      workerCommand      `cmd:"" help:"Run a worker, which saves what the fronts have queued."`
 	Migrate     migrateCommand     `cmd:"" help:"Bring the schema in Postgres up to date."`

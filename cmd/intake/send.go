@@ -16,18 +16,15 @@ import (
 )
 
 type sendCommand struct {
-	Files        []string      `arg:"" optional:"" name:"file" help:"Files of batches: JSON arrays of items, one after the other, plain or compressed with gzip or zstd. Standard input if none, or -."`
-	URL          string        `name:"url" help:"The front, as in https://intake.example.com. Not given, it is read from DATA/up.env, with the credentials."`
-	ClientID     string        `name:"client-id" help:"The partner's client id."`
-	ClientSecret string        `name:"client-secret" help:"The partner's client secret."`
-	Data         string        `default:".intake" help:"Folder of an intake up on this machine, whose front is used if no URL is given."`
-	Concurrency  int           `default:"4" help:"Batches under way at once."`
-	RetryFor     time.Duration `default:"2m" help:"How long a batch is sent again while the front is away or can't take it."`
-	JSON         bool          `name:"json" help:"Print one JSON object a line: each item that was not saved, then the totals."`
+	frontFlags
+	Files       []string      `arg:"" optional:"" name:"file" help:"Files of batches: JSON arrays of items, one after the other, plain or compressed with gzip or zstd. Standard input if none, or -."`
+	Concurrency int           `default:"4" help:"Batches under way at once."`
+	RetryFor    time.Duration `default:"2m" help:"How long a batch is sent again while the front is away or can't take it."`
+	JSON        bool          `name:"json" help:"Print one JSON object a line: each item that was not saved, then the totals."`
 }
 
 func (c sendCommand) Run(ctx context.Context, out output) error {
-	if err := c.findFront(); err != nil {
+	if _, err := c.findFront(); err != nil {
 		return err
 	}
 	s, err := sender.New(sender.Options{
@@ -54,24 +51,33 @@ func (c sendCommand) Run(ctx context.Context, out output) error {
 	return nil
 }
 
-// findFront takes the credentials of a stack on this machine if there are none.
-func (c *sendCommand) findFront() error {
-	if c.URL != "" {
-		return nil
+// frontFlags say where the front is, and who sends to it.
+type frontFlags struct {
+	URL          string `name:"url" help:"The front, as in https://intake.example.com. Not given, it is read from DATA/up.env, with the credentials."`
+	ClientID     string `name:"client-id" help:"The partner's client id."`
+	ClientSecret string `name:"client-secret" help:"The partner's client secret."`
+	Data         string `default:".intake" help:"Folder of an intake up on this machine, whose front is used if no URL is given."`
+}
+
+// findFront takes the credentials of a stack on this machine if no URL is given.
+// It gives what else is known of that stack.
+func (f *frontFlags) findFront() (env map[string]string, err error) {
+	if f.URL != "" {
+		return nil, nil
 	}
-	file := filepath.Join(c.Data, envFile)
-	env, err := godotenv.Read(file)
+	file := filepath.Join(f.Data, envFile)
+	env, err = godotenv.Read(file)
 	if errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("no --url is given, and there is no %s of a running intake up", file)
+		return nil, fmt.Errorf("no --url is given, and there is no %s of a running intake up", file)
 	}
 	if err != nil {
-		return fmt.Errorf("read %s: %w", file, err)
+		return nil, fmt.Errorf("read %s: %w", file, err)
 	}
-	c.URL = env["INTAKE_URL"]
-	if c.ClientID == "" {
-		c.ClientID, c.ClientSecret = env["INTAKE_CLIENT_ID"], env["INTAKE_CLIENT_SECRET"]
+	f.URL = env["INTAKE_URL"]
+	if f.ClientID == "" {
+		f.ClientID, f.ClientSecret = env["INTAKE_CLIENT_ID"], env["INTAKE_CLIENT_SECRET"]
 	}
-	return nil
+	return env, nil
 }
 
 // showProgress shows a bar on standard error while files are sent, if that is a

@@ -1,0 +1,181 @@
+package traffic
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	vegeta "github.com/tsenart/vegeta/v12/lib"
+	"golang.org/x/oauth2/clientcredentials"
+
+	"intake"
+)
+
+// ReplayOptions say what is sent, where and how fast. URL, the credentials and
+// Batches are required.
+type ReplayOptions struct {
+	URL                    string // of the front, without a path
+	ClientID, ClientSecret string
+	Batches                []*Template
+	// Rate is how many batches are sent a second, whether answers come or not;
+	// 0 sends the next one when one of Concurrency is answered.
+	Rate float64
+	// Concurrency bounds the batches under way: 16 when zero, or 1,000 at a Rate.
+	Concurrency int
+	// Duration ends the sending; when zero, each batch is sent once.
+	Duration time.Duration
+	// FreshKeys makes new keys each time that the batches are sent again. The
+	// first time too, if Salt is not 0.
+	FreshKeys bool
+	// Salt is the number of the first round.
+	Salt int
+	// Keep keeps what is needed to verify the answers.
+	Keep bool
+}
+
+// Replay sends batches and reports what became of them. progress, if not nil,
+// sees the report as it grows, about twice a second.
+func Replay(ctx context.Context, opts ReplayOptions, progress func(*Report)) (*Report, error) {
+	if len(opts.Batches) == 0 {
+		return nil, errors.New("there are no batches to send")
+	}
+	workers := opts.Concurrency
+	switch {
+	case workers <= 0 && opts.Rate > 0:
+		workers = 1_000
+	case workers <= 0:
+		workers = 16
+	}
+	target, err := newTarget(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	attacker := vegeta.NewAttacker(vegeta.Workers(uint64(min(workers, 16))), vegeta.MaxWorkers(uint64(workers)),
+		vegeta.Connections(workers), vegeta.Timeout(time.Minute), vegeta.HTTP2(false), vegeta.Redirects(vegeta.NoFollow))
+	pacer := vegeta.Pacer(vegeta.Rate{Freq: 0, Per: time.Second}) // as fast as it goes
+	if opts.Rate > 0 {
+		pacer = vegeta.Rate{Freq: int(opts.Rate * 1_000), Per: 1_000 * time.Second}
+	}
+	report := newReport(opts.Rate, opts.Keep)
+	stop := context.AfterFunc(ctx, func() { attacker.Stop() })
+	defer stop()
+	shown := time.Now()
+	for result := range attacker.Attack(target.next, pacer, opts.Duration, "") {
+		if result.URL == "" {
+			continue // there was nothing left to send
+		}
+		report.add(result, target.sent(result.URL))
+		if progress != nil && time.Since(shown) > 500*time.Millisecond {
+			shown = time.Now()
+			report.refresh()
+			progress(report)
+		}
+	}
+	report.refresh()
+	if report.Requests == 0 && ctx.Err() == nil {
+		return nil, errors.New("nothing was sent")
+	}
+	return report, nil
+}
+
+// A target gives the requests, each once.
+type target struct {
+	opts   ReplayOptions
+	url    string
+	header func() (http.Header, error)
+	count  atomic.Int64
+}
+
+func newTarget(ctx context.Context, opts ReplayOptions) (*target, error) {
+	url := strings.TrimRight(opts.URL, "/")
+	credentials := clientcredentials.Config{
+		ClientID: opts.ClientID, ClientSecret: opts.ClientSecret, TokenURL: url + "/oauth/token", Scopes: []string{"clients:write"},
+	}
+	tokens := credentials.TokenSource(context.WithoutCancel(ctx))
+	if _, err := tokens.Token(); err != nil {
+		return nil, fmt.Errorf("get a token: %w", err)
+	}
+	return &target{opts: opts, url: url + "/api/v1/clients", header: func() (http.Header, error) {
+		token, err := tokens.Token()
+		if err != nil {
+			return nil, err
+		}
+		return http.Header{
+			"Authorization": {"Bearer " + token.AccessToken},
+			"Content-Type":  {"application/json"},
+			"Prefer":        {"return=minimal, wait=30"},
+		}, nil
+	}}, nil
+}
+
+// A sending is one batch as it was sent in one round.
+type sending struct {
+	template *Template
+	round    int
+}
+
+func (t *target) sending(n int64) sending {
+	batches := int64(len(t.opts.Batches))
+	s := sending{template: t.opts.Batches[n%batches], round: t.opts.Salt}
+	if t.opts.FreshKeys {
+		s.round += int(n / batches)
+	}
+	return s
+}
+
+func (t *target) next(request *vegeta.Target) error {
+	n := t.count.Add(1) - 1
+	if t.opts.Duration == 0 && n >= int64(len(t.opts.Batches)) {
+		return vegeta.ErrNoTargets
+	}
+	header, err := t.header()
+	if err != nil {
+		return err
+	}
+	s := t.sending(n)
+	request.Method, request.Header = http.MethodPost, header
+	// What stands behind the # is not sent: it tells afterwards what was.
+	request.URL = t.url + "#" + strconv.FormatInt(n, 10)
+	if request.Body = s.template.body; s.round != 0 {
+		request.Body = s.template.Append(make([]byte, 0, len(s.template.body)+16*len(s.template.keys)), s.round)
+	}
+	return nil
+}
+
+func (t *target) sent(url string) sending {
+	_, number, _ := strings.Cut(url, "#")
+	n, _ := strconv.ParseInt(number, 10, 64)
+	return t.sending(n)
+}
+
+// codesOf reads the codes of an answer without data, in the order of its items.
+func codesOf(body []byte) (codes []intake.Code) {
+	mark := []byte(`"code":"`)
+	for {
+		at := bytes.Index(body, mark)
+		if at < 0 {
+			return codes
+		}
+		body = body[at+len(mark):]
+		var code intake.Code
+		if end := bytes.IndexByte(body, '"'); end < 0 || code.UnmarshalText(body[:end]) != nil {
+			return codes
+		}
+		codes = append(codes, code)
+	}
+}
+
+// idOf reads the status_check_id of an answer, empty if it has none.
+func idOf(body []byte) string {
+	const mark = `{"status_check_id":"`
+	if !bytes.HasPrefix(body, []byte(mark)) || len(body) < len(mark)+36 {
+		return ""
+	}
+	return string(body[len(mark) : len(mark)+36])
+}
