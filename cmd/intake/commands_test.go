@@ -113,7 +113,7 @@ func (u *runningUp) end(t *testing.T, signal syscall.Signal) {
 // which leaves no server behind that would be in the way.
 func TestUp(t *testing.T) {
 	t.Parallel()
-	data := t.TempDir()
+	data := localtest.Dir(t)
 	file := filepath.Join(data, "batches.ndjson")
 	batches := "[" + itemOf("a", 1) + "," + itemOf("b", 1) + "]\n[" + itemOf("c", 1) + "]\n"
 	if err := os.WriteFile(file, []byte(batches), 0o600); err != nil {
@@ -151,7 +151,7 @@ func TestUp(t *testing.T) {
 // The curl that is printed works when it is pasted.
 func TestUp_Curl(t *testing.T) {
 	t.Parallel()
-	data := t.TempDir()
+	data := localtest.Dir(t)
 	u := startUp(t, data, "Ctrl-C")
 	lines := regexp.MustCompile(`(?m)^  (\. |TOKEN=|curl ).*$`).FindAllString(u.output(), -1)
 	if len(lines) != 3 {

@@ -149,6 +149,22 @@ func OwnNATS(t testing.TB) *local.NATS {
 	})
 }
 
+// Dir gives a folder that a server of another user can reach, which is more than
+// a test's own TempDir can be.
+func Dir(t testing.TB) string {
+	t.Helper()
+	dir, err := makeDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
 // makeDir makes a folder that a server of another user can reach.
 func makeDir() (string, error) {
 	dir, err := os.MkdirTemp("", "intake-test-")
@@ -161,15 +177,7 @@ func makeDir() (string, error) {
 // own starts a server in a folder of its own, and ends both with the test.
 func own[S interface{ Stop(context.Context) error }](t testing.TB, start func(context.Context, string) (S, error)) S {
 	t.Helper()
-	dir, err := makeDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
+	dir := Dir(t)
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	server, err := start(ctx, dir)
