@@ -47,7 +47,7 @@ func (c replayCommand) Run(ctx context.Context, out output) error {
 		Rate: c.Rate, Concurrency: c.Concurrency, Duration: c.Duration, FreshKeys: c.FreshKeys, Keep: c.Verify,
 	}
 	if c.FreshKeys {
-		options.Salt = int(time.Now().Unix())
+		options.Salt = int(time.Now().UnixMicro())
 	}
 	report, err := traffic.Replay(ctx, options, liveLine())
 	if err != nil {

@@ -336,6 +336,7 @@ func TestServe_ShutdownTimeout(t *testing.T) {
 		}
 		defer conn.Close()
 		send(t, conn, head(f.token(t), 1_000)+"[")
+		synctest.Wait() // the request is in
 		began := time.Now()
 		stop()
 		if err := <-served; !errors.Is(err, context.DeadlineExceeded) || time.Since(began) > 6*time.Second {

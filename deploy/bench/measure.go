@@ -1,0 +1,273 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// A measurement is what a system did in a cell. What is divided by claims is
+// divided by those that it saved.
+type measurement struct {
+	Items   float64 `json:"items_per_second"`
+	Claims  float64 `json:"claims_per_second"`
+	P50     float64 `json:"p50_ms"`
+	P99     float64 `json:"p99_ms"`
+	P999    float64 `json:"p99.9_ms"`
+	Refused int     `json:"batches_not_answered_200"`
+	// CPU seconds by process; postgres is all of its processes.
+	CPU map[string]float64 `json:"cpu_seconds"`
+	// CPUClaim is the CPU of the system's own processes, in microseconds a claim.
+	CPUClaim float64 `json:"cpu_us_per_claim"`
+	// Memory is the peak of the front and the worker together, in MiB.
+	Memory   float64 `json:"peak_mib"`
+	WAL      float64 `json:"wal_bytes_per_claim"`
+	RedisKey float64 `json:"redis_bytes_per_key,omitempty"`
+}
+
+// file gives a file of batches of a shape.
+func (b *bench) file(ctx context.Context, c cell) (string, error) {
+	name := fmt.Sprintf("%dx%d-%g.ndjson", c.Items, c.Claims, c.Saved)
+	file := filepath.Join(b.dir, name)
+	if _, err := os.Stat(file); err == nil {
+		return file, nil
+	}
+	// About 24,000 items of 12 claims, but enough batches for all that are under way.
+	batches := max(24_000*12/(c.Items*c.Claims), 70)
+	args := []string{"generate", "--output=" + file, "--batches=" + strconv.Itoa(batches), "--items=" + strconv.Itoa(c.Items), "--claims=" + strconv.Itoa(c.Claims)}
+	if c.Items >= 5_000 {
+		args[2] = "--batches=20"
+	}
+	if c.Daily {
+		args = append(args, "--daily")
+	}
+	if c.Saved == 0.5 {
+		args = append(args, "--saved-before=0.5")
+	}
+	if output, err := exec.CommandContext(ctx, b.program, args...).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("intake generate: %w\n%s", err, output)
+	}
+	return file, nil
+}
+
+func (b *bench) measure(ctx context.Context, c cell) (*result, error) {
+	file, err := b.file(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	r := &result{cell: c, Systems: make(map[string]*measurement)}
+	if r.Bare, r.Copy, err = b.limits(ctx, c.shape, file); err != nil {
+		return nil, err
+	}
+	for i := range b.systems {
+		if r.Systems[b.systems[i].name], err = b.measureSystem(ctx, &b.systems[i], c, file); err != nil {
+			return nil, fmt.Errorf("%s: %w", b.systems[i].name, err)
+		}
+	}
+	return r, nil
+}
+
+// report is what is read of intake replay's.
+type report struct {
+	Report struct {
+		Seconds  float64        `json:"seconds"`
+		Items    int            `json:"items"`
+		Requests int            `json:"requests"`
+		Codes    map[string]int `json:"codes"`
+		Statuses map[string]int `json:"statuses"`
+		CPU      float64        `json:"replay_cpu_seconds"`
+		Latency  struct {
+			P50  float64 `json:"p50"`
+			P99  float64 `json:"p99"`
+			P999 float64 `json:"p99.9"`
+		} `json:"latency_ms"`
+	} `json:"report"`
+}
+
+func (b *bench) replay(ctx context.Context, s *system, c cell, file string, args ...string) (*report, error) {
+	args = append([]string{"replay", file, "--json", "--url=" + s.url, "--client-id=" + s.client, "--client-secret=" + s.secret,
+		"--concurrency=" + strconv.Itoa(c.Concurrency)}, args...)
+	cmd := exec.CommandContext(ctx, b.program, args...)
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("intake replay: %w\n%s", err, &errs)
+	}
+	r := new(report)
+	return r, json.Unmarshal(out, r)
+}
+
+func (b *bench) measureSystem(ctx context.Context, s *system, c cell, file string) (*measurement, error) {
+	args := []string{"--duration=" + b.seconds.String(), "--fresh-keys"}
+	if c.Saved == 1 {
+		if _, err := b.replay(ctx, s, c, file); err != nil {
+			return nil, err
+		}
+		args = args[:1]
+	}
+	before, err := b.look(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	got, err := b.replay(ctx, s, c, file, args...)
+	if err != nil {
+		return nil, err
+	}
+	after, err := b.look(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	r := &got.Report
+	m := &measurement{
+		Items: float64(r.Items) / r.Seconds, P50: r.Latency.P50, P99: r.Latency.P99, P999: r.Latency.P999,
+		Refused: r.Requests - r.Statuses["200"], CPU: map[string]float64{"replay": r.CPU},
+	}
+	m.Claims = m.Items * float64(c.Claims)
+	claims := max(float64(r.Codes["saved"]*c.Claims), 1)
+	own := 0.0
+	for name, seconds := range after.cpu {
+		m.CPU[name] = seconds - before.cpu[name]
+		if name != "postgres" && name != "redis" {
+			own += m.CPU[name]
+		}
+	}
+	m.CPUClaim = own * 1e6 / claims
+	m.Memory = after.memory
+	m.WAL = float64(after.wal-before.wal) / claims
+	if s.name == "intake" && r.Codes["saved"] > 0 {
+		m.RedisKey = float64(after.redis-before.redis) / float64(r.Codes["saved"])
+	}
+	return m, nil
+}
+
+// A look is what can be seen from outside.
+type look struct {
+	cpu    map[string]float64 // seconds, by process
+	memory float64            // MiB, the peak since the look before
+	wal    int64
+	redis  int64
+}
+
+func (b *bench) look(ctx context.Context, s *system) (*look, error) {
+	l := &look{cpu: make(map[string]float64)}
+	for _, child := range s.processes {
+		seconds, err := cpuOf(child.cmd.Process.Pid)
+		if err != nil {
+			return nil, err
+		}
+		l.cpu[child.name] = seconds
+		if child.name != "nats" {
+			l.memory += peakMemory(child.cmd.Process.Pid)
+		}
+	}
+	var err error
+	if l.cpu["postgres"], err = b.postgresCPU(ctx, s.conn); err != nil {
+		return nil, err
+	}
+	if err := s.conn.QueryRow(ctx, "select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint").Scan(&l.wal); err != nil {
+		return nil, err
+	}
+	info, err := b.seen.Info(ctx, "memory").Result()
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(info) {
+		if value, ok := strings.CutPrefix(line, "used_memory:"); ok {
+			l.redis, _ = strconv.ParseInt(strings.TrimSpace(value), 10, 64)
+		}
+	}
+	return l, nil
+}
+
+// cpuOf reads what a process and those of its children that have ended have
+// used; proc(5).
+func cpuOf(pid int) (seconds float64, err error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(text), ") ")
+	fields := strings.Fields(rest)
+	const utime, cstime = 11, 14
+	for _, field := range fields[utime : cstime+1] {
+		ticks, err := strconv.ParseFloat(field, 64)
+		if err != nil {
+			return 0, err
+		}
+		seconds += ticks / 100
+	}
+	return seconds, nil
+}
+
+// postgresCPU adds up all processes of the server that a connection leads to.
+func (b *bench) postgresCPU(ctx context.Context, conn *pgx.Conn) (float64, error) {
+	var backend int
+	if err := conn.QueryRow(ctx, "select pg_backend_pid()").Scan(&backend); err != nil {
+		return 0, err
+	}
+	postmaster, err := parentOf(backend)
+	if err != nil {
+		return 0, err
+	}
+	all, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return 0, err
+	}
+	total, err := cpuOf(postmaster)
+	if err != nil {
+		return 0, err
+	}
+	for _, dir := range all {
+		pid, err := strconv.Atoi(filepath.Base(dir))
+		if err != nil {
+			continue
+		}
+		if parent, err := parentOf(pid); err != nil || parent != postmaster {
+			continue // it may have ended just now
+		}
+		seconds, err := cpuOf(pid)
+		if err == nil {
+			total += seconds
+		}
+	}
+	return total, nil
+}
+
+func parentOf(pid int) (int, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(text), ") ")
+	fields := strings.Fields(rest)
+	if len(fields) < 2 {
+		return 0, fmt.Errorf("process %d has no parent", pid)
+	}
+	return strconv.Atoi(fields[1])
+}
+
+// peakMemory gives the most memory that a process has held since it was asked
+// last, in MiB.
+func peakMemory(pid int) float64 {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0
+	}
+	_ = os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0)
+	for line := range strings.Lines(string(text)) {
+		if value, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			kib, _ := strconv.ParseFloat(strings.Fields(value)[0], 64)
+			return kib / 1024
+		}
+	}
+	return 0
+}
