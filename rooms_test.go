@@ -23,6 +23,7 @@ var rooms = map[string]struct {
 	"worker":                    {[]string{"intake"}, "what it needs of the data store and of the seen set are interfaces of its own"},
 	"sink":                      {[]string{"intake"}, "the data store knows neither the queue nor the seen set"},
 	"deploy/local":              {[]string{"intake/deploy/local"}, "it starts servers and knows nothing of what they are for"},
+	"deploy/bench":              {[]string{"intake", "intake/sink", "intake/deploy/local"}, "it measures the data store by itself, and Intake from outside"},
 	"cmd/intake":                {[]string{"intake", "intake/dedupe", "intake/worker", "intake/sink", "intake/deploy/local", "intake/cmd/intake"}, "the wiring knows all parts"},
 	"cmd/intake/internal/front": {[]string{"intake", "intake/dedupe", "intake/worker", "intake/sink", "intake/cmd/intake/internal"}, "the front saves nothing"},
 }

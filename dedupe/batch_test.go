@@ -93,6 +93,28 @@ func claiming(id, amount string) string {
 		`"time_period":"Monthly","currency":"GBP","total_amount":%s,"transaction_count":1}]}`, id, amount)
 }
 
+// The texts as partners read them.
+func TestInBatch_Texts(t *testing.T) {
+	verdicts := judged(t, `[{"partner_client_id":"a\"b","entity_type":"X"},5,{"partner_client_id":"C","entity_type":"X"},`+
+		`{"partner_client_id":"a\"b","entity_type":"Y"},{"entity_type":"X","partner_client_id":"C"},{"partner_client_id":"a\u0022b"},`+
+		`{"partner_client_id":"D","entity_type":"X"},{"partner_client_id":"D","entity_type":null}]`)
+	conflict := `conflict: items 0, 3 and 5 share partner_client_id "a\"b" but their data differs`
+	for i, want := range []intake.Verdict{
+		{Code: intake.CodeConflictInRequest, Text: conflict},
+		{Code: intake.CodeInvalid, Text: "item: must be a JSON object, not a number"},
+		{},
+		{Code: intake.CodeConflictInRequest, Text: conflict},
+		{Code: intake.CodeDuplicateInRequest, Text: "duplicate of item 2 in this request"},
+		{Code: intake.CodeConflictInRequest, Text: conflict},
+		{Code: intake.CodeConflictInRequest, Text: `conflict: items 6 and 7 share partner_client_id "D" but their data differs`},
+		{Code: intake.CodeConflictInRequest, Text: `conflict: items 6 and 7 share partner_client_id "D" but their data differs`},
+	} {
+		if verdicts[i] != want {
+			t.Errorf("item %d: %+v, want %+v", i, verdicts[i], want)
+		}
+	}
+}
+
 // All items of the largest batch share a key: the text names ten of them, and is
 // there once.
 func TestInBatch_OneKeyOnly(t *testing.T) {
@@ -158,20 +180,51 @@ func modelVerdicts(spellings []string, items []intake.Item) []intake.Verdict {
 
 func modelKey(spelling string) string {
 	object, _ := modelValue(spelling).(map[string]any)
-	key, _ := object["partner_client_id"].(string)
-	if strings.Count(spelling, "partner_client_id") > 1 {
+	ids, _ := object["partner_client_id"].([]any)
+	if len(ids) != 1 {
 		return ""
 	}
+	key, _ := ids[0].(string)
 	return key
 }
 
-func modelValue(spelling string) (value any) {
+// modelValue gives what encoding/json makes of a text, except that an object has
+// a list of values for each name: a name may be given more than once.
+func modelValue(spelling string) any {
 	decoder := json.NewDecoder(strings.NewReader(spelling))
 	decoder.UseNumber()
-	if err := decoder.Decode(&value); err != nil {
+	return nextValue(decoder)
+}
+
+func nextValue(decoder *json.Decoder) any {
+	switch token := nextToken(decoder); token {
+	case json.Delim('{'):
+		object := make(map[string]any)
+		for decoder.More() {
+			name := nextToken(decoder).(string)
+			before, _ := object[name].([]any)
+			object[name] = append(before, nextValue(decoder))
+		}
+		nextToken(decoder)
+		return object
+	case json.Delim('['):
+		array := []any{}
+		for decoder.More() {
+			array = append(array, nextValue(decoder))
+		}
+		nextToken(decoder)
+		return array
+	default:
+		return token
+	}
+}
+
+func nextToken(decoder *json.Decoder) json.Token {
+	token, err := decoder.Token()
+	if err != nil {
 		panic(err)
 	}
-	return value
+	return token
 }
 
 func sameValue(a, b any) bool {
@@ -216,7 +269,7 @@ func anyItem(t *rapid.T) string {
 		key,
 		`"entity_type":` + pick("type", `"X"`, `"X"`, `"X"`, `"\u0058"`, `"Y"`, "5", "5.0", `""`),
 	}
-	switch pick("more", "none", "none", "claim", "claim", "null", "unknown", "key twice") {
+	switch pick("more", "none", "none", "claim", "claim", "null", "unknown", "key twice", "another twice", "another twice") {
 	case "claim":
 		members = append(members, `"revenue_claims":[`+anyClaim(t, pick)+`]`)
 	case "null":
@@ -225,6 +278,8 @@ func anyItem(t *rapid.T) string {
 		members = append(members, `"x":`+pick("x", "1", "1.0", "10e-1", "1e0", "2", "1e400000", `"1"`, `{"a":1,"b":[2]}`, `{"b":[2.0],"a":1}`))
 	case "key twice":
 		members = append(members, key)
+	case "another twice":
+		members = append(members, `"x":`+pick("x", "1", "1.0", "2"), `"\u0078":`+pick("x again", "1", "2", "2e0", "null"))
 	}
 	space := pick("space", "", " ", "\n\t")
 	return space + "{" + strings.Join(rapid.Permutation(members).Draw(t, "order"), space+","+space) + space + "}" + space

@@ -3,6 +3,7 @@ package dedupe_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"intake"
 	"intake/dedupe"
 )
 
@@ -20,6 +22,8 @@ import (
 type scripted struct {
 	asked []string // the first key of each ask
 	fail  func(context.Context) error
+
+	perKey time.Duration // what a key costs it
 }
 
 func (r *scripted) DialHook(next redis.DialHook) redis.DialHook          { return next }
@@ -28,10 +32,21 @@ func (r *scripted) ProcessPipelineHook(redis.ProcessPipelineHook) redis.ProcessP
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		r.asked = append(r.asked, cmds[0].Args()[1].(string))
 		if r.fail != nil {
-			return r.fail(ctx)
+			if err := r.fail(ctx); err != nil {
+				return err
+			}
 		}
 		for _, cmd := range cmds {
-			cmd.(*redis.SliceCmd).SetVal([]any{string(key("", 1).Fingerprint[:])})
+			values := make([]any, len(cmd.Args())-2)
+			for i := range values {
+				values[i] = string(key("", 1).Fingerprint[:])
+			}
+			cmd.(*redis.SliceCmd).SetVal(values)
+			select {
+			case <-time.After(r.perKey * time.Duration(len(values))):
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		}
 		return nil
 	}
@@ -169,6 +184,80 @@ func TestSeenSet_AskTimeout(t *testing.T) {
 		if took := time.Since(began); took != 50*time.Millisecond {
 			t.Errorf("it took %v", took)
 		}
+	})
+}
+
+// A Redis too busy for all of a large batch in time tells what it can, and is
+// neither away nor slow; or many large batches at once would end all asking.
+func TestSeenSet_TooMuchForTheTime(t *testing.T) {
+	bubble(t, func(t *testing.T, s *seenSet, r *scripted) {
+		r.perKey = 10 * time.Microsecond
+		all := make([]*intake.PartnerClient, intake.MaxBatchItems)
+		for i := range all {
+			all[i] = key(fmt.Sprint(i), 1)
+		}
+		for range 10 {
+			began := time.Now()
+			n := 0
+			for _, seen := range s.ask(t, 1, all...) {
+				if seen == same {
+					n++
+				}
+			}
+			if n < 3_000 || n > 5_000 {
+				t.Errorf("%d are seen, of the 5,000 there was time for", n)
+			}
+			if took := time.Since(began); took != 50*time.Millisecond {
+				t.Errorf("it took %v", took)
+			}
+		}
+		if partly := s.asks(t, "partly"); partly != 10 {
+			t.Errorf("%v asks were answered in part", partly)
+		}
+		s.wantLogs(t)
+	})
+}
+
+// What goes wrong otherwise than by the time is no answer in part.
+func TestSeenSet_FailsHalfWay(t *testing.T) {
+	bubble(t, func(t *testing.T, s *seenSet, r *scripted) {
+		all := make([]*intake.PartnerClient, intake.MaxBatchItems)
+		for i := range all {
+			all[i] = key(fmt.Sprint(i), 1)
+		}
+		trips := 0
+		r.fail = func(context.Context) error {
+			if trips++; trips%3 == 0 {
+				return errAway
+			}
+			return nil
+		}
+		for range 3 {
+			for i, seen := range s.ask(t, 1, all...) {
+				if seen == different {
+					t.Fatalf("client %d: %v", i, seen)
+				}
+			}
+		}
+		if failed := s.asks(t, "failed"); failed != 3 {
+			t.Errorf("%v asks failed", failed)
+		}
+		s.wantLogs(t, "redis is away")
+	})
+}
+
+// A caller in more of a hurry than an ask may take says nothing about Redis.
+func TestSeenSet_CallerInAHurry(t *testing.T) {
+	bubble(t, func(t *testing.T, s *seenSet, r *scripted) {
+		r.fail = func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+		for range 10 {
+			hurry, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+			s.Ask(hurry, 1, clients("A"), make([]dedupe.Seen, 1))
+			cancel()
+		}
+		r.fail = nil
+		want(t, s.ask(t, 1, key("A", 1)), same)
+		s.wantLogs(t)
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strconv"
 	"sync"
@@ -91,8 +92,8 @@ func NewSeenSet(client redis.UniversalClient, opts SeenSetOptions) (*SeenSet, er
 		Name:        "redis",
 		Timeout:     time.Second, // then one ask is let through, to see
 		ReadyToTrip: func(counts gobreaker.Counts) bool { return counts.ConsecutiveFailures >= 3 },
-		// A client that goes away says nothing about Redis.
-		IsExcluded: func(err error) bool { return errors.Is(err, context.Canceled) },
+		// A client that goes away, or is in a hurry, says nothing about Redis.
+		IsExcluded: func(err error) bool { return errors.Is(err, context.Canceled) || errors.Is(err, errHurry) },
 		OnStateChange: func(_ string, from, to gobreaker.State) {
 			switch {
 			case to == gobreaker.StateOpen && from == gobreaker.StateClosed:
@@ -146,8 +147,14 @@ func (s *SeenSet) currentTimeline() (string, bool) {
 	return s.timeline, time.Now().Before(s.until)
 }
 
-// Ask tells what is known of the clients' keys, in one round trip: seen gets one
-// entry a client. It never fails: what can't be asked in time is not seen.
+// askAtOnce bounds the keys of one round trip. Some thousands take a Redis, and
+// this process, so long that a few large batches at once would all be too late,
+// and end all asking; in parts, each learns what there was time for.
+const askAtOnce = 1_000
+
+// Ask tells what is known of the clients' keys, in a round trip for every
+// thousand: seen gets one entry a client. It never fails: what can't be asked in
+// time is not seen.
 func (s *SeenSet) Ask(ctx context.Context, partner int32, clients []*intake.PartnerClient, seen []Seen) {
 	clear(seen)
 	if s == nil || len(clients) == 0 {
@@ -159,12 +166,24 @@ func (s *SeenSet) Ask(ctx context.Context, partner int32, clients []*intake.Part
 		return
 	}
 	began := time.Now()
+	partly := false
 	_, err := s.breaker.Execute(func() (struct{}, error) {
-		ctx, cancel := context.WithTimeout(ctx, s.opts.AskTimeout)
+		asking, cancel := context.WithTimeout(ctx, s.opts.AskTimeout)
 		defer cancel()
-		return struct{}{}, s.ask(ctx, timeline, partner, clients, seen)
+		answered, err := s.ask(asking, timeline, partner, clients, seen)
+		switch deadline, ok := ctx.Deadline(); {
+		case err == nil:
+		case answered > 0 && isTimeout(err):
+			partly, err = true, nil
+		case ok && !time.Now().Before(deadline):
+			err = fmt.Errorf("%w: %w", errHurry, err)
+		}
+		return struct{}{}, err
 	})
 	switch {
+	case partly:
+		s.metrics.asks.WithLabelValues("partly").Inc()
+		return
 	case err == nil:
 		s.metrics.askSeconds.Observe(time.Since(began).Seconds())
 		s.metrics.asks.WithLabelValues("answered").Inc()
@@ -178,12 +197,33 @@ func (s *SeenSet) Ask(ctx context.Context, partner int32, clients []*intake.Part
 	clear(seen)
 }
 
-func (s *SeenSet) ask(ctx context.Context, timeline string, partner int32, clients []*intake.PartnerClient, seen []Seen) error {
+// errHurry is the error of an ask whose caller had less time than an ask may take.
+var errHurry = errors.New("the caller's deadline has passed")
+
+// isTimeout tells whether an error is that of a deadline, on a connection or before.
+func isTimeout(err error) bool {
+	timeout, ok := errors.AsType[net.Error](err)
+	return ok && timeout.Timeout()
+}
+
+// ask gives the number of keys that were answered before an error.
+func (s *SeenSet) ask(ctx context.Context, timeline string, partner int32, clients []*intake.PartnerClient, seen []Seen) (answered int, err error) {
 	places := make([]place, len(clients))
 	for i, client := range clients {
 		places[i] = placeOf(client.ID, i)
 	}
 	slices.SortFunc(places, func(a, b place) int { return int(a.bucket) - int(b.bucket) })
+	for some := range slices.Chunk(places, askAtOnce) {
+		if err := s.askSome(ctx, timeline, partner, some, clients, seen); err != nil {
+			return answered, err
+		}
+		answered += len(some)
+	}
+	return answered, nil
+}
+
+// askSome asks for the clients at some sorted places, in one round trip.
+func (s *SeenSet) askSome(ctx context.Context, timeline string, partner int32, places []place, clients []*intake.PartnerClient, seen []Seen) error {
 	pipeline := s.client.Pipeline()
 	var commands []*redis.SliceCmd
 	for bucket := range buckets(places) {

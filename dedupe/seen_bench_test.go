@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"regexp"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
@@ -69,6 +71,34 @@ func BenchmarkSeenSet(b *testing.B) {
 				}
 			}
 			b.ReportMetric(float64(plain-full)/benchmarkKeys, "B/key")
+		})
+	}
+	// Large batches at once, with the time limit of production: how much of them is
+	// not seen for want of time.
+	production := newSeenSet(b, s.client, 0)
+	production.waitAnswered(b)
+	for _, atOnce := range []int{1, 2, 4, 8} {
+		b.Run(fmt.Sprintf("ask/keys=10000/at once=%d", atOnce), func(b *testing.B) {
+			batch := make([]*intake.PartnerClient, intake.MaxBatchItems)
+			for i := range batch {
+				batch[i] = key(benchmarkID(i), 1)
+			}
+			production.waitAnswered(b)
+			var missed atomic.Int64
+			for b.Loop() {
+				var all sync.WaitGroup
+				for range atOnce {
+					all.Go(func() {
+						for _, seen := range production.ask(b, 1, batch...) {
+							if seen == no {
+								missed.Add(1)
+							}
+						}
+					})
+				}
+				all.Wait()
+			}
+			b.ReportMetric(float64(missed.Load())*100/float64(b.N*atOnce*len(batch)), "%missed")
 		})
 	}
 	b.Run("mark/keys=5000", func(b *testing.B) {

@@ -248,7 +248,8 @@ func TestSeenSet_ManyKeys(t *testing.T) {
 	}
 }
 
-func TestSeenSet_OneRoundTrip(t *testing.T) {
+// A round trip for every thousand keys.
+func TestSeenSet_RoundTrips(t *testing.T) {
 	t.Parallel()
 	s := redisSeenSet(t)
 	trips := &roundTrips{}
@@ -261,6 +262,10 @@ func TestSeenSet_OneRoundTrip(t *testing.T) {
 	if trips.pipelines != 1 || trips.single != 0 {
 		t.Errorf("%d pipelines and %d commands apart", trips.pipelines, trips.single)
 	}
+	s.ask(t, 1, append(clients, key("one more", 1))...)
+	if trips.pipelines != 3 || trips.single != 0 {
+		t.Errorf("%d pipelines and %d commands apart", trips.pipelines-1, trips.single)
+	}
 }
 
 type roundTrips struct{ pipelines, single int }
@@ -271,6 +276,28 @@ func (r *roundTrips) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 }
 func (r *roundTrips) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error { r.pipelines++; return next(ctx, cmds) }
+}
+
+// A caller who is gone, or has no time left, says nothing about a Redis that answers.
+func TestSeenSet_CallerGone(t *testing.T) {
+	t.Parallel()
+	s := redisSeenSet(t)
+	s.mark(t, "one", 1, key("A", 1))
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	late, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
+	defer cancel()
+	for range 10 {
+		for _, ctx := range []context.Context{gone, late} {
+			seen := []dedupe.Seen{different}
+			s.Ask(ctx, 1, clients("A"), seen)
+			want(t, seen, no)
+		}
+	}
+	want(t, s.ask(t, 1, key("A", 1)), same)
+	if skipped := s.asks(t, "skipped"); s.asks(t, "failed") != 20 || s.logs.Len() != 0 {
+		t.Errorf("%v failed, %v skipped, log %v", s.asks(t, "failed"), skipped, s.logs.All())
+	}
 }
 
 // Any marks and asks, against a map.

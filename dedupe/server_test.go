@@ -96,6 +96,23 @@ func TestSeenSet_Cluster(t *testing.T) {
 	})
 }
 
+// A cluster of one node, which is given by two addresses.
+func TestSeenSet_ClusterOfOne(t *testing.T) {
+	t.Parallel()
+	n := startNode(t)
+	if err := n.client.Do(t.Context(), "cluster", "addslotsrange", 0, 16383).Err(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the cluster is complete", func() bool {
+		info, err := n.client.ClusterInfo(t.Context()).Result()
+		return err == nil && strings.Contains(info, "cluster_state:ok")
+	})
+	s := newSeenSet(t, newClient(t, n.url()+",redis://localhost:"+strconv.Itoa(n.port)), patient)
+	s.waitAnswered(t)
+	s.mark(t, "one", 1, clients("A", "B")...)
+	want(t, s.ask(t, 1, key("A", 1), key("B", 2), key("C", 1)), same, different, no)
+}
+
 func stacks() string {
 	b := make([]byte, 4<<20)
 	return string(b[:runtime.Stack(b, true)])

@@ -44,6 +44,12 @@ func reactionTo(err error) reaction {
 	return tryLater
 }
 
+// timedOut tells of an error whether a statement took longer than it may.
+func timedOut(err error) bool {
+	var answer *pgconn.PgError
+	return errors.As(err, &answer) && answer.Code == "57014"
+}
+
 // refusal is the reason that a partner is told. Postgres's detail is left out:
 // it quotes whole rows.
 func refusal(err error) string {

@@ -37,6 +37,9 @@ func (s *Store) Save(ctx context.Context, chunks []*intake.Chunk) (intake.Saved,
 			careful = true
 		case reaction == tryAgain && try < tries:
 		default:
+			if timedOut(err) {
+				s.endStopped(ctx)
+			}
 			return intake.Saved{}, fmt.Errorf("save gathering of %d chunks: %w", len(chunks), err)
 		}
 	}
@@ -130,6 +133,24 @@ func rollback(ctx context.Context, tx pgx.Tx) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	_ = tx.Rollback(ctx) // an error here follows one that is returned, or a commit
+}
+
+// endStopped ends the sessions of processes that were stopped, or lost their
+// network, in the middle of a COPY. Neither statement_timeout nor
+// idle_in_transaction_session_timeout ends a session that waits for the next
+// piece of one, so the keys of its transaction would be held for as long as the
+// connection is open. No COPY that goes on gets as old as that.
+func (s *Store) endStopped(ctx context.Context) {
+	const query = `
+		select pg_terminate_backend(pid)
+		  from pg_stat_activity
+		 where application_name = current_setting('application_name')
+		   and usename = current_user and datname = current_database()
+		   and state = 'active' and wait_event = 'ClientRead'
+		   and query_start < clock_timestamp() - current_setting('statement_timeout')::interval`
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	_, _ = s.pool.Exec(ctx, query) // what is not ended now is ended at the next try
 }
 
 // findFinished answers those chunks that an earlier delivery has finished.

@@ -17,7 +17,23 @@ type held struct {
 	reply    string
 	delivery uint64
 	items    int
-	size     int
+	size     int // of the message and of what was read from it, in memory
+}
+
+// memoryOf tells about how many bytes a chunk takes that was read from a
+// message. Compressed it may be a thousand times smaller.
+func memoryOf(chunk *intake.Chunk) int {
+	const client, claim, verdict = 112, 48, 40 // sizes of the structs
+	n := 0
+	for i := range chunk.Clients {
+		c := &chunk.Clients[i]
+		// readClients keeps what it was given, and a copy of it for the strings.
+		n += client + 2*(len(c.ID)+len(c.EntityType)+len(c.OtherIdentifiers)) + (claim+claimSize)*len(c.Claims)
+	}
+	for i := range chunk.Rejected {
+		n += verdict + len(chunk.Rejected[i].Text)
+	}
+	return n
 }
 
 // isSuspect tells of a message that was handed back again and again: it may be
@@ -28,14 +44,14 @@ func (h *held) isSuspect() bool { return h.delivery > 3 }
 // no more of them a second; a large one makes its last comers wait.
 const (
 	gatheringItems = 5_000
-	gatheringBytes = 16 << 20
+	gatheringBytes = 32 << 20
 )
 
 // Bounds of the backlog, of what savers have taken too: with the gatherings of
 // two savers, there is always another one at hand.
 const (
 	backlogItems = 20_000
-	backlogBytes = 32 << 20
+	backlogBytes = 128 << 20
 )
 
 // A backlog holds the messages that a worker has taken.

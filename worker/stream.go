@@ -131,6 +131,12 @@ func Connect(urls, name string, logger *zap.Logger) (*nats.Conn, error) {
 		// What can't be sent now fails now. Buffered until NATS is back it would
 		// be published after its request was refused.
 		nats.ReconnectBufSize(-1),
+		// All who use the connection wait for a write, for a minute by default.
+		nats.FlusherTimeout(5*time.Second),
+		nats.ReconnectOnFlusherError(),
+		// A server that is set up anew may refuse for a while. By default the
+		// connection is closed for good when one does so twice.
+		nats.IgnoreAuthErrorAbort(),
 		nats.ConnectHandler(func(nc *nats.Conn) { logger.Info("connected to nats", zap.String("server", nc.ConnectedServerName())) }),
 		nats.ReconnectHandler(func(nc *nats.Conn) {
 			logger.Info("reconnected to nats", zap.String("server", nc.ConnectedServerName()))

@@ -172,7 +172,8 @@ func (w *Worker) takeFrom(ctx context.Context) error {
 		return fmt.Errorf("pull from consumer %s: %w", ConsumerName, err)
 	}
 	defer messages.Stop()
-	stop := context.AfterFunc(ctx, messages.Stop)
+	// What is here already is handed back: read finds the backlog closed.
+	stop := context.AfterFunc(ctx, messages.Drain)
 	defer stop()
 	for {
 		msg, err := messages.Next()
@@ -217,6 +218,7 @@ func (w *Worker) read(ctx context.Context, msg jetstream.Msg) {
 		h := &held{msg: msg, chunks: chunks, reply: reply, delivery: delivery, size: len(msg.Data())}
 		for _, chunk := range chunks {
 			h.items += chunk.Len
+			h.size += memoryOf(chunk)
 		}
 		w.backlog.add(h)
 	}
@@ -356,6 +358,9 @@ func (w *Worker) tell(gathering []*held, outcomes []intake.Outcome) {
 			continue
 		}
 		for i, chunk := range h.chunks {
+			if own[i].Withdrawn {
+				continue // its front has refused it
+			}
 			if news[h.reply] == nil {
 				news[h.reply] = []byte{outcomeVersion}
 			}

@@ -2,12 +2,15 @@ package local_test
 
 import (
 	"context"
+	"errors"
+	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -33,8 +36,11 @@ func TestMain(m *testing.M) {
 		if _, err := local.StartRedis(ctx, local.RedisOptions{Dir: filepath.Join(dir, "redis")}); err != nil {
 			panic(err)
 		}
+		if _, err := local.StartNATS(ctx, local.NATSOptions{Dir: filepath.Join(dir, "nats")}); err != nil {
+			panic(err)
+		}
 		os.Stdout.WriteString("started\n")
-		time.Sleep(time.Minute) // it is killed before
+		_, _ = io.Copy(io.Discard, os.Stdin) // until it is killed, or the test's process is
 		os.Exit(1)
 	}
 	localtest.Main(m)
@@ -112,12 +118,19 @@ func TestPostgres_UnreachableFolder(t *testing.T) {
 	}
 	postgres := startPostgres(t, filepath.Join(dir, "postgres"))
 	query(t, postgres, "select 'x' from (select pg_catalog.lo_create(4712)) t")
+	elsewhere := filepath.Join(dir, "postgres", "cluster")
+	if os.Geteuid() == 0 {
+		var err error
+		if elsewhere, err = os.Readlink(elsewhere); err != nil || !strings.HasPrefix(elsewhere, "/var/tmp/intake-postgres-") {
+			t.Fatalf("the data lie in %s (%v)", elsewhere, err)
+		}
+	}
 	t.Cleanup(func() {
 		if err := postgres.Remove(); err != nil {
 			t.Error(err)
 		}
-		if left, _ := os.Readlink(filepath.Join(dir, "postgres", "cluster")); left != "" {
-			t.Errorf("%s is left", left)
+		if _, err := os.Stat(elsewhere); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s is left: %v", elsewhere, err)
 		}
 	})
 	again := startPostgres(t, filepath.Join(dir, "postgres"))
@@ -130,10 +143,14 @@ func TestPostgres_UnreachableFolder(t *testing.T) {
 func TestSecrets(t *testing.T) {
 	t.Parallel()
 	dir := localtest.Dir(t)
-	startRedis(t, dir)
-	for _, name := range []string{"password", "redis.conf"} {
-		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Mode().Perm() != 0o600 {
-			t.Errorf("%s: %v %v", name, info.Mode(), err)
+	for _, s := range servers {
+		s.start(t, filepath.Join(dir, s.name))
+	}
+	for _, name := range []string{"Postgres/password", "Redis/password", "Redis/redis.conf", "NATS/password"} {
+		if info, err := os.Stat(filepath.Join(dir, name)); err != nil {
+			t.Error(err)
+		} else if info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v", name, info.Mode())
 		}
 	}
 }
@@ -211,6 +228,7 @@ func TestRedis_StandIn(t *testing.T) {
 	if err := server.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	server.Kill() // and is stopped after that
 }
 
 func TestNATS(t *testing.T) {
@@ -260,6 +278,9 @@ func TestOrphans(t *testing.T) {
 	dir := localtest.Dir(t)
 	parent := exec.CommandContext(t.Context(), os.Args[0])
 	parent.Env = append(os.Environ(), parentEnv+"="+dir)
+	if _, err := parent.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
 	out, err := parent.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -271,21 +292,34 @@ func TestOrphans(t *testing.T) {
 	if n, err := out.Read(said); err != nil || string(said[:n]) != "started\n" {
 		t.Fatalf("the parent said %q: %v", said[:n], err)
 	}
-	pid := postmasterPID(t, dir)
+	postmaster, redisPID := postmasterPID(t, dir), pidIn(t, filepath.Join(dir, "redis", "redis.pid"))
+	if gone(postmaster) || gone(redisPID) {
+		t.Fatal("the servers don't run")
+	}
 	if err := parent.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	_ = parent.Wait()
+	if runtime.GOOS == "linux" {
+		eventually(t, "the orphans end by themselves", func() bool { return gone(postmaster) && gone(redisPID) })
+	}
 	startPostgres(t, filepath.Join(dir, "postgres"))
 	startRedis(t, filepath.Join(dir, "redis"))
-	if err := syscall.Kill(pid, 0); err == nil && postmasterPID(t, dir) == pid {
-		t.Errorf("the orphan %d still has the data", pid)
+	startNATS(t, filepath.Join(dir, "nats"))
+	if !gone(postmaster) || !gone(redisPID) {
+		t.Error("an orphan still runs")
 	}
 }
 
 func postmasterPID(t *testing.T, dir string) int {
 	t.Helper()
-	content, err := os.ReadFile(filepath.Join(dir, "postgres", "cluster", "postmaster.pid"))
+	return pidIn(t, filepath.Join(dir, "postgres", "cluster", "postmaster.pid"))
+}
+
+// pidIn is the number in the first line of a file.
+func pidIn(t *testing.T, file string) int {
+	t.Helper()
+	content, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}

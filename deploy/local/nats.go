@@ -27,6 +27,7 @@ type NATS struct {
 	password string
 	port     int
 	server   *server.Server
+	log      *natsLog
 }
 
 // maxPayload is above what a chunk of a batch takes.
@@ -66,24 +67,36 @@ func (n *NATS) Start(ctx context.Context) error {
 	if n.port, err = keptPort(n.opts.Dir); err != nil {
 		return err
 	}
-	options := &server.Options{
+	log, err := openNATSLog(n.LogPath())
+	if err != nil {
+		return err
+	}
+	natsServer, err := server.NewServer(&server.Options{
 		ServerName: "intake", Host: "127.0.0.1", Port: n.port,
 		Username: "intake", Password: n.password,
 		JetStream: true, StoreDir: n.opts.Dir, SyncAlways: true, MaxPayload: maxPayload,
-		NoSigs: true, NoLog: false, LogFile: n.LogPath(), Logtime: true,
+		NoSigs: true,
+	})
+	if err != nil {
+		return errors.Join(fmt.Errorf("start NATS: %w", err), log.file.Close())
 	}
-	if n.server, err = server.NewServer(options); err != nil {
-		return fmt.Errorf("start NATS: %w", err)
-	}
-	n.server.ConfigureLogger()
+	natsServer.SetLoggerV2(log, false, false, false)
+	n.server, n.log = natsServer, log
 	go n.server.Start()
-	limit := 30 * time.Second
-	if deadline, ok := ctx.Deadline(); ok {
-		limit = min(limit, time.Until(deadline))
-	}
-	if !n.server.ReadyForConnections(limit) {
-		n.server.Shutdown()
-		return errors.New("NATS is not ready; its log is " + n.LogPath())
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for !n.server.ReadyForConnections(30 * time.Millisecond) {
+		select {
+		case err = <-log.fatal:
+			err = fmt.Errorf("start NATS: %w", err)
+		case <-ctx.Done():
+			err = fmt.Errorf("NATS is not ready (%w); its log is %s", ctx.Err(), n.LogPath())
+		default:
+			continue
+		}
+		stopping, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		return errors.Join(err, n.Stop(stopping))
 	}
 	return nil
 }
@@ -98,6 +111,7 @@ func (n *NATS) Stop(ctx context.Context) error {
 	}()
 	select {
 	case <-stopped:
+		_ = n.log.file.Close() // it may have been closed before
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("stop NATS: %w", ctx.Err())

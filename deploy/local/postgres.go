@@ -43,7 +43,9 @@ type Postgres struct {
 // Postgres refuses to run as root; then it runs as the user postgres, and if
 // that user can't reach Dir, its data lie in /var/tmp and Dir says where.
 func StartPostgres(ctx context.Context, opts PostgresOptions) (*Postgres, error) {
-	programs, err := postgresPrograms()
+	programs, err := postgresPrograms(
+		"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin",
+		"/opt/homebrew/opt/postgresql@*/bin", "/usr/local/opt/postgresql@*/bin", "/usr/local/pgsql/bin")
 	if err != nil {
 		return nil, err
 	}
@@ -108,9 +110,11 @@ func (p *Postgres) Start(ctx context.Context) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.owner}
 	// SIGQUIT: should this process die, Postgres ends at once and recovers at
 	// the next start.
-	if p.process, err = startProcess(cmd, p.LogPath(), syscall.SIGQUIT); err != nil {
+	process, err := startProcess(cmd, p.LogPath(), syscall.SIGQUIT)
+	if err != nil {
 		return err
 	}
+	p.process = process
 	err = p.process.waitReady(ctx, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 		defer cancel()
@@ -137,13 +141,11 @@ func (p *Postgres) Remove() error {
 	return errors.Join(os.RemoveAll(p.cluster), os.RemoveAll(p.opts.Dir))
 }
 
-// postgresPrograms finds the folder of initdb and postgres.
-func postgresPrograms() (string, error) {
+// postgresPrograms finds the folder of initdb and postgres: one that the patterns
+// name, the highest version of each first, or one in PATH.
+func postgresPrograms(patterns ...string) (string, error) {
 	var candidates []string
-	for _, pattern := range []string{
-		"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin",
-		"/opt/homebrew/opt/postgresql@*/bin", "/usr/local/opt/postgresql@*/bin", "/usr/local/pgsql/bin",
-	} {
+	for _, pattern := range patterns {
 		found, _ := filepath.Glob(pattern)
 		slices.SortFunc(found, func(a, b string) int { return majorVersion(b) - majorVersion(a) })
 		candidates = append(candidates, found...)
@@ -232,47 +234,60 @@ func (p *Postgres) makeDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
+	return p.own(dir)
+}
+
+// own gives a file to the user that Postgres runs as.
+func (p *Postgres) own(file string) error {
 	if p.owner == nil {
 		return nil
 	}
-	return os.Chown(dir, int(p.owner.Uid), int(p.owner.Gid))
+	return os.Chown(file, int(p.owner.Uid), int(p.owner.Gid))
 }
 
-// initCluster makes the data directory. --no-sync: should the machine lose power
-// right now, the half-made directory is made anew by hand, which costs nobody a
-// record.
+// initCluster makes the data directory, beside its place: a process that is killed
+// meanwhile must not leave a half-made one there, which the next start would take
+// for whole. --no-sync: should the machine lose power right now, the directory is
+// made anew by hand, which costs nobody a record.
 func (p *Postgres) initCluster(ctx context.Context, initdb string) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	password, err := p.passwordFile()
+	stale, _ := filepath.Glob(p.cluster + ".new-*")
+	for _, dir := range stale {
+		_ = os.RemoveAll(dir)
+	}
+	making, err := os.MkdirTemp(filepath.Dir(p.cluster), filepath.Base(p.cluster)+".new-")
 	if err != nil {
 		return err
 	}
-	defer os.Remove(password)
-	cmd := exec.CommandContext(ctx, initdb, "-D", p.cluster, "-U", "postgres", "-E", "UTF8", "--locale=C",
+	defer os.RemoveAll(making)
+	data, password := filepath.Join(making, "data"), filepath.Join(making, "password")
+	if err := errors.Join(os.WriteFile(password, []byte(p.password+"\n"), 0o600), p.own(password), p.own(making)); err != nil {
+		return err
+	}
+	cmd := exec.Command(initdb, "-D", data, "-U", "postgres", "-E", "UTF8", "--locale=C",
 		"-A", "scram-sha-256", "--pwfile", password, "--no-sync")
-	cmd.Dir = p.cluster
+	cmd.Dir = making
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.owner}
-	if output, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("initdb: %w\n%s", err, output)
-	}
-	return nil
-}
-
-// passwordFile gives a file with the password that only the owner may read.
-func (p *Postgres) passwordFile() (string, error) {
-	file, err := os.CreateTemp("", "intake-postgres-password-")
+	process, err := startProcess(cmd, p.LogPath(), syscall.SIGKILL)
 	if err != nil {
-		return "", err
+		return err
 	}
-	defer file.Close()
-	if p.owner != nil {
-		if err := file.Chown(int(p.owner.Uid), int(p.owner.Gid)); err != nil {
-			return "", err
-		}
+	select {
+	case <-process.ended:
+	case <-ctx.Done(): // it is given time to end what it has started
+		stopping, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		return errors.Join(fmt.Errorf("initdb: %w", ctx.Err()), process.stop(stopping, syscall.SIGTERM))
 	}
-	_, err = fmt.Fprintln(file, p.password)
-	return file.Name(), err
+	if process.err != nil {
+		return fmt.Errorf("initdb: %w; its log %s ends with:\n%s", process.err, p.LogPath(), tail(p.LogPath()))
+	}
+	// What lies there and is not empty is not for us to delete.
+	if err := os.Remove(p.cluster); err != nil {
+		return err
+	}
+	return os.Rename(data, p.cluster)
 }
 
 // stopLeftover ends the Postgres of an earlier process on the same data.
@@ -289,5 +304,5 @@ func (p *Postgres) stopLeftover() error {
 		return nil
 	}
 	pid, _ := strconv.Atoi(strings.TrimSpace(lines[0]))
-	return stopLeftover(pid, "postgres", syscall.SIGINT)
+	return stopLeftover(pid, syscall.SIGINT, "postgres", p.cluster)
 }

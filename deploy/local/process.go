@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -103,10 +104,26 @@ func (p *process) stop(ctx context.Context, signal syscall.Signal) error {
 	}
 }
 
-// kill ends the process and all of its children at once.
+// kill ends the process and all of its children at once. Those of Postgres are in
+// groups of their own, and one that computes would not notice that it is alone:
+// the next Postgres would refuse to start beside it.
 func (p *process) kill() {
-	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
+	select {
+	case <-p.ended: // its number may be another process's
+		return
+	default:
+	}
+	pid := p.cmd.Process.Pid
+	_ = syscall.Kill(pid, syscall.SIGSTOP) // it starts no more children
+	children := childrenOf(pid)
+	for _, child := range children {
+		_ = syscall.Kill(child, syscall.SIGKILL)
+	}
+	_ = syscall.Kill(-pid, syscall.SIGKILL)
 	<-p.ended
+	for _, child := range children {
+		_ = waitGone(child, p.cmd.Path) // if not, the next start says so
+	}
 }
 
 func tail(file string) string {
@@ -131,29 +148,27 @@ func freePort(wanted int) (int, error) {
 	return 0, errors.New("no free port on 127.0.0.1")
 }
 
-// stopLeftover ends a server that an earlier process left behind, if the
-// process of that number is one of the program.
-func stopLeftover(pid int, program string, signal syscall.Signal) error {
-	if pid <= 1 || !isProgram(pid, program) {
+// stopLeftover ends a server that an earlier process left behind, if the process
+// of that number runs the program, with one of the arguments. After a restart of
+// the machine or the container the number may be another such server's.
+func stopLeftover(pid int, signal syscall.Signal, program string, arguments ...string) error {
+	if pid <= 1 {
+		return nil
+	}
+	line := commandLine(pid)
+	serves := func(argument string) bool { return strings.Contains(line, " "+argument+" ") }
+	if !strings.Contains(line, program) || !slices.ContainsFunc(arguments, serves) {
 		return nil
 	}
 	_ = syscall.Kill(pid, signal)
-	deadline := time.Now().Add(20 * time.Second)
-	for isProgram(pid, program) {
+	return waitGone(pid, program)
+}
+
+func waitGone(pid int, program string) error {
+	for deadline := time.Now().Add(20 * time.Second); commandLine(pid) != ""; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("%s, process %d, was left behind and does not stop: stop it by hand", program, pid)
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
 	return nil
-}
-
-// isProgram tells whether a process is there and runs a program of that name.
-func isProgram(pid int, program string) bool {
-	output, err := exec.Command("ps", "-o", "stat=,comm=", "-p", fmt.Sprint(pid)).Output()
-	if err != nil {
-		return false
-	}
-	state, name, _ := strings.Cut(strings.TrimSpace(string(output)), " ")
-	return !strings.HasPrefix(state, "Z") && strings.Contains(name, program)
 }

@@ -2,8 +2,39 @@
 
 package local
 
-import "syscall"
+import (
+	"fmt"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+)
 
 // Elsewhere a server outlives this process if that is killed, until the next
 // start in the same folder stops it.
 func setDeathSignal(*syscall.SysProcAttr, syscall.Signal) {}
+
+func childrenOf(pid int) (children []int) {
+	output, err := exec.Command("ps", "-A", "-o", "pid=", "-o", "ppid=").Output()
+	if err != nil {
+		return nil
+	}
+	for line := range strings.Lines(string(output)) {
+		var child, parent int
+		if _, err := fmt.Sscan(line, &child, &parent); err == nil && parent == pid {
+			children = append(children, child)
+		}
+	}
+	return children
+}
+
+// commandLine gives a process's program and arguments, each with a space behind
+// it; nothing if it has ended.
+func commandLine(pid int) string {
+	output, err := exec.Command("ps", "-ww", "-o", "stat=", "-o", "args=", "-p", strconv.Itoa(pid)).Output()
+	state, line, _ := strings.Cut(strings.TrimSpace(string(output)), " ")
+	if err != nil || strings.HasPrefix(state, "Z") {
+		return ""
+	}
+	return line + " "
+}

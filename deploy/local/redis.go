@@ -88,15 +88,16 @@ func (r *Redis) Start(ctx context.Context) error {
 	config := fmt.Sprintf("bind 127.0.0.1\nport %d\nrequirepass %s\ndir %q\nappendonly yes\nappendfsync everysec\nsave \"\"\n"+
 		"maxmemory 512mb\nmaxmemory-policy allkeys-lru\npidfile %q\n",
 		r.port, r.password, r.opts.Dir, r.pidFile())
-	configFile := filepath.Join(r.opts.Dir, "redis.conf")
-	if err := os.WriteFile(configFile, []byte(config), 0o600); err != nil {
+	if err := os.WriteFile(r.configFile(), []byte(config), 0o600); err != nil {
 		return err
 	}
-	cmd := exec.Command(r.program, configFile)
+	cmd := exec.Command(r.program, r.configFile())
 	cmd.Dir = r.opts.Dir
-	if r.process, err = startProcess(cmd, r.LogPath(), syscall.SIGTERM); err != nil {
+	process, err := startProcess(cmd, r.LogPath(), syscall.SIGTERM)
+	if err != nil {
 		return err
 	}
+	r.process = process
 	if err := os.WriteFile(r.pidFile(), []byte(strconv.Itoa(cmd.Process.Pid)), 0o600); err != nil {
 		r.process.kill()
 		return err
@@ -119,7 +120,8 @@ func (r *Redis) Start(ctx context.Context) error {
 	return err
 }
 
-func (r *Redis) pidFile() string { return filepath.Join(r.opts.Dir, "redis.pid") }
+func (r *Redis) pidFile() string    { return filepath.Join(r.opts.Dir, "redis.pid") }
+func (r *Redis) configFile() string { return filepath.Join(r.opts.Dir, "redis.conf") }
 
 // Stop ends Redis.
 func (r *Redis) Stop(ctx context.Context) error {
@@ -148,5 +150,6 @@ func (r *Redis) stopLeftover() error {
 		return err
 	}
 	pid, _ := strconv.Atoi(strings.TrimSpace(string(content)))
-	return stopLeftover(pid, "redis-server", syscall.SIGTERM)
+	// It shows its address for its arguments once it runs.
+	return stopLeftover(pid, syscall.SIGTERM, "redis-server", net.JoinHostPort("127.0.0.1", strconv.Itoa(lastPort(r.opts.Dir))), r.configFile())
 }

@@ -26,14 +26,21 @@ func keptSecret(dir string) (string, error) {
 // keptPort gives a free port, the one of the last start in the folder if it can
 // be had again: so that a URL stays good over a restart.
 func keptPort(dir string) (int, error) {
-	file := filepath.Join(dir, "port")
-	wanted := 0
-	if content, err := os.ReadFile(file); err == nil {
-		wanted, _ = strconv.Atoi(strings.TrimSpace(string(content)))
-	}
-	port, err := freePort(wanted)
+	port, err := freePort(lastPort(dir))
 	if err != nil {
 		return 0, err
 	}
-	return port, os.WriteFile(file, []byte(strconv.Itoa(port)+"\n"), 0o600)
+	return port, os.WriteFile(portFile(dir), []byte(strconv.Itoa(port)+"\n"), 0o600)
 }
+
+// lastPort is the port of the last start in a folder, 0 if there was none.
+func lastPort(dir string) int {
+	content, err := os.ReadFile(portFile(dir))
+	if err != nil {
+		return 0
+	}
+	port, _ := strconv.Atoi(strings.TrimSpace(string(content)))
+	return port
+}
+
+func portFile(dir string) string { return filepath.Join(dir, "port") }
