@@ -21,6 +21,9 @@ import (
 )
 
 func main() {
+	// The kernel sends the children their death signal when the thread that
+	// started them ends: this one.
+	runtime.LockOSThread()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx); err != nil {

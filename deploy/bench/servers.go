@@ -153,6 +153,7 @@ func (b *bench) run(name, program string, env []string, args ...string) (*child,
 	c := &child{name: name, cmd: exec.Command(program, args...)}
 	c.cmd.Env = append(os.Environ(), env...)
 	c.cmd.Stderr = log
+	c.cmd.SysProcAttr = childAttr()
 	out, err := c.cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
