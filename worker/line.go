@@ -62,9 +62,9 @@ func (l *line) set(partner string, waiting []*submission) {
 	}
 }
 
-// take waits for submissions and gives those that are to be published together;
-// nil when the line is closed.
-func (l *line) take() []*submission {
+// take waits for submissions and gives those that are to be published together,
+// of at most maxBytes if they are several; nil when the line is closed.
+func (l *line) take(maxBytes int) []*submission {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for len(l.turns) == 0 && !l.closed {
@@ -77,9 +77,13 @@ func (l *line) take() []*submission {
 	waiting := l.waiting[partner]
 	n := 1
 	if waiting[0].isSmall() {
-		bytes := waiting[0].bytes
-		for n < len(waiting) && n < maxBatches && waiting[n].isSmall() && bytes+waiting[n].bytes <= maxGroupBytes {
+		bytes, raw := waiting[0].bytes, waiting[0].raw
+		for n < len(waiting) && n < maxBatches && waiting[n].isSmall() {
 			bytes += waiting[n].bytes
+			raw += waiting[n].raw
+			if bytes > maxBytes || raw > maxGroupRaw {
+				break
+			}
 			n++
 		}
 	}

@@ -69,6 +69,7 @@ type submission struct {
 	chunks   []*intake.Chunk
 	datas    [][]byte // the chunks, encoded
 	bytes    int      // of datas
+	raw      int      // bytes of the items as sent
 	deadline time.Time
 	done     chan error
 }
@@ -77,6 +78,7 @@ type submission struct {
 const (
 	maxSmallBytes = 64 << 10
 	maxGroupBytes = 512 << 10
+	maxGroupRaw   = maxChunkBytes // of items as sent, which compress without bound
 )
 
 // isSmall tells whether the batch may share a message with others. A message is
@@ -176,6 +178,9 @@ func (q *Queue) Submit(ctx context.Context, batch *intake.Batch) (*Ticket, error
 	for _, data := range datas {
 		s.bytes += len(data)
 	}
+	for i := range batch.Items {
+		s.raw += len(batch.Items[i].Raw)
+	}
 	if err := q.publish(ctx, s); err != nil {
 		q.forget(s.ticket)
 		return nil, err
@@ -220,7 +225,11 @@ func (q *Queue) forget(t *Ticket) {
 // publishWaiting publishes what has gathered while the last group was published,
 // until the line is closed.
 func (q *Queue) publishWaiting() {
-	for group := q.line.take(); group != nil; group = q.line.take() {
+	for {
+		group := q.line.take(min(maxGroupBytes, int(q.nc.MaxPayload())-overhead))
+		if group == nil {
+			return
+		}
 		err := q.publishGroup(group)
 		for _, s := range group {
 			s.done <- err
@@ -284,8 +293,14 @@ func (q *Queue) publishUntilKnown(chunks []*intake.Chunk, msgs []*nats.Msg, dead
 	for try := 0; ; try++ {
 		err := q.commit(msgs, deadline)
 		switch {
-		case err == nil, isDuplicate(err):
+		case err == nil:
 			return nil
+		case isDuplicate(err):
+			// Some of them are stored, if not all.
+			return q.publishEach(chunks, msgs, deadline)
+		case refused(err) && len(msgs) > 1 && !uncertain:
+			// A server whose disk is full may have stored the first of them.
+			return q.withdraw(chunks, len(msgs), err)
 		case refused(err) && !uncertain:
 			q.metrics.failures.WithLabelValues("refused").Inc()
 			return fmt.Errorf("%w: %w", ErrUnavailable, err)
@@ -294,10 +309,31 @@ func (q *Queue) publishUntilKnown(chunks []*intake.Chunk, msgs []*nats.Msg, dead
 		}
 		wait := 50 * time.Millisecond << min(try, 4)
 		if time.Until(deadline) < wait {
-			return q.withdraw(chunks, err)
+			return q.withdraw(chunks, len(msgs), err)
 		}
 		time.Sleep(wait)
 	}
+}
+
+// publishEach publishes those of a batch's messages that the stream lacks.
+func (q *Queue) publishEach(chunks []*intake.Chunk, msgs []*nats.Msg, deadline time.Time) error {
+	for _, msg := range msgs {
+		for _, header := range []string{jetstreamext.BatchIDHeader, jetstreamext.BatchSeqHeader, jetstreamext.BatchCommitHeader} {
+			msg.Header.Del(header)
+		}
+		for try := 0; ; try++ {
+			err := q.commit([]*nats.Msg{msg}, deadline)
+			if err == nil {
+				break
+			}
+			wait := 50 * time.Millisecond << min(try, 4)
+			if time.Until(deadline) < wait {
+				return q.withdraw(chunks, len(msgs), err)
+			}
+			time.Sleep(wait)
+		}
+	}
+	return nil
 }
 
 // commit publishes messages, all or none, in one commit of the stream.
@@ -332,16 +368,16 @@ func refused(err error) bool {
 // errConflictingDuplicate says that the same message is being stored right now.
 const errConflictingDuplicate jetstream.ErrorCode = 10158
 
-// isDuplicate tells whether a publish was refused because all of it is stored.
-// The messages of a batch are only ever stored together.
+// isDuplicate tells whether messages were refused together because at least one
+// of them is stored.
 func isDuplicate(err error) bool {
 	return errors.Is(err, jetstreamext.ErrBatchPublishDuplicateMsgID)
 }
 
-// withdraw settles chunks of which it isn't known whether they are
-// queued. The partner may only be told to send it again when it will never be saved:
+// withdraw settles chunks of which it isn't known whether the messages that hold
+// them are queued. The partner may only be told to send it again when it will never be saved:
 // else the answer to the repeat, Duplicate, would be of a batch that was refused.
-func (q *Queue) withdraw(chunks []*intake.Chunk, cause error) error {
+func (q *Queue) withdraw(chunks []*intake.Chunk, messages int, cause error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	ok, err := q.opts.Ledger.Withdraw(ctx, chunks)
@@ -352,6 +388,9 @@ func (q *Queue) withdraw(chunks []*intake.Chunk, cause error) error {
 	case ok:
 		q.metrics.failures.WithLabelValues("withdrawn").Inc()
 		return fmt.Errorf("%w: %w", ErrUnavailable, cause)
+	case messages > 1: // one is finished, others may not even be queued
+		q.metrics.failures.WithLabelValues("uncertain").Inc()
+		return fmt.Errorf("%w: %w", ErrUncertain, cause)
 	}
 	return nil
 }

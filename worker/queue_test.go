@@ -73,8 +73,10 @@ func TestLine(t *testing.T) {
 	a := join("a", 1, maxSmallBytes, maxSmallBytes+1, 1, 1)
 	b := join("b", 1)
 	a[4].datas = make([][]byte, 2)
-	for i, want := range [][]*submission{a[:2], b, a[2:3], a[3:4], a[4:]} {
-		if diff := cmp.Diff(want, l.take(), cmp.Comparer(func(x, y *submission) bool { return x == y })); diff != "" {
+	c := join("c", 1, 1, 1, maxSmallBytes, maxSmallBytes)
+	c[0].raw, c[1].raw, c[2].raw = maxGroupRaw/2, maxGroupRaw/2, 1
+	for i, want := range [][]*submission{a[:2], b, c[:2], a[2:3], c[2:], a[3:4], a[4:]} {
+		if diff := cmp.Diff(want, l.take(maxGroupBytes), cmp.Comparer(func(x, y *submission) bool { return x == y })); diff != "" {
 			t.Errorf("group %d: %s", i, diff)
 		}
 	}
@@ -82,7 +84,7 @@ func TestLine(t *testing.T) {
 	if !l.leave(b[0]) || l.leave(b[0]) || l.leave(a[0]) {
 		t.Error("only who waits can leave")
 	}
-	if left := l.close(); len(left) != 1 || left[0] != b[1] || l.take() != nil || l.join(b[0]) {
+	if left := l.close(); len(left) != 1 || left[0] != b[1] || l.take(maxGroupBytes) != nil || l.join(b[0]) {
 		t.Error("closing gives who is left, and ends all waiting")
 	}
 }

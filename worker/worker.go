@@ -21,6 +21,8 @@ type Store interface {
 	// Save saves chunks in one transaction. An error means that nothing is
 	// known to be saved and that the same chunks should be given again.
 	Save(ctx context.Context, chunks []*intake.Chunk) (intake.Saved, error)
+	// Ping tells whether the store can be reached.
+	Ping(ctx context.Context) error
 }
 
 // A Marker marks keys as seen, once they are committed: the seen set.
@@ -266,15 +268,28 @@ func (w *Worker) saveGathering(ctx context.Context, gathering []*held) {
 		} else {
 			w.opts.Logger.Debug("still cannot save", zap.Int("chunks", len(chunks)), zap.Error(err))
 		}
+		if w.backlog.isClosed() {
+			break
+		}
 		// One that was handed back before has been waited for enough; it must
-		// not keep the others waiting again.
-		if gathering[0].isSuspect() || time.Since(began) > w.patience || w.backlog.isClosed() || !sleep(ctx, delay) {
+		// not keep the others waiting again. While the store is away none is to
+		// blame, and handing back would only make suspects of all of them.
+		if (gathering[0].isSuspect() || time.Since(began) > w.patience) && w.reachesStore(ctx) {
+			break
+		}
+		if !sleep(ctx, delay) {
 			break
 		}
 	}
 	for _, h := range gathering {
 		_ = h.msg.NakWithDelay(nakDelay(h.delivery))
 	}
+}
+
+func (w *Worker) reachesStore(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	return w.opts.Store.Ping(ctx) == nil
 }
 
 // save bounds a transaction and measures it.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"intake"
 )
@@ -40,6 +41,8 @@ func (stuckStore) Save(ctx context.Context, _ []*intake.Chunk) (intake.Saved, er
 	<-ctx.Done()
 	return intake.Saved{}, ctx.Err()
 }
+
+func (stuckStore) Ping(context.Context) error { return nil }
 
 // What a worker holds is bounded in memory, not only in what it takes compressed.
 func TestReview_BacklogBoundsMemory(t *testing.T) {
@@ -218,4 +221,79 @@ func TestReview_NATSRefusesForAWhile(t *testing.T) {
 		}
 		return nc.IsConnected()
 	})
+}
+
+// A store that is away for long makes no message a suspect: they are saved
+// together when it is back.
+func TestReview_StoreAwayForLong(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	q := r.queue(t, r.nc, QueueOptions{Ledger: silentLedger{r.store}})
+	tickets := []*Ticket{q.submit(t, newBatch("a")), q.submit(t, newBatch("b"))}
+	store := &awayStore{Store: r.store}
+	store.away.Store(true)
+	w := r.worker(t, Options{Store: store})
+	w.patience = time.Millisecond
+	start(t, w.Run)
+	eventually(t, "many tries", func() bool { return store.tries.Load() >= 10 })
+	store.away.Store(false)
+	for _, ticket := range tickets {
+		waitFor(t, ticket)
+	}
+	if n := testutil.ToFloat64(w.metrics.redelivered); n != 0 {
+		t.Errorf("%v messages were handed back while the store was away", n)
+	}
+}
+
+// An awayStore is one that can't be reached for a while.
+type awayStore struct {
+	Store
+	away  atomic.Bool
+	tries atomic.Int64
+}
+
+func (s *awayStore) Save(ctx context.Context, chunks []*intake.Chunk) (intake.Saved, error) {
+	if s.tries.Add(1); s.away.Load() {
+		return intake.Saved{}, errors.New("the store is away")
+	}
+	return s.Store.Save(ctx, chunks)
+}
+
+func (s *awayStore) Ping(ctx context.Context) error {
+	if s.away.Load() {
+		return errors.New("the store is away")
+	}
+	return s.Store.Ping(ctx)
+}
+
+// JetStream has stored only the first message of a batch, as one whose disk is
+// full may: when it says so, the others are queued too.
+func TestReview_PartOfABatchIsQueued(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	q := r.queue(t, r.nc, QueueOptions{})
+	ids := make([]string, 2*maxChunkItems)
+	for i := range ids {
+		ids[i] = fmt.Sprint(i)
+	}
+	batch := newBatch(ids...)
+	chunks, datas, err := encode(batch, int(q.nc.MaxPayload()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	base, err := newBase()
+	if err != nil {
+		t.Fatal(err)
+	}
+	msgs := q.messages(base, []*submission{{partner: "acme", chunks: chunks, datas: datas}})
+	deadline := time.Now().Add(10 * time.Second)
+	if err := q.commit(msgs[:1], deadline); err != nil {
+		t.Fatal(err)
+	}
+	if err := q.publishUntilKnown(chunks, msgs, deadline); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := r.stream(t).Info(t.Context()); err != nil || info.State.Msgs != 2 {
+		t.Errorf("%d messages are queued: %v", info.State.Msgs, err)
+	}
 }
