@@ -13,14 +13,20 @@ type reaction int
 const (
 	// tryLater: the server can't save now, and nobody's data is to blame.
 	tryLater reaction = iota
-	// tryAgain: another transaction finished one of the chunks first; at the
-	// next try it is answered from its status.
+	// tryAgain: another transaction finished one of the chunks first, and at the
+	// next try it is answered from its status; or ids have to be taken anew.
 	tryAgain
 	// halve: some item's data is to blame.
 	halve
 )
 
-const statusKey = "batch_status_pkey"
+const (
+	statusKey = "batch_status_pkey"
+	idKey     = "partner_clients_pkey"
+)
+
+// errNotBold is of a gathering that can't be saved boldly.
+var errNotBold = errors.New("a key is there twice")
 
 // reactionTo decides by SQLSTATE. Classes 22 (data exception) and 23 (integrity
 // constraint violation) are about the data; everything else, and everything
@@ -28,11 +34,14 @@ const statusKey = "batch_status_pkey"
 // schema, and fails nobody.
 func reactionTo(err error) reaction {
 	var answer *pgconn.PgError
+	if errors.Is(err, errNotBold) {
+		return tryAgain
+	}
 	if !errors.As(err, &answer) {
 		return tryLater
 	}
 	switch {
-	case answer.ConstraintName == statusKey:
+	case answer.ConstraintName == statusKey, answer.ConstraintName == idKey:
 		return tryAgain
 	case answer.TableName == "batch_status":
 		return tryLater
@@ -42,6 +51,12 @@ func reactionTo(err error) reaction {
 		return halve
 	}
 	return tryLater
+}
+
+// idsTaken tells of an error whether others have been given the same ids.
+func idsTaken(err error) bool {
+	var answer *pgconn.PgError
+	return errors.As(err, &answer) && answer.ConstraintName == idKey
 }
 
 // timedOut tells of an error whether a statement took longer than it may.

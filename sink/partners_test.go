@@ -70,7 +70,7 @@ func TestMigrate_AtOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
-			if version, _, err := sink.Migrate(t.Context(), url); err != nil || version != 1 {
+			if version, _, err := sink.Migrate(t.Context(), url); err != nil || version != 2 {
 				t.Errorf("version %d: %v", version, err)
 			}
 		})

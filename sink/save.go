@@ -1,11 +1,9 @@
 package sink
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"intake"
 )
@@ -26,15 +25,21 @@ import (
 // the same chunks should be given again later.
 func (s *Store) Save(ctx context.Context, chunks []*intake.Chunk) (intake.Saved, error) {
 	const tries = 5
-	careful := false
+	how := bold
+	if s.duplicates.Load() {
+		how = plain
+	}
 	for try := 1; ; try++ {
-		saved, err := s.trySave(ctx, chunks, careful)
+		saved, err := s.trySave(ctx, chunks, how)
 		if err == nil {
 			return saved, nil
 		}
+		if idsTaken(err) {
+			s.ids.drop()
+		}
 		switch reaction := reactionTo(err); {
-		case reaction == halve && !careful:
-			careful = true
+		case reaction == halve && how < careful, reaction == tryAgain && how == bold:
+			how++
 		case reaction == tryAgain && try < tries:
 		default:
 			if timedOut(err) {
@@ -45,9 +50,21 @@ func (s *Store) Save(ctx context.Context, chunks []*intake.Chunk) (intake.Saved,
 	}
 }
 
+// manner is how a gathering is saved. Each is for what the one before can't save.
+type manner int
+
+const (
+	// bold supposes that all keys are free, and that no chunk was finished
+	// before: then clients are copied as claims are, at half the cost.
+	bold manner = iota
+	// plain finds out which keys are free.
+	plain
+	// careful finds out, too, which items Postgres refuses.
+	careful
+)
+
 // A gathering is what one transaction saves.
 type gathering struct {
-	tx     pgx.Tx
 	chunks []*intake.Chunk
 	// outcomes has an entry a chunk; final tells which are an earlier
 	// transaction's.
@@ -55,14 +72,13 @@ type gathering struct {
 	final    []bool
 	// first is where each chunk stands first in chunks: one that is delivered
 	// again may meet itself.
-	first  []int
-	rows   []row
-	copied []byte
+	first []int
+	rows  []row
 }
 
-func newGathering(tx pgx.Tx, chunks []*intake.Chunk) *gathering {
+func newGathering(chunks []*intake.Chunk) *gathering {
 	n := len(chunks)
-	g := &gathering{tx: tx, chunks: chunks, outcomes: make([]intake.Outcome, n), final: make([]bool, n), first: make([]int, n)}
+	g := &gathering{chunks: chunks, outcomes: make([]intake.Outcome, n), final: make([]bool, n), first: make([]int, n)}
 	seen := make(map[chunkKey]int, n)
 	for i, chunk := range chunks {
 		key := chunkKey{chunk.Batch, chunk.Number}
@@ -84,55 +100,129 @@ type chunkKey struct {
 type row struct {
 	chunk    *intake.Chunk
 	client   *intake.PartnerClient
-	clientID int64 // when it was saved just now
+	id       int64 // of the record, if it is inserted
+	inserted bool
 	verdict  intake.Verdict
 	saved    intake.Fingerprint // of the record that is there now; none if refused
 }
 
-func (s *Store) trySave(ctx context.Context, chunks []*intake.Chunk, careful bool) (intake.Saved, error) {
+func (r *row) setInserted() {
+	r.inserted, r.verdict, r.saved = true, intake.Verdict{Code: intake.CodeSaved}, r.client.Fingerprint
+}
+
+func (s *Store) trySave(ctx context.Context, chunks []*intake.Chunk, how manner) (intake.Saved, error) {
 	conn, err := s.pool.Acquire(ctx)
 	if err != nil {
 		return intake.Saved{}, err
 	}
 	defer conn.Release()
-	tx, err := conn.Begin(ctx)
+	g := newGathering(chunks)
+	if how == bold {
+		err = g.saveBoldly(ctx, s, conn.Conn())
+	} else {
+		err = g.save(ctx, s, conn.Conn(), how)
+	}
 	if err != nil {
 		return intake.Saved{}, err
 	}
-	defer rollback(ctx, tx)
+	return intake.Saved{Outcomes: g.outcomes, Keys: g.keys(), Timeline: timeline(conn.Conn())}, nil
+}
 
-	g := newGathering(tx, chunks)
-	if err := g.findFinished(ctx); err != nil {
-		return intake.Saved{}, err
+// saveBoldly saves the gathering in three round trips, or nothing of it.
+func (g *gathering) saveBoldly(ctx context.Context, s *Store, conn *pgx.Conn) (err error) {
+	g.lineUp()
+	if g.hasTwins() {
+		return errNotBold
+	}
+	if err := s.ids.assign(ctx, conn, g.rows); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			rollback(ctx, conn)
+		}
+	}()
+	for i := range g.rows {
+		g.rows[i].setInserted()
+	}
+	g.conclude()
+	pg := conn.PgConn()
+	clients := newCopyReader(len(g.rows), func(b []byte, i int) []byte { return appendClient(b, &g.rows[i]) })
+	if _, err := pg.CopyFrom(ctx, clients, "begin; "+copyClients); err != nil {
+		return err
+	}
+	if err := copyClaimsOf(ctx, pg, g.rows); err != nil {
+		return err
+	}
+	return g.finish(ctx, pg)
+}
+
+// save saves the gathering whatever it holds.
+func (g *gathering) save(ctx context.Context, s *Store, conn *pgx.Conn, how manner) error {
+	tx, err := conn.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer rollback(ctx, conn)
+	if err := g.findFinished(ctx, tx); err != nil {
+		return err
 	}
 	g.lineUp()
-	if careful {
+	if err := s.ids.assign(ctx, conn, g.rows); err != nil {
+		return err
+	}
+	if how == careful {
 		// A constraint that is checked at commit could not be pinned to an item.
 		if _, err := tx.Exec(ctx, "set constraints all immediate"); err != nil {
-			return intake.Saved{}, err
+			return err
 		}
 		err = g.saveCarefully(ctx, tx, g.rows)
 	} else {
 		err = g.saveRows(ctx, tx, g.rows)
 	}
 	if err != nil {
-		return intake.Saved{}, err
+		return err
 	}
 	g.conclude()
-	if err := g.writeStatus(ctx); err != nil {
-		return intake.Saved{}, err
+	if err := g.finish(ctx, conn.PgConn()); err != nil {
+		return err
 	}
-	if err := tx.Commit(ctx); err != nil {
-		return intake.Saved{}, err
-	}
-	return intake.Saved{Outcomes: g.outcomes, Keys: g.keys(), Timeline: timeline(conn.Conn())}, nil
+	s.duplicates.Store(slices.ContainsFunc(g.rows, func(r row) bool { return !r.inserted }))
+	return nil
 }
 
-// rollback ends what was not committed. If it can't, pgx closes the connection.
-func rollback(ctx context.Context, tx pgx.Tx) {
+// finish makes the outcomes final, and commits. It fails if another transaction
+// has finished one of the chunks meanwhile.
+func (g *gathering) finish(ctx context.Context, conn *pgconn.PgConn) error {
+	rows, err := g.statusRows()
+	if err != nil {
+		return err
+	}
+	tag, err := conn.CopyFrom(ctx, rows.reader(), copyStatus+"; commit")
+	if err == nil && tag.String() != "COMMIT" {
+		err = fmt.Errorf("postgres answered %q to a commit", tag)
+	}
+	return err
+}
+
+// hasTwins tells whether two rows have the same key; they are next to each other.
+func (g *gathering) hasTwins() bool {
+	for i := 1; i < len(g.rows); i++ {
+		if a, b := &g.rows[i-1], &g.rows[i]; a.client.ID == b.client.ID && a.chunk.Partner == b.chunk.Partner {
+			return true
+		}
+	}
+	return false
+}
+
+// rollback ends what was not committed. If it can't, the pool closes the connection.
+func rollback(ctx context.Context, conn *pgx.Conn) {
+	if conn.IsClosed() || conn.PgConn().TxStatus() == 'I' {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	_ = tx.Rollback(ctx) // an error here follows one that is returned, or a commit
+	_, _ = conn.PgConn().Exec(ctx, "rollback").ReadAll() // an error here follows one that is returned
 }
 
 // endStopped ends the sessions of processes that were stopped, or lost their
@@ -154,12 +244,12 @@ func (s *Store) endStopped(ctx context.Context) {
 }
 
 // findFinished answers those chunks that an earlier delivery has finished.
-func (g *gathering) findFinished(ctx context.Context) error {
+func (g *gathering) findFinished(ctx context.Context, tx pgx.Tx) error {
 	ids := make([]uuid.UUID, len(g.chunks))
 	for i, chunk := range g.chunks {
 		ids[i] = chunk.Batch
 	}
-	finished, err := readOutcomes(ctx, g.tx, ids)
+	finished, err := readOutcomes(ctx, tx, ids)
 	if err != nil {
 		return err
 	}
@@ -223,7 +313,7 @@ func (g *gathering) saveCarefully(ctx context.Context, tx pgx.Tx, rows []row) er
 		return err
 	}
 	if len(rows) == 1 {
-		rows[0].verdict = intake.Refused(refusal(err))
+		rows[0].inserted, rows[0].verdict = false, intake.Refused(refusal(err))
 		return nil
 	}
 	half := len(rows) / 2
@@ -241,23 +331,23 @@ func (g *gathering) saveRows(ctx context.Context, tx pgx.Tx, rows []row) error {
 	if err := insertClients(ctx, tx, rows); err != nil {
 		return err
 	}
-	if err := g.copyClaims(ctx, tx, rows); err != nil {
+	if err := copyClaimsOf(ctx, tx.Conn().PgConn(), rows); err != nil {
 		return err
 	}
 	return findOwners(ctx, tx, rows)
 }
 
-// insertClients inserts the clients whose keys are free, and gives those rows
-// their clientID.
+// insertClients inserts the clients whose keys are free.
 func insertClients(ctx context.Context, tx pgx.Tx, rows []row) error {
 	const query = `
 		insert into partner_clients
-		       (partner_id, partner_client_id, entity_type, client_start_date, other_identifiers, fingerprint, batch_id, item)
-		select * from unnest($1::int[], $2::text[], $3::text[], $4::timestamptz[], $5::jsonb[], $6::uuid[], $7::uuid[], $8::int[])
+		       (id, partner_id, partner_client_id, entity_type, client_start_date, other_identifiers, fingerprint, batch_id, item)
+		select * from unnest($1::bigint[], $2::int[], $3::text[], $4::text[], $5::timestamptz[], $6::jsonb[], $7::uuid[], $8::uuid[], $9::int[])
 		on conflict on constraint partner_clients_key do nothing
-		returning id, batch_id, item`
+		returning id`
 	n := len(rows)
 	var (
+		recordIDs    = make([]int64, n)
 		partners     = make([]int32, n)
 		ids          = make([]string, n)
 		types        = make([]string, n)
@@ -268,9 +358,9 @@ func insertClients(ctx context.Context, tx pgx.Tx, rows []row) error {
 		items        = make([]int32, n)
 	)
 	for i := range rows {
-		rows[i].clientID, rows[i].verdict = 0, intake.Verdict{}
+		rows[i].inserted, rows[i].verdict = false, intake.Verdict{}
 		client := rows[i].client
-		partners[i], ids[i], types[i] = rows[i].chunk.Partner, client.ID, client.EntityType
+		recordIDs[i], partners[i], ids[i], types[i] = rows[i].id, rows[i].chunk.Partner, client.ID, client.EntityType
 		if client.StartDate != intake.NoTimestamp {
 			t := time.UnixMicro(int64(client.StartDate))
 			starts[i] = &t
@@ -278,45 +368,30 @@ func insertClients(ctx context.Context, tx pgx.Tx, rows []row) error {
 		identifiers[i] = client.OtherIdentifiers
 		fingerprints[i], batches[i], items[i] = client.Fingerprint, rows[i].chunk.Batch, int32(client.Item)
 	}
-	inserted, err := tx.Query(ctx, query, partners, ids, types, starts, identifiers, fingerprints, batches, items)
+	inserted, err := tx.Query(ctx, query, recordIDs, partners, ids, types, starts, identifiers, fingerprints, batches, items)
 	if err != nil {
 		return err
 	}
-	// They come back in the order in which they went in, less those that were
-	// there already.
-	next := 0
-	var (
-		id    int64
-		batch [16]byte
-		item  int32
-	)
-	_, err = pgx.ForEachRow(inserted, []any{&id, &batch, &item}, func() error {
-		for next < n && (batches[next] != batch || items[next] != item) {
-			next++
-		}
-		if next == n {
-			return errors.New("postgres returned inserted clients in another order than they were given")
-		}
-		row := &rows[next]
-		row.clientID, row.verdict, row.saved = id, intake.Verdict{Code: intake.CodeSaved}, row.client.Fingerprint
+	var id int64
+	_, err = pgx.ForEachRow(inserted, []any{&id}, func() error {
+		rows[id-rows[0].id].setInserted() // ids were assigned in the order of the rows
 		return nil
 	})
 	return err
 }
 
-// copyClaims writes the claims of the clients that were just inserted.
-func (g *gathering) copyClaims(ctx context.Context, tx pgx.Tx, rows []row) error {
-	g.copied = append(g.copied[:0], copyHeader...)
-	for i := range rows {
-		if rows[i].clientID != 0 {
-			g.copied = appendClaims(g.copied, rows[i].clientID, rows[i].chunk.Currency, rows[i].client.Claims)
-		}
-	}
-	if len(g.copied) == len(copyHeader) {
+// copyClaimsOf writes the claims of the clients that were just inserted.
+func copyClaimsOf(ctx context.Context, conn *pgconn.PgConn, rows []row) error {
+	if !slices.ContainsFunc(rows, func(r row) bool { return r.inserted && len(r.client.Claims) > 0 }) {
 		return nil
 	}
-	g.copied = append(g.copied, copyTrailer...)
-	_, err := tx.Conn().PgConn().CopyFrom(ctx, bytes.NewReader(g.copied), copyClaims)
+	claims := newCopyReader(len(rows), func(b []byte, i int) []byte {
+		if rows[i].inserted {
+			b = appendClaims(b, &rows[i])
+		}
+		return b
+	})
+	_, err := conn.CopyFrom(ctx, claims, copyClaims)
 	return err
 }
 
@@ -334,7 +409,7 @@ func findOwners(ctx context.Context, tx pgx.Tx, rows []row) error {
 		ids      []string
 	)
 	for i := range rows {
-		if rows[i].clientID == 0 {
+		if !rows[i].inserted {
 			beaten = append(beaten, &rows[i])
 			partners = append(partners, rows[i].chunk.Partner)
 			ids = append(ids, rows[i].client.ID)

@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"slices"
@@ -39,27 +40,20 @@ func readOutcomes(ctx context.Context, db querier, batches []uuid.UUID) ([]intak
 	})
 }
 
-const insertStatus = `
-	insert into batch_status (batch_id, chunk, chunks, partner_id, first_item, items, completed, withdrawn, not_saved)
-	select * from unnest($1::uuid[], $2::int[], $3::int[], $4::int[], $5::int[], $6::int[], $7::int[], $8::bool[], $9::jsonb[])`
-
-// writeStatus makes the outcomes final. It fails if another transaction has
-// finished one of the chunks since findFinished.
-func (g *gathering) writeStatus(ctx context.Context) error {
-	rows := newStatusRows(len(g.chunks))
+// statusRows gives what is to be written of the outcomes.
+func (g *gathering) statusRows() (statusRows, error) {
+	rows := make(statusRows, 0, len(g.chunks))
 	for i, chunk := range g.chunks {
 		if g.final[i] || g.first[i] != i {
 			continue
 		}
-		if err := rows.add(chunk, g.outcomes[i]); err != nil {
-			return err
+		row, err := newStatusRow(chunk, &g.outcomes[i])
+		if err != nil {
+			return nil, err
 		}
+		rows = append(rows, row)
 	}
-	if len(rows.chunks) == 0 {
-		return nil
-	}
-	_, err := g.tx.Exec(ctx, insertStatus, rows.args()...)
-	return err
+	return rows, nil
 }
 
 // Withdraw gives up the chunks of a batch of which it is not known whether they
@@ -67,73 +61,53 @@ func (g *gathering) writeStatus(ctx context.Context) error {
 // any more. If one of them was finished before, nothing is withdrawn, and ok is
 // false.
 func (s *Store) Withdraw(ctx context.Context, chunks []*intake.Chunk) (ok bool, err error) {
-	rows := newStatusRows(len(chunks))
-	for _, chunk := range chunks {
-		if err := rows.add(chunk, intake.Outcome{Withdrawn: true}); err != nil {
+	rows := make(statusRows, len(chunks))
+	for i, chunk := range chunks {
+		if rows[i], err = newStatusRow(chunk, &intake.Outcome{Withdrawn: true}); err != nil {
 			return false, err
 		}
 	}
-	_, err = s.pool.Exec(ctx, insertStatus, rows.args()...)
+	conn, err := s.pool.Acquire(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer conn.Release()
+	_, err = conn.Conn().PgConn().CopyFrom(ctx, rows.reader(), copyStatus)
 	if err != nil && reactionTo(err) == tryAgain {
 		return false, nil
 	}
 	return err == nil, err
 }
 
-// statusRows are the arguments of insertStatus, ordered by batch and chunk, so
-// that no two transactions wait for each other.
-type statusRows struct {
-	chunks   []*intake.Chunk
-	outcomes []intake.Outcome
-	notSaved []json.RawMessage
+// A statusRow is how a chunk ended.
+type statusRow struct {
+	chunk     *intake.Chunk
+	completed int
+	withdrawn bool
+	notSaved  json.RawMessage
 }
 
-func newStatusRows(n int) *statusRows {
-	return &statusRows{make([]*intake.Chunk, 0, n), make([]intake.Outcome, 0, n), make([]json.RawMessage, 0, n)}
-}
-
-func (r *statusRows) add(chunk *intake.Chunk, outcome intake.Outcome) error {
-	var notSaved json.RawMessage
+func newStatusRow(chunk *intake.Chunk, outcome *intake.Outcome) (row statusRow, err error) {
+	row = statusRow{chunk: chunk, withdrawn: outcome.Withdrawn}
+	if !outcome.Withdrawn {
+		row.completed = chunk.Len - len(outcome.NotSaved)
+	}
 	if len(outcome.NotSaved) > 0 {
-		var err error
-		if notSaved, err = json.Marshal(outcome.NotSaved); err != nil {
-			return err
-		}
+		row.notSaved, err = json.Marshal(outcome.NotSaved)
 	}
-	at, _ := slices.BinarySearchFunc(r.chunks, chunk, compareChunks)
-	r.chunks = slices.Insert(r.chunks, at, chunk)
-	r.outcomes = slices.Insert(r.outcomes, at, outcome)
-	r.notSaved = slices.Insert(r.notSaved, at, notSaved)
-	return nil
+	return row, err
 }
 
-func compareChunks(a, b *intake.Chunk) int {
-	if c := slices.Compare(a.Batch[:], b.Batch[:]); c != 0 {
-		return c
-	}
-	return a.Number - b.Number
-}
+type statusRows []statusRow
 
-func (r *statusRows) args() []any {
-	n := len(r.chunks)
-	var (
-		batches   = make([]uuid.UUID, n)
-		columns   [6][]int32 // number, chunks, partner, first, length, completed
-		withdrawn = make([]bool, n)
-	)
-	for i := range columns {
-		columns[i] = make([]int32, n)
-	}
-	for i, chunk := range r.chunks {
-		outcome := &r.outcomes[i]
-		batches[i], withdrawn[i] = chunk.Batch, outcome.Withdrawn
-		completed := chunk.Len - len(outcome.NotSaved)
-		if outcome.Withdrawn {
-			completed = 0
+// reader gives the rows as copyStatus takes them, ordered by batch and chunk, so
+// that no two transactions wait for each other.
+func (rows statusRows) reader() *copyReader {
+	slices.SortFunc(rows, func(a, b statusRow) int {
+		if c := bytes.Compare(a.chunk.Batch[:], b.chunk.Batch[:]); c != 0 {
+			return c
 		}
-		for column, value := range [...]int{chunk.Number, chunk.Chunks, int(chunk.Partner), chunk.First, chunk.Len, completed} {
-			columns[column][i] = int32(value)
-		}
-	}
-	return []any{batches, columns[0], columns[1], columns[2], columns[3], columns[4], columns[5], withdrawn, r.notSaved}
+		return a.chunk.Number - b.chunk.Number
+	})
+	return newCopyReader(len(rows), func(b []byte, i int) []byte { return appendStatus(b, &rows[i]) })
 }

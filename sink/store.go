@@ -6,6 +6,7 @@ package sink
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -26,6 +27,10 @@ type Options struct {
 // Store is the data store. Any number of goroutines may use it at once.
 type Store struct {
 	pool *pgxpool.Pool
+	ids  clientIDs
+	// duplicates tells that the last gathering had items that were saved before,
+	// so that the next one may have too.
+	duplicates atomic.Bool
 }
 
 // timelineKey is where a connection keeps the name of its timeline.

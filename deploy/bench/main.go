@@ -46,6 +46,7 @@ func run(ctx context.Context) error {
 	short := flag.Bool("short", false, "fewer cells, in under two minutes")
 	only := flag.String("only", "", "measure only cells whose name has this in it, as in \"1000 x 12, 16\"")
 	seconds := flag.Duration("seconds", 4*time.Second, "how long a cell is measured")
+	profiles := flag.String("profiles", "", "folder for CPU profiles of front and worker, one a cell")
 	output := flag.String("json", "", "file for the results as JSON")
 	flag.Parse()
 	program, err := filepath.Abs(*intake)
@@ -60,7 +61,7 @@ func run(ctx context.Context) error {
 	if err := os.Chmod(dir, 0o755); err != nil { // Postgres may run as another user
 		return err
 	}
-	b := &bench{program: program, dir: dir, seconds: *seconds}
+	b := &bench{program: program, dir: dir, seconds: *seconds, profiles: *profiles}
 	defer b.stop()
 	if err := b.start(ctx); err != nil {
 		return err

@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
 )
 
 // A measurement is what a system did in a cell. What is divided by claims is
@@ -118,8 +121,12 @@ func (b *bench) measureSystem(ctx context.Context, s *system, c cell, file strin
 	if err != nil {
 		return nil, err
 	}
+	profiled := b.profile(ctx, s, c)
 	got, err := b.replay(ctx, s, c, file, args...)
 	if err != nil {
+		return nil, err
+	}
+	if err := profiled(); err != nil {
 		return nil, err
 	}
 	after, err := b.look(ctx, s)
@@ -130,6 +137,9 @@ func (b *bench) measureSystem(ctx context.Context, s *system, c cell, file strin
 	m := &measurement{
 		Items: float64(r.Items) / r.Seconds, P50: r.Latency.P50, P99: r.Latency.P99, P999: r.Latency.P999,
 		Refused: r.Requests - r.Statuses["200"], CPU: map[string]float64{"replay": r.CPU},
+	}
+	if m.Refused == r.Requests {
+		return nil, fmt.Errorf("none of %d batches was answered 200: %v", r.Requests, r.Statuses)
 	}
 	m.Claims = m.Items * float64(c.Claims)
 	claims := max(float64(r.Codes["saved"]*c.Claims), 1)
@@ -147,6 +157,37 @@ func (b *bench) measureSystem(ctx context.Context, s *system, c cell, file strin
 		m.RedisKey = float64(after.redis-before.redis) / float64(r.Codes["saved"])
 	}
 	return m, nil
+}
+
+// profile has the CPU of a system's processes profiled while a cell is measured,
+// if that is wanted; done waits for the profiles.
+func (b *bench) profile(ctx context.Context, s *system, c cell) (done func() error) {
+	var group errgroup.Group
+	if b.profiles == "" {
+		return group.Wait
+	}
+	for name, address := range s.admins {
+		group.Go(func() error {
+			url := fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", address, max(int(b.seconds.Seconds()), 1))
+			request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+			if err != nil {
+				return err
+			}
+			response, err := http.DefaultClient.Do(request)
+			if err != nil {
+				return err
+			}
+			defer response.Body.Close()
+			file, err := os.Create(filepath.Join(b.profiles, strings.ReplaceAll(c.String()+", "+name, " ", "_")+".pprof"))
+			if err != nil {
+				return err
+			}
+			defer file.Close()
+			_, err = io.Copy(file, response.Body)
+			return err
+		})
+	}
+	return group.Wait
 }
 
 // A look is what can be seen from outside.

@@ -28,6 +28,8 @@ type bench struct {
 	seconds time.Duration
 	version string // of Postgres
 
+	profiles string // folder, if they are wanted
+
 	postgres *local.Postgres
 	redis    *local.Redis
 	store    *sink.Store   // of the bare save, with a database of its own
@@ -44,7 +46,8 @@ type system struct {
 	url       string
 	client    string
 	secret    string
-	processes []*child // whose CPU and memory count as the system's
+	processes []*child          // whose CPU and memory count as the system's
+	admins    map[string]string // addresses of admin listeners, by process
 	conn      *pgx.Conn
 }
 
@@ -174,6 +177,11 @@ func (b *bench) run(name, program string, env []string, args ...string) (*child,
 }
 
 func (b *bench) startNaive(ctx context.Context) error {
+	// It has Postgres number its clients, as anyone would.
+	const number = "alter table partner_clients alter column id add generated always as identity"
+	if _, err := b.systems[0].conn.Exec(ctx, number); err != nil {
+		return err
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -224,8 +232,9 @@ func (b *bench) startIntake(ctx context.Context) error {
 	b.systems[1] = system{
 		name: "intake", url: "http://" + frontAddress, client: credentials.ID, secret: credentials.Secret,
 		processes: []*child{front, worker, nats}, conn: b.intake,
+		admins: map[string]string{"front": frontAdmin, "worker": workerAdmin},
 	}
-	for _, address := range []string{workerAdmin, frontAdmin} {
+	for _, address := range b.systems[1].admins {
 		if err := waitReady(ctx, "http://"+address+"/readyz"); err != nil {
 			return err
 		}
