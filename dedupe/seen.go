@@ -61,6 +61,8 @@ type SeenSet struct {
 	breaker *gobreaker.CircuitBreaker[struct{}]
 	metrics *metrics
 
+	together together
+
 	mu       sync.Mutex
 	timeline string    // guarded by mu; what the data store said last
 	until    time.Time // guarded by mu; for how long that holds
@@ -88,6 +90,7 @@ func NewSeenSet(client redis.UniversalClient, opts SeenSetOptions) (*SeenSet, er
 		opts.AskTimeout = 50 * time.Millisecond
 	}
 	s := &SeenSet{client: client, opts: opts, metrics: newMetrics(opts.Registerer)}
+	s.together.client, s.together.timeout = client, opts.AskTimeout
 	s.breaker = gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
 		Name:        "redis",
 		Timeout:     time.Second, // then one ask is let through, to see
@@ -153,7 +156,7 @@ func (s *SeenSet) currentTimeline() (string, bool) {
 const askAtOnce = 1_000
 
 // Ask tells what is known of the clients' keys, in a round trip for every
-// thousand: seen gets one entry a client. It never fails: what can't be asked in
+// thousand, or one for several asks of few: seen gets one entry a client. It never fails: what can't be asked in
 // time is not seen.
 func (s *SeenSet) Ask(ctx context.Context, partner int32, clients []*intake.PartnerClient, seen []Seen) {
 	clear(seen)
@@ -212,34 +215,54 @@ func (s *SeenSet) ask(ctx context.Context, timeline string, partner int32, clien
 	for i, client := range clients {
 		places[i] = placeOf(client.ID, i)
 	}
+	if len(places) <= fewKeys {
+		q := &question{timeline: timeline, partner: partner, places: places}
+		if err := s.together.ask(ctx, q); err != nil {
+			return 0, err
+		}
+		q.read(clients, seen)
+		return len(places), nil
+	}
 	slices.SortFunc(places, func(a, b place) int { return int(a.bucket) - int(b.bucket) })
 	for some := range slices.Chunk(places, askAtOnce) {
-		if err := s.askSome(ctx, timeline, partner, some, clients, seen); err != nil {
+		q := &question{timeline: timeline, partner: partner, places: some}
+		pipeline := s.client.Pipeline()
+		q.put(ctx, pipeline)
+		if _, err := pipeline.Exec(ctx); err != nil {
 			return answered, err
 		}
+		q.read(clients, seen)
 		answered += len(some)
 	}
 	return answered, nil
 }
 
-// askSome asks for the clients at some sorted places, in one round trip.
-func (s *SeenSet) askSome(ctx context.Context, timeline string, partner int32, places []place, clients []*intake.PartnerClient, seen []Seen) error {
-	pipeline := s.client.Pipeline()
-	var commands []*redis.SliceCmd
-	for bucket := range buckets(places) {
+// A question asks for the keys of a partner at some places. Those in a row that
+// share a bucket are one command.
+type question struct {
+	timeline string
+	partner  int32
+	places   []place
+	commands []*redis.SliceCmd
+	done     chan error // of a question that is asked together with others
+}
+
+func (q *question) put(ctx context.Context, pipeline redis.Pipeliner) {
+	for bucket := range buckets(q.places) {
 		fields := make([]string, len(bucket))
 		for i := range bucket {
 			fields[i] = string(bucket[i].field[:])
 		}
-		commands = append(commands, pipeline.HMGet(ctx, keyOf(timeline, partner, bucket[0].bucket), fields...))
+		q.commands = append(q.commands, pipeline.HMGet(ctx, keyOf(q.timeline, q.partner, bucket[0].bucket), fields...))
 	}
-	if _, err := pipeline.Exec(ctx); err != nil {
-		return err
-	}
+}
+
+// read reads the answers.
+func (q *question) read(clients []*intake.PartnerClient, seen []Seen) {
 	next := 0
-	for _, command := range commands {
+	for _, command := range q.commands {
 		for _, value := range command.Val() {
-			at := places[next].item
+			at := q.places[next].item
 			next++
 			fingerprint, ok := value.(string)
 			switch {
@@ -251,7 +274,6 @@ func (s *SeenSet) askSome(ctx context.Context, timeline string, partner int32, p
 			}
 		}
 	}
-	return nil
 }
 
 // markAtOnce bounds the keys of one pipeline, so that no other client of Redis

@@ -121,7 +121,7 @@ func (q *Queue) Ready(ctx context.Context) error {
 
 // publishers is how many commits may be under way at once. While they are, the
 // next one gathers; two keep the disk busy while a message is sent.
-const publishers = 2
+const publishers = 1
 
 // Run publishes what is submitted and listens for outcomes, until ctx ends.
 func (q *Queue) Run(ctx context.Context) error {

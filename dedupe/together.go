@@ -1,0 +1,79 @@
+package dedupe
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// fewKeys is up to how many keys a question shares a round trip with others: for
+// so few, the round trip costs more than the answer.
+const fewKeys = 100
+
+// together has questions of few keys that come while others are being asked share
+// the next round trip. None waits for others to come.
+type together struct {
+	client  redis.UniversalClient
+	timeout time.Duration // of a round trip
+
+	mu      sync.Mutex
+	waiting []*question // guarded by mu
+	asking  bool        // guarded by mu
+}
+
+// ask asks a question, and waits until it is answered or ctx ends.
+func (t *together) ask(ctx context.Context, q *question) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	q.done = make(chan error, 1)
+	t.mu.Lock()
+	t.waiting = append(t.waiting, q)
+	first := !t.asking
+	t.asking = true
+	t.mu.Unlock()
+	if first && t.askWaiting() {
+		go func() {
+			for t.askWaiting() {
+			}
+		}()
+	}
+	select {
+	case err := <-q.done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// askWaiting asks what is waiting, in one round trip, and tells whether there is
+// more. Only one goroutine does at a time.
+func (t *together) askWaiting() (more bool) {
+	t.mu.Lock()
+	n, keys := 0, 0
+	for n < len(t.waiting) && keys+len(t.waiting[n].places) <= askAtOnce {
+		keys += len(t.waiting[n].places)
+		n++
+	}
+	questions := t.waiting[:n:n]
+	t.waiting = t.waiting[n:]
+	t.mu.Unlock()
+
+	ctx, cancel := context.WithTimeout(context.Background(), t.timeout)
+	defer cancel()
+	pipeline := t.client.Pipeline()
+	for _, q := range questions {
+		q.put(ctx, pipeline)
+	}
+	_, err := pipeline.Exec(ctx)
+	for _, q := range questions {
+		q.done <- err
+	}
+
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.asking = len(t.waiting) > 0
+	return t.asking
+}
