@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -276,6 +277,57 @@ func (r *roundTrips) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 }
 func (r *roundTrips) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error { r.pipelines++; return next(ctx, cmds) }
+}
+
+// What is asked while another question is on its way goes with the next round
+// trip, and each asker gets their own answers.
+func TestSeenSet_AskTogether(t *testing.T) {
+	t.Parallel()
+	s := redisSeenSet(t)
+	const askers = 50
+	for i := range askers {
+		if i%2 == 0 {
+			s.mark(t, "one", 1, key(fmt.Sprint(i), 1))
+		}
+	}
+	trips := &slowTrip{roundTrips: new(roundTrips), began: make(chan struct{}), goOn: make(chan struct{})}
+	s.client.AddHook(trips)
+	var wg sync.WaitGroup
+	ask := func(i int) {
+		got := s.ask(t, 1, key(fmt.Sprint(i), 1), key(fmt.Sprint(i, " unknown"), 1))
+		if wanted := (i%2 == 0); (got[0] == same) != wanted || got[1] != no {
+			t.Errorf("%d: %v", i, got)
+		}
+	}
+	wg.Go(func() { ask(0) })
+	<-trips.began
+	for i := 1; i < askers; i++ {
+		wg.Go(func() { ask(i) })
+	}
+	for s.Waiting() < askers-1 {
+		runtime.Gosched()
+	}
+	close(trips.goOn)
+	wg.Wait()
+	if trips.pipelines != 2 {
+		t.Errorf("%d round trips", trips.pipelines)
+	}
+}
+
+// A slowTrip's first round trip waits until it may go on.
+type slowTrip struct {
+	*roundTrips
+	began, goOn chan struct{}
+}
+
+func (r *slowTrip) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if r.pipelines++; r.pipelines == 1 {
+			close(r.began)
+			<-r.goOn
+		}
+		return next(ctx, cmds)
+	}
 }
 
 // A caller who is gone, or has no time left, says nothing about a Redis that answers.

@@ -381,3 +381,30 @@ func TestStore_SaveAmounts(t *testing.T) {
 		}
 	})
 }
+
+// Should others have been given the same ids, new ones are taken, and no item is
+// refused for it.
+func TestStore_SaveIDsTaken(t *testing.T) {
+	t.Parallel()
+	store, conn := open(t)
+	save(t, store, chunk(client(0, "a", 1, january(1, 1))))
+	if _, err := conn.Exec(t.Context(), "select setval('partner_client_blocks', 1, false)"); err != nil {
+		t.Fatal(err)
+	}
+	again, err := sink.Open(t.Context(), sink.Options{URL: conn.Config().ConnString()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(again.Close)
+	for _, id := range []string{"b", "a", "c"} { // copied; found out; copied or found out
+		saved := save(t, again, chunk(client(0, id, 1, january(1, 1)), client(1, id+" more", 1, january(1, 1))))
+		for _, v := range saved.Outcomes[0].NotSaved {
+			if v.Code != intake.CodeDuplicateOfSaved {
+				t.Errorf("%s: %v", id, v)
+			}
+		}
+	}
+	if n := count(t, conn, "select count(*) from saved_clients where claims = 1"); n != 6 {
+		t.Errorf("%d clients are saved with their claim, want 6", n)
+	}
+}

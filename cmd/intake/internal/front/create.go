@@ -30,7 +30,7 @@ func (f *Front) create(w http.ResponseWriter, r *http.Request) {
 	}
 	defer putBody(body)
 	received := time.Now()
-	items, err := intake.DecodeBatch(*body, &partner, received)
+	items, err := f.decode(*body, &partner, received)
 	if err != nil {
 		writeProblem(w, decodeProblem(err))
 		return
@@ -60,6 +60,20 @@ func (f *Front) create(w http.ResponseWriter, r *http.Request) {
 		f.opts.Logger.Debug("cannot write an answer", zap.String("partner", partner.Name), zap.Error(err))
 		panic(http.ErrAbortHandler) // half an answer must not look like a whole one
 	}
+}
+
+// smallBody is a body that is decoded in no time, in bytes.
+const smallBody = 64 << 10
+
+// decode decodes a body; large ones in turn. When more of them are decoded at
+// once than there are processors, all that is quick waits behind them, and by
+// then Redis seems to be slow.
+func (f *Front) decode(body []byte, partner *intake.Partner, received time.Time) ([]intake.Item, error) {
+	if len(body) > smallBody {
+		f.decoding <- struct{}{}
+		defer func() { <-f.decoding }()
+	}
+	return intake.DecodeBatch(body, partner, received)
 }
 
 // judge gives their verdicts to the items that need not be saved.

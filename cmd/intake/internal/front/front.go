@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -76,6 +77,7 @@ type Front struct {
 	directory atomic.Pointer[directory]
 	tokens    tokenCache
 	budget    *budget
+	decoding  chan struct{}      // has an entry for each large body that is being decoded
 	zstd      chan *zstd.Decoder // those that are free
 	metrics   *metrics
 }
@@ -97,6 +99,7 @@ func New(opts Options) (*Front, error) {
 		return nil, err
 	}
 	f := &Front{opts: opts, zstd: decoders, metrics: newMetrics(opts.Registerer)}
+	f.decoding = make(chan struct{}, runtime.GOMAXPROCS(0))
 	f.budget = &budget{limit: opts.MaxInflightBytes, gauge: f.metrics.inflight}
 	f.routes = map[string]map[string]http.HandlerFunc{
 		"/api/v1/clients":                         {http.MethodPost: f.create},

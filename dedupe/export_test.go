@@ -1,0 +1,8 @@
+package dedupe
+
+// Waiting tells how many questions wait to be asked together.
+func (s *SeenSet) Waiting() int {
+	s.together.mu.Lock()
+	defer s.together.mu.Unlock()
+	return len(s.together.waiting)
+}
