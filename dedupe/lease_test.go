@@ -37,13 +37,10 @@ func (r *scripted) ProcessPipelineHook(redis.ProcessPipelineHook) redis.ProcessP
 			}
 		}
 		for _, cmd := range cmds {
-			values := make([]any, len(cmd.Args())-2)
-			for i := range values {
-				values[i] = string(key("", 1).Fingerprint[:])
-			}
-			cmd.(*redis.SliceCmd).SetVal(values)
+			fingerprint := key("", 1).Fingerprint
+			cmd.(*redis.StringCmd).SetVal(string(fingerprint[:]))
 			select {
-			case <-time.After(r.perKey * time.Duration(len(values))):
+			case <-time.After(r.perKey):
 			case <-ctx.Done():
 				return ctx.Err()
 			}

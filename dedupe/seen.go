@@ -223,12 +223,11 @@ func (s *SeenSet) ask(ctx context.Context, timeline string, partner int32, clien
 		q.read(clients, seen)
 		return len(places), nil
 	}
-	slices.SortFunc(places, func(a, b place) int { return int(a.bucket) - int(b.bucket) })
 	for some := range slices.Chunk(places, askAtOnce) {
 		q := &question{timeline: timeline, partner: partner, places: some}
 		pipeline := s.client.Pipeline()
 		q.put(ctx, pipeline)
-		if _, err := pipeline.Exec(ctx); err != nil {
+		if err := exec(ctx, pipeline); err != nil {
 			return answered, err
 		}
 		q.read(clients, seen)
@@ -237,43 +236,45 @@ func (s *SeenSet) ask(ctx context.Context, timeline string, partner int32, clien
 	return answered, nil
 }
 
-// A question asks for the keys of a partner at some places. Those in a row that
-// share a bucket are one command.
+// A question asks for the keys of a partner at some places.
 type question struct {
 	timeline string
 	partner  int32
 	places   []place
-	commands []*redis.SliceCmd
+	commands []*redis.StringCmd
 	done     chan error // of a question that is asked together with others
 }
 
 func (q *question) put(ctx context.Context, pipeline redis.Pipeliner) {
-	for bucket := range buckets(q.places) {
-		fields := make([]string, len(bucket))
-		for i := range bucket {
-			fields[i] = string(bucket[i].field[:])
-		}
-		q.commands = append(q.commands, pipeline.HMGet(ctx, keyOf(q.timeline, q.partner, bucket[0].bucket), fields...))
+	q.commands = make([]*redis.StringCmd, len(q.places))
+	prefix := prefixOf(q.timeline, q.partner)
+	for i := range q.places {
+		q.commands[i] = pipeline.HGet(ctx, keyOf(prefix, q.places[i].bucket), string(q.places[i].field[:]))
 	}
 }
 
 // read reads the answers.
 func (q *question) read(clients []*intake.PartnerClient, seen []Seen) {
-	next := 0
-	for _, command := range q.commands {
-		for _, value := range command.Val() {
-			at := q.places[next].item
-			next++
-			fingerprint, ok := value.(string)
-			switch {
-			case !ok || len(fingerprint) != len(intake.Fingerprint{}):
-			case fingerprint == string(clients[at].Fingerprint[:]):
-				seen[at] = SeenSame
-			default:
-				seen[at] = SeenDifferent
-			}
+	for i, command := range q.commands {
+		at := q.places[i].item
+		fingerprint, err := command.Result()
+		switch {
+		case err != nil || len(fingerprint) != len(intake.Fingerprint{}):
+		case fingerprint == string(clients[at].Fingerprint[:]):
+			seen[at] = SeenSame
+		default:
+			seen[at] = SeenDifferent
 		}
 	}
+}
+
+// exec sends a pipeline. That something isn't there is no error.
+func exec(ctx context.Context, pipeline redis.Pipeliner) error {
+	_, err := pipeline.Exec(ctx)
+	if errors.Is(err, redis.Nil) {
+		return nil
+	}
+	return err
 }
 
 // markAtOnce bounds the keys of one pipeline, so that no other client of Redis
@@ -296,29 +297,12 @@ func (s *SeenSet) Mark(ctx context.Context, timeline string, keys []intake.Saved
 }
 
 func (s *SeenSet) mark(ctx context.Context, timeline string, keys []intake.SavedKey) error {
-	places := make([]place, len(keys))
-	for i := range keys {
-		places[i] = placeOf(keys[i].ID, i)
-	}
-	slices.SortFunc(places, func(a, b place) int {
-		if pa, pb := keys[a.item].Partner, keys[b.item].Partner; pa != pb {
-			return int(pa - pb)
-		}
-		return int(a.bucket) - int(b.bucket)
-	})
 	pipeline := s.client.Pipeline()
-	for len(places) > 0 {
-		partner, bucket := keys[places[0].item].Partner, places[0].bucket
-		var values []any
-		for len(places) > 0 && places[0].bucket == bucket && keys[places[0].item].Partner == partner {
-			key := &keys[places[0].item]
-			values = append(values, string(places[0].field[:]), string(key.Fingerprint[:]))
-			places = places[1:]
-		}
-		pipeline.HSet(ctx, keyOf(timeline, partner, bucket), values...)
+	for i := range keys {
+		at := placeOf(keys[i].ID, i)
+		pipeline.HSet(ctx, keyOf(prefixOf(timeline, keys[i].Partner), at.bucket), string(at.field[:]), string(keys[i].Fingerprint[:]))
 	}
-	_, err := pipeline.Exec(ctx)
-	return err
+	return exec(ctx, pipeline)
 }
 
 // A place is where a key lies: a field of a bucket.
@@ -333,30 +317,14 @@ func placeOf(id string, item int) place {
 	return place{bucket: uint16(digest[0])<<8 | uint16(digest[1]), field: [14]byte(digest[2:16]), item: item}
 }
 
-// buckets gives the runs of sorted places that share a bucket.
-func buckets(places []place) func(func([]place) bool) {
-	return func(yield func([]place) bool) {
-		for len(places) > 0 {
-			n := 1
-			for n < len(places) && places[n].bucket == places[0].bucket {
-				n++
-			}
-			if !yield(places[:n]) {
-				return
-			}
-			places = places[n:]
-		}
-	}
+// prefixOf is how the names in Redis of a partner's buckets begin.
+func prefixOf(timeline string, partner int32) string {
+	return "intake:seen:" + timeline + ":" + strconv.Itoa(int(partner)) + ":"
 }
 
 // keyOf names a bucket in Redis.
-func keyOf(timeline string, partner int32, bucket uint16) string {
-	b := make([]byte, 0, len("intake:seen:")+len(timeline)+17)
-	b = append(b, "intake:seen:"...)
-	b = append(b, timeline...)
-	b = append(b, ':')
-	b = strconv.AppendInt(b, int64(partner), 10)
-	b = append(b, ':')
-	b = hex.AppendEncode(b, []byte{byte(bucket >> 8), byte(bucket)})
-	return string(b)
+func keyOf(prefix string, bucket uint16) string {
+	var digits [4]byte
+	hex.Encode(digits[:], []byte{byte(bucket >> 8), byte(bucket)})
+	return prefix + string(digits[:])
 }

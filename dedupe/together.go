@@ -67,7 +67,7 @@ func (t *together) askWaiting() (more bool) {
 	for _, q := range questions {
 		q.put(ctx, pipeline)
 	}
-	_, err := pipeline.Exec(ctx)
+	err := exec(ctx, pipeline)
 	for _, q := range questions {
 		q.done <- err
 	}
