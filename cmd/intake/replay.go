@@ -18,7 +18,8 @@ type replayCommand struct {
 	Files       []string      `arg:"" name:"file" help:"Files of batches, as of intake send or intake generate."`
 	Rate        float64       `help:"Batches a second, whether answers come or not; latency counts from when a batch was due. 0: as fast as it goes."`
 	Concurrency int           `help:"Bound on the batches under way; 16, or 1000 at a rate, if 0."`
-	Duration    time.Duration `help:"How long to send, over and over. 0: each batch once."`
+	Duration    time.Duration `help:"How long to send, over and over. 0: each batch --loop times."`
+	Loop        int           `default:"1" help:"How many times to send each batch, without --duration."`
 	FreshKeys   bool          `help:"Send new clients each time: every key gets a new beginning."`
 	JSON        bool          `name:"json" help:"Print the report as JSON."`
 	HTML        string        `name:"html" help:"Write the report as a page with plots to this file."`
@@ -44,7 +45,7 @@ func (c replayCommand) Run(ctx context.Context, out output) error {
 	}
 	options := traffic.ReplayOptions{
 		URL: c.URL, ClientID: c.ClientID, ClientSecret: c.ClientSecret, Batches: batches,
-		Rate: c.Rate, Concurrency: c.Concurrency, Duration: c.Duration, FreshKeys: c.FreshKeys, Keep: c.Verify,
+		Rate: c.Rate, Concurrency: c.Concurrency, Duration: c.Duration, Loop: c.Loop, FreshKeys: c.FreshKeys, Keep: c.Verify,
 	}
 	if c.FreshKeys {
 		options.Salt = int(time.Now().UnixMicro())

@@ -42,41 +42,48 @@ func run(ctx context.Context) error {
 			return serveNATS(ctx, os.Args[2])
 		}
 	}
+	b := new(bench)
 	intake := flag.String("intake", "bin/intake", "the program to measure")
-	short := flag.Bool("short", false, "fewer cells, in under two minutes")
 	only := flag.String("only", "", "measure only cells whose name has this in it, as in \"1000 x 12, 16\"")
-	seconds := flag.Duration("seconds", 4*time.Second, "how long a cell is measured")
-	profiles := flag.String("profiles", "", "folder for CPU profiles of front and worker, one a cell")
 	output := flag.String("json", "", "file for the results as JSON")
+	flag.IntVar(&b.rounds, "rounds", 3, "how often each cell is measured; the medians are shown")
+	flag.DurationVar(&b.seconds, "seconds", 1500*time.Millisecond, "how long a cell is measured in a round")
+	flag.StringVar(&b.profiles, "profiles", "", "folder for CPU profiles of front and worker, one a cell")
+	flag.Usage = func() {
+		fmt.Fprintln(flag.CommandLine.Output(), "usage: bench [flags] [table | short | growth | soak]")
+		flag.PrintDefaults()
+	}
 	flag.Parse()
-	program, err := filepath.Abs(*intake)
-	if err != nil {
+	measure, ok := map[string]func(context.Context, *results) error{
+		"": b.table, "table": b.table, "short": b.table, "growth": b.growth, "soak": b.soak,
+	}[flag.Arg(0)]
+	if !ok || flag.NArg() > 1 {
+		flag.Usage()
+		return fmt.Errorf("there is no %q", flag.Args())
+	}
+	for _, cell := range cells(flag.Arg(0) == "short") {
+		if strings.Contains(cell.String(), *only) {
+			b.cells = append(b.cells, cell)
+		}
+	}
+	var err error
+	if b.program, err = filepath.Abs(*intake); err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "intake-bench-")
-	if err != nil {
+	if b.dir, err = os.MkdirTemp("", "intake-bench-"); err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	if err := os.Chmod(dir, 0o755); err != nil { // Postgres may run as another user
+	defer os.RemoveAll(b.dir)
+	if err := os.Chmod(b.dir, 0o755); err != nil { // Postgres may run as another user
 		return err
 	}
-	b := &bench{program: program, dir: dir, seconds: *seconds, profiles: *profiles}
 	defer b.stop()
 	if err := b.start(ctx); err != nil {
 		return err
 	}
-	results := results{Began: time.Now().UTC(), Machine: machine(), Postgres: b.version}
-	for _, cell := range cells(*short) {
-		if !strings.Contains(cell.String(), *only) {
-			continue
-		}
-		result, err := b.measure(ctx, cell)
-		if err != nil {
-			return fmt.Errorf("%s: %w", cell, err)
-		}
-		results.Cells = append(results.Cells, *result)
-		fmt.Fprintln(os.Stderr, result.line())
+	results := &results{Began: time.Now().UTC(), Machine: machine(), Postgres: b.version, Rounds: b.rounds}
+	if err := measure(ctx, results); err != nil {
+		return err
 	}
 	results.print(os.Stdout)
 	if *output == "" {
@@ -87,6 +94,26 @@ func run(ctx context.Context) error {
 		return err
 	}
 	return os.WriteFile(*output, append(text, '\n'), 0o644)
+}
+
+// table measures all cells in turn, round after round: what a machine does
+// beside comes and goes, and must not meet one system only.
+func (b *bench) table(ctx context.Context, r *results) error {
+	rounds := make([][]result, len(b.cells))
+	for round := range b.rounds {
+		for i, cell := range b.cells {
+			result, err := b.measure(ctx, cell)
+			if err != nil {
+				return fmt.Errorf("%s: %w", cell, err)
+			}
+			rounds[i] = append(rounds[i], *result)
+			fmt.Fprintf(os.Stderr, "%d/%d  %s\n", round+1, b.rounds, result.line())
+		}
+	}
+	for _, measured := range rounds {
+		r.Cells = append(r.Cells, median(measured))
+	}
+	return b.halfLoad(ctx, r)
 }
 
 // A shape is what the batches of a cell look like.
@@ -119,7 +146,7 @@ func cells(short bool) (all []cell) {
 	shapes := []shape{{1, 12, false}, {10, 12, false}, {100, 12, false}, {1_000, 12, false}, {5_000, 12, false}, {100, 365, true}}
 	if short {
 		return []cell{
-			{shapes[0], 1, 0}, {shapes[0], 64, 0}, {shapes[2], 16, 0}, {shapes[3], 16, 0}, {shapes[3], 16, 1},
+			{shapes[0], 1, 0}, {shapes[0], 64, 0}, {shapes[2], 16, 0}, {shapes[3], 1, 0}, {shapes[3], 16, 0}, {shapes[3], 16, 1},
 		}
 	}
 	for _, shape := range shapes {

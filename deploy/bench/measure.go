@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
@@ -31,8 +32,10 @@ type measurement struct {
 	// CPUClaim is the CPU of the system's own processes, in microseconds a claim.
 	CPUClaim float64 `json:"cpu_us_per_claim"`
 	// Memory is the peak of the front and the worker together, in MiB.
-	Memory   float64 `json:"peak_mib"`
-	WAL      float64 `json:"wal_bytes_per_claim"`
+	Memory float64 `json:"peak_mib"`
+	WAL    float64 `json:"wal_bytes_per_claim"`
+	// RedisKey is what all keys kept take in Redis, by their number: the buckets
+	// of a set of a few ten thousands hold a key or two each.
 	RedisKey float64 `json:"redis_bytes_per_key,omitempty"`
 }
 
@@ -61,12 +64,20 @@ func (b *bench) file(ctx context.Context, c cell) (string, error) {
 	return file, nil
 }
 
+// duration is longer where a wave of batches alone takes seconds.
+func (b *bench) duration(c cell) time.Duration {
+	if c.Items*c.Claims*c.Concurrency > 300_000 {
+		return 3 * b.seconds
+	}
+	return b.seconds
+}
+
 func (b *bench) measure(ctx context.Context, c cell) (*result, error) {
 	file, err := b.file(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	r := &result{cell: c, Systems: make(map[string]*measurement)}
+	r := &result{Cell: c, Systems: make(map[string]*measurement)}
 	if r.Bare, r.Copy, err = b.limits(ctx, c.shape, file); err != nil {
 		return nil, err
 	}
@@ -75,6 +86,7 @@ func (b *bench) measure(ctx context.Context, c cell) (*result, error) {
 			return nil, fmt.Errorf("%s: %w", b.systems[i].name, err)
 		}
 	}
+	r.setRatios()
 	return r, nil
 }
 
@@ -92,6 +104,12 @@ type report struct {
 			P99  float64 `json:"p99"`
 			P999 float64 `json:"p99.9"`
 		} `json:"latency_ms"`
+		Timeline []struct {
+			Items  int     `json:"items"`
+			Failed int     `json:"failed"`
+			P50    float64 `json:"p50_ms"`
+			P99    float64 `json:"p99_ms"`
+		} `json:"timeline"`
 	} `json:"report"`
 }
 
@@ -110,7 +128,7 @@ func (b *bench) replay(ctx context.Context, s *system, c cell, file string, args
 }
 
 func (b *bench) measureSystem(ctx context.Context, s *system, c cell, file string) (*measurement, error) {
-	args := []string{"--duration=" + b.seconds.String(), "--fresh-keys"}
+	args := []string{"--duration=" + b.duration(c).String(), "--fresh-keys"}
 	if c.Saved == 1 {
 		if _, err := b.replay(ctx, s, c, file); err != nil {
 			return nil, err
@@ -153,8 +171,12 @@ func (b *bench) measureSystem(ctx context.Context, s *system, c cell, file strin
 	m.CPUClaim = own * 1e6 / claims
 	m.Memory = after.memory
 	m.WAL = float64(after.wal-before.wal) / claims
-	if s.name == "intake" && r.Codes["saved"] > 0 {
-		m.RedisKey = float64(after.redis-before.redis) / float64(r.Codes["saved"])
+	if s.name == "intake" {
+		kept := 0
+		if err := s.conn.QueryRow(ctx, "select count(*) from partner_clients").Scan(&kept); err != nil {
+			return nil, err
+		}
+		m.RedisKey = float64(after.redis-b.redisEmpty) / float64(kept)
 	}
 	return m, nil
 }
@@ -217,13 +239,20 @@ func (b *bench) look(ctx context.Context, s *system) (*look, error) {
 	if err := s.conn.QueryRow(ctx, "select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint").Scan(&l.wal); err != nil {
 		return nil, err
 	}
-	info, err := b.seen.Info(ctx, "memory").Result()
+	info, err := b.seen.InfoMap(ctx, "memory", "cpu", "server").Result()
 	if err != nil {
 		return nil, err
 	}
-	for line := range strings.Lines(info) {
-		if value, ok := strings.CutPrefix(line, "used_memory:"); ok {
-			l.redis, _ = strconv.ParseInt(strings.TrimSpace(value), 10, 64)
+	if l.redis, err = strconv.ParseInt(info["Memory"]["used_memory"], 10, 64); err != nil {
+		return nil, err
+	}
+	if s.name == "intake" {
+		for _, name := range []string{"used_cpu_sys", "used_cpu_user"} {
+			seconds, err := strconv.ParseFloat(info["CPU"][name], 64)
+			if err != nil {
+				return nil, err
+			}
+			l.cpu["redis"] += seconds
 		}
 	}
 	return l, nil
@@ -299,13 +328,19 @@ func parentOf(pid int) (int, error) {
 // peakMemory gives the most memory that a process has held since it was asked
 // last, in MiB.
 func peakMemory(pid int) float64 {
+	peak := memory(pid, "VmHWM:")
+	_ = os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0)
+	return peak
+}
+
+// memory reads one of the sizes in proc(5)'s status, in MiB; 0 where there is none.
+func memory(pid int, name string) float64 {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0
 	}
-	_ = os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0)
 	for line := range strings.Lines(string(text)) {
-		if value, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+		if value, ok := strings.CutPrefix(line, name); ok {
 			kib, _ := strconv.ParseFloat(strings.Fields(value)[0], 64)
 			return kib / 1024
 		}

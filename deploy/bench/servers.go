@@ -23,12 +23,16 @@ import (
 
 // A bench is the servers, and what is measured on them.
 type bench struct {
-	program string
-	dir     string
-	seconds time.Duration
-	version string // of Postgres
-
+	program  string
+	dir      string
+	cells    []cell
+	rounds   int
+	seconds  time.Duration
 	profiles string // folder, if they are wanted
+
+	version    string // of Postgres
+	nats       string // its URL
+	redisEmpty int64  // bytes that Redis uses with nothing in it
 
 	postgres *local.Postgres
 	redis    *local.Redis
@@ -204,6 +208,7 @@ func (b *bench) startIntake(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	b.nats = nats.url
 	env := []string{
 		"INTAKE_POSTGRES_URL=" + b.databaseURL("intake"), "INTAKE_REDIS_URL=" + b.redis.URL(), "INTAKE_NATS_URL=" + nats.url,
 		"INTAKE_LOG_LEVEL=warn",
@@ -239,7 +244,11 @@ func (b *bench) startIntake(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	empty, err := b.look(ctx, &b.systems[1])
+	if err == nil {
+		b.redisEmpty = empty.redis
+	}
+	return err
 }
 
 func waitReady(ctx context.Context, url string) error {

@@ -28,8 +28,10 @@ type ReplayOptions struct {
 	Rate float64
 	// Concurrency bounds the batches under way: 16 when zero, or 1,000 at a Rate.
 	Concurrency int
-	// Duration ends the sending; when zero, each batch is sent once.
+	// Duration ends the sending; when zero, each batch is sent Loop times.
 	Duration time.Duration
+	// Loop is 1 when zero.
+	Loop int
 	// FreshKeys makes new keys each time that the batches are sent again. The
 	// first time too, if Salt is not 0.
 	FreshKeys bool
@@ -131,7 +133,7 @@ func (t *target) sending(n int64) sending {
 
 func (t *target) next(request *vegeta.Target) error {
 	n := t.count.Add(1) - 1
-	if t.opts.Duration == 0 && n >= int64(len(t.opts.Batches)) {
+	if t.opts.Duration == 0 && n >= int64(len(t.opts.Batches)*max(t.opts.Loop, 1)) {
 		return vegeta.ErrNoTargets
 	}
 	header, err := t.header()
