@@ -85,7 +85,7 @@ func newReport(rate float64, keep bool) *Report {
 func (r *Report) add(result *vegeta.Result, s sending) {
 	latency := result.Latency
 	if r.Rate > 0 {
-		due := r.Began.Add(time.Duration(float64(result.Seq) / r.Rate * float64(time.Second)))
+		due := r.Began.Add(time.Duration(float64(result.Seq+1) / r.Rate * float64(time.Second)))
 		latency = max(latency, result.End().Sub(due))
 	}
 	_ = r.histogram.RecordValue(int64(latency / time.Microsecond)) // beyond ten minutes it isn't counted
