@@ -5,6 +5,7 @@ SHELL := bash
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 10s
+BENCH ?= table
 
 .PHONY: help
 help: ## print this
@@ -43,8 +44,8 @@ fuzz: ## fuzz every target for FUZZTIME (default 10s) each
 	done
 
 .PHONY: bench
-bench: servers ## measure what is saved a second, from POST to commit
-	go test -run '^$$' -bench Create -benchtime 5s -count 3 ./cmd/intake
+bench: servers build ## measure against the bare save, raw COPY and a plain handler; BENCH=short, growth or soak for another run than the table
+	go run ./deploy/bench -json bench-$(BENCH).json $(BENCH)
 
 .PHONY: compose-test
 compose-test: ## bring the docker-compose stack up, send to it, restart each part, count, and take it down

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,7 +21,8 @@ import (
 
 // A scripted Redis is asked without a network, which a bubble can't wait for.
 type scripted struct {
-	asked []string // the first key of each ask
+	mu    sync.Mutex
+	asked []string // guarded by mu; the first key of each ask
 	fail  func(context.Context) error
 
 	perKey time.Duration // what a key costs it
@@ -30,7 +32,9 @@ func (r *scripted) DialHook(next redis.DialHook) redis.DialHook          { retur
 func (r *scripted) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
 func (r *scripted) ProcessPipelineHook(redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
+		r.mu.Lock()
 		r.asked = append(r.asked, cmds[0].Args()[1].(string))
+		r.mu.Unlock()
 		if r.fail != nil {
 			if err := r.fail(ctx); err != nil {
 				return err
@@ -84,6 +88,27 @@ func TestSeenSet_Lease(t *testing.T) {
 		if last := r.asked[len(r.asked)-1]; !strings.HasPrefix(last, "intake:seen:two:1:") {
 			t.Errorf("asked for %q in timeline two", last)
 		}
+	})
+}
+
+// Large asks take turns. Those that get none in time are not seen, and Redis is
+// not to blame for it.
+func TestSeenSet_Turns(t *testing.T) {
+	bubble(t, func(t *testing.T, s *seenSet, r *scripted) {
+		r.perKey = 30 * time.Microsecond // a thousand take 30 ms, of the 50 that an ask may take
+		ids := make([]string, 1_000)
+		for i := range ids {
+			ids[i] = fmt.Sprint(i)
+		}
+		var asks sync.WaitGroup
+		for range 10 {
+			asks.Go(func() { s.ask(t, 1, clients(ids...)...) })
+		}
+		asks.Wait()
+		if answered, skipped := s.asks(t, "answered"), s.asks(t, "skipped"); answered != 4 || skipped != 6 || s.logs.Len() > 0 {
+			t.Errorf("%v answered, %v skipped, log %v", answered, skipped, s.logs.All())
+		}
+		want(t, s.ask(t, 1, key("A", 1)), same)
 	})
 }
 

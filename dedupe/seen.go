@@ -62,6 +62,7 @@ type SeenSet struct {
 	metrics *metrics
 
 	together together
+	turns    chan struct{} // has an entry for each turn that is taken
 
 	mu       sync.Mutex
 	timeline string    // guarded by mu; what the data store said last
@@ -89,14 +90,16 @@ func NewSeenSet(client redis.UniversalClient, opts SeenSetOptions) (*SeenSet, er
 	if opts.AskTimeout <= 0 {
 		opts.AskTimeout = 50 * time.Millisecond
 	}
-	s := &SeenSet{client: client, opts: opts, metrics: newMetrics(opts.Registerer)}
+	s := &SeenSet{client: client, opts: opts, metrics: newMetrics(opts.Registerer), turns: make(chan struct{}, turns)}
 	s.together.client, s.together.timeout = client, opts.AskTimeout
 	s.breaker = gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
 		Name:        "redis",
 		Timeout:     time.Second, // then one ask is let through, to see
 		ReadyToTrip: func(counts gobreaker.Counts) bool { return counts.ConsecutiveFailures >= 3 },
 		// A client that goes away, or is in a hurry, says nothing about Redis.
-		IsExcluded: func(err error) bool { return errors.Is(err, context.Canceled) || errors.Is(err, errHurry) },
+		IsExcluded: func(err error) bool {
+			return errors.Is(err, context.Canceled) || errors.Is(err, errHurry) || err == errNoTurn
+		},
 		OnStateChange: func(_ string, from, to gobreaker.State) {
 			switch {
 			case to == gobreaker.StateOpen && from == gobreaker.StateClosed:
@@ -171,6 +174,12 @@ func (s *SeenSet) Ask(ctx context.Context, partner int32, clients []*intake.Part
 	began := time.Now()
 	partly := false
 	_, err := s.breaker.Execute(func() (struct{}, error) {
+		if len(clients) > fewKeys {
+			if !s.takeTurn(ctx) {
+				return struct{}{}, errNoTurn
+			}
+			defer s.leaveTurn()
+		}
 		asking, cancel := context.WithTimeout(ctx, s.opts.AskTimeout)
 		defer cancel()
 		answered, err := s.ask(asking, timeline, partner, clients, seen)
@@ -191,7 +200,7 @@ func (s *SeenSet) Ask(ctx context.Context, partner int32, clients []*intake.Part
 		s.metrics.askSeconds.Observe(time.Since(began).Seconds())
 		s.metrics.asks.WithLabelValues("answered").Inc()
 		return
-	case errors.Is(err, gobreaker.ErrOpenState), errors.Is(err, gobreaker.ErrTooManyRequests):
+	case errors.Is(err, gobreaker.ErrOpenState), errors.Is(err, gobreaker.ErrTooManyRequests), err == errNoTurn:
 		s.metrics.asks.WithLabelValues("skipped").Inc()
 	default:
 		s.metrics.asks.WithLabelValues("failed").Inc()
@@ -199,6 +208,34 @@ func (s *SeenSet) Ask(ctx context.Context, partner int32, clients []*intake.Part
 	}
 	clear(seen)
 }
+
+// turns is how many asks of more than a few keys may be under way at once. Redis
+// answers one after the other anyway; when many of them share a connection pool
+// and the processors, each takes as long as all together, and is too late.
+const turns = 2
+
+// errNoTurn is of an ask for which there was no turn in time. It says nothing of Redis.
+var errNoTurn = errors.New("too many asks are under way")
+
+// takeTurn waits for a turn as long as an ask itself may take.
+func (s *SeenSet) takeTurn(ctx context.Context) bool {
+	select {
+	case s.turns <- struct{}{}:
+		return true
+	default:
+	}
+	enough := time.NewTimer(s.opts.AskTimeout)
+	defer enough.Stop()
+	select {
+	case s.turns <- struct{}{}:
+		return true
+	case <-enough.C:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+func (s *SeenSet) leaveTurn() { <-s.turns }
 
 // errHurry is the error of an ask whose caller had less time than an ask may take.
 var errHurry = errors.New("the caller's deadline has passed")

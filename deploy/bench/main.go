@@ -61,7 +61,11 @@ func run(ctx context.Context) error {
 		flag.Usage()
 		return fmt.Errorf("there is no %q", flag.Args())
 	}
-	for _, cell := range cells(flag.Arg(0) == "short") {
+	short := flag.Arg(0) == "short"
+	if short {
+		b.seconds = min(b.seconds, time.Second)
+	}
+	for _, cell := range cells(short) {
 		if strings.Contains(cell.String(), *only) {
 			b.cells = append(b.cells, cell)
 		}

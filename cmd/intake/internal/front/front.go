@@ -99,7 +99,7 @@ func New(opts Options) (*Front, error) {
 		return nil, err
 	}
 	f := &Front{opts: opts, zstd: decoders, metrics: newMetrics(opts.Registerer)}
-	f.decoding = make(chan struct{}, runtime.GOMAXPROCS(0))
+	f.decoding = make(chan struct{}, max(runtime.GOMAXPROCS(0)-1, 1))
 	f.budget = &budget{limit: opts.MaxInflightBytes, gauge: f.metrics.inflight}
 	f.routes = map[string]map[string]http.HandlerFunc{
 		"/api/v1/clients":                         {http.MethodPost: f.create},
