@@ -97,8 +97,10 @@ type Chunk struct {
 	First, Len int
 	// Clients are the chunk's items that are to be saved, by ascending Item.
 	Clients []PartnerClient
-	// Rejected are the chunk's other items, by ascending Item.
-	Rejected []ItemVerdict
+	// Rejected are the chunk's other items, by ascending Item, and RejectedKeys
+	// their usable keys, "" where there is none; see Item.Key.
+	Rejected     []ItemVerdict
+	RejectedKeys []string
 }
 
 // Covers tells whether the chunk covers the item at a position of the batch.
@@ -115,6 +117,15 @@ type Outcome struct {
 	// NotSaved holds the verdict on each item that is not Completed, by
 	// ascending Item. All others of the chunk are Completed.
 	NotSaved []ItemVerdict
+}
+
+// Finished is what the data store keeps of a chunk that is finished.
+type Finished struct {
+	Outcome
+	// Chunks is how many the batch has.
+	Chunks int
+	// Keys has the usable key of each item of the chunk, "" where there is none.
+	Keys []string
 }
 
 // A SavedKey tells which data a partner's key was saved with.

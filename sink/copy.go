@@ -13,7 +13,7 @@ import (
 const (
 	copyClients = `copy partner_clients (id, client_start_date, fingerprint, batch_id, item, partner_id, partner_client_id, entity_type, other_identifiers) from stdin (format binary)`
 	copyClaims  = `copy revenue_claims (client_id, start_date, end_date, transaction_count, position, total_amount, time_period, currency) from stdin (format binary)`
-	copyStatus  = `copy batch_status (batch_id, chunk, chunks, partner_id, first_item, items, completed, withdrawn, not_saved) from stdin (format binary)`
+	copyStatus  = `copy batch_status (batch_id, chunk, chunks, partner_id, first_item, items, completed, withdrawn, not_saved, keys) from stdin (format binary)`
 )
 
 // copyHeader and copyTrailer frame a binary COPY: signature, flags and length
@@ -107,7 +107,7 @@ func appendClaims(b []byte, row *row) []byte {
 
 // appendStatus appends a row of copyStatus.
 func appendStatus(b []byte, row *statusRow) []byte {
-	b = append(b, 0, 9) // fields
+	b = append(b, 0, 10) // fields
 	b = appendUUID(b, row.chunk.Batch)
 	for _, v := range [...]int{row.chunk.Number, row.chunk.Chunks, int(row.chunk.Partner), row.chunk.First, row.chunk.Len, row.completed} {
 		b = appendInt32(b, v)
@@ -116,7 +116,12 @@ func appendStatus(b []byte, row *statusRow) []byte {
 	if row.withdrawn {
 		b[len(b)-1] = 1
 	}
-	return appendJSON(b, row.notSaved)
+	b = appendJSON(b, row.notSaved)
+	b = append(b, 0, 0, 0, 0)
+	size := len(b)
+	b = appendKeys(b, row.chunk)
+	binary.BigEndian.PutUint32(b[size-4:], uint32(len(b)-size))
+	return b
 }
 
 func appendNull(b []byte) []byte { return append(b, 0xff, 0xff, 0xff, 0xff) }

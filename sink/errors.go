@@ -3,6 +3,7 @@ package sink
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -21,8 +22,8 @@ const (
 )
 
 const (
-	statusKey = "batch_status_pkey"
-	idKey     = "partner_clients_pkey"
+	idKey           = "partner_clients_pkey"
+	uniqueViolation = "23505"
 )
 
 // errNotBold is of a gathering that can't be saved boldly.
@@ -40,10 +41,10 @@ func reactionTo(err error) reaction {
 	if !errors.As(err, &answer) {
 		return tryLater
 	}
-	switch {
-	case answer.ConstraintName == statusKey, answer.ConstraintName == idKey:
+	switch ofStatus := strings.HasPrefix(answer.TableName, "batch_status"); {
+	case ofStatus && answer.Code == uniqueViolation, answer.ConstraintName == idKey:
 		return tryAgain
-	case answer.TableName == "batch_status":
+	case ofStatus:
 		return tryLater
 	}
 	switch answer.Code[:2] {

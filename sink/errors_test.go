@@ -20,7 +20,7 @@ func TestReactionTo(t *testing.T) {
 		{&pgconn.PgError{Code: "22003"}, halve},
 		{&pgconn.PgError{Code: "23514", TableName: "revenue_claims"}, halve},
 		{fmt.Errorf("copy: %w", &pgconn.PgError{Code: "22P05"}), halve},
-		{&pgconn.PgError{Code: "23505", ConstraintName: statusKey, TableName: "batch_status"}, tryAgain},
+		{&pgconn.PgError{Code: "23505", ConstraintName: "batch_status_20261123_pkey", TableName: "batch_status_20261123"}, tryAgain},
 		{&pgconn.PgError{Code: "23514", TableName: "batch_status"}, tryLater},
 		{&pgconn.PgError{Code: "40001"}, tryLater},
 		{&pgconn.PgError{Code: "40P01"}, tryLater},

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"slices"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"intake"
 )
@@ -25,8 +27,12 @@ func readOutcomes(ctx context.Context, db querier, batches []uuid.UUID) ([]intak
 	const query = `
 		select batch_id, chunk, first_item, items, withdrawn, not_saved
 		  from batch_status
-		 where batch_id = any($1)`
-	rows, err := db.Query(ctx, query, batches)
+		 where batch_id = any($1) and batch_id between $2 and $3`
+	if len(batches) == 0 {
+		return nil, nil
+	}
+	// The bounds tell Postgres which partitions it need not look into.
+	rows, err := db.Query(ctx, query, batches, slices.MinFunc(batches, compareIDs), slices.MaxFunc(batches, compareIDs))
 	if err != nil {
 		return nil, err
 	}
@@ -39,6 +45,8 @@ func readOutcomes(ctx context.Context, db querier, batches []uuid.UUID) ([]intak
 		return outcome, err
 	})
 }
+
+func compareIDs(a, b uuid.UUID) int { return bytes.Compare(a[:], b[:]) }
 
 // statusRows gives what is to be written of the outcomes.
 func (g *gathering) statusRows() (statusRows, error) {
@@ -79,6 +87,70 @@ func (s *Store) Withdraw(ctx context.Context, chunks []*intake.Chunk) (ok bool, 
 	return err == nil, err
 }
 
+// Finished gives those chunks of a partner's batch that are finished, by their
+// number. Those that were withdrawn count as never sent.
+func (s *Store) Finished(ctx context.Context, partner int32, batch uuid.UUID) ([]intake.Finished, error) {
+	const query = `
+		select batch_id, chunk, first_item, items, not_saved, chunks, keys
+		  from batch_status
+		 where batch_id = $1 and partner_id = $2 and not withdrawn
+		 order by chunk`
+	rows, err := s.pool.Query(ctx, query, batch, partner)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (f intake.Finished, err error) {
+		var notSaved, keys []byte
+		if err := row.Scan(&f.Batch, &f.Chunk, &f.First, &f.Len, &notSaved, &f.Chunks, &keys); err != nil {
+			return f, err
+		}
+		if notSaved != nil {
+			if err := json.Unmarshal(notSaved, &f.NotSaved); err != nil {
+				return f, err
+			}
+		}
+		f.Keys, err = readKeys(keys, f.Len)
+		return f, err
+	})
+}
+
+// appendKeys appends the key of each item of a chunk, with its length before it.
+func appendKeys(b []byte, chunk *intake.Chunk) []byte {
+	saved, rejected := 0, 0
+	for item := chunk.First; item < chunk.First+chunk.Len; item++ {
+		key := ""
+		switch {
+		case saved < len(chunk.Clients) && chunk.Clients[saved].Item == item:
+			key = chunk.Clients[saved].ID
+			saved++
+		case rejected < len(chunk.Rejected) && chunk.Rejected[rejected].Item == item:
+			if rejected < len(chunk.RejectedKeys) {
+				key = chunk.RejectedKeys[rejected]
+			}
+			rejected++
+		}
+		b = protowire.AppendString(b, key)
+	}
+	return b
+}
+
+// readKeys reads the keys of n items; none are known of chunks that an earlier
+// version has saved.
+func readKeys(b []byte, n int) ([]string, error) {
+	keys := make([]string, n)
+	if b == nil {
+		return keys, nil
+	}
+	for i := range keys {
+		key, size := protowire.ConsumeString(b)
+		if size < 0 {
+			return nil, fmt.Errorf("read the keys of a chunk: %w", protowire.ParseError(size))
+		}
+		keys[i], b = key, b[size:]
+	}
+	return keys, nil
+}
+
 // A statusRow is how a chunk ended.
 type statusRow struct {
 	chunk     *intake.Chunk
@@ -104,7 +176,7 @@ type statusRows []statusRow
 // that no two transactions wait for each other.
 func (rows statusRows) reader() *copyReader {
 	slices.SortFunc(rows, func(a, b statusRow) int {
-		if c := bytes.Compare(a.chunk.Batch[:], b.chunk.Batch[:]); c != 0 {
+		if c := compareIDs(a.chunk.Batch, b.chunk.Batch); c != 0 {
 			return c
 		}
 		return a.chunk.Number - b.chunk.Number

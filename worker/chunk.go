@@ -40,6 +40,7 @@ func cut(batch *intake.Batch, maxBytes int) []*intake.Chunk {
 			chunk.Clients = append(chunk.Clients, item.Client)
 		} else {
 			chunk.Rejected = append(chunk.Rejected, intake.ItemVerdict{Item: i, Verdict: batch.Verdicts[i]})
+			chunk.RejectedKeys = append(chunk.RejectedKeys, item.Key)
 		}
 	}
 	for _, chunk := range chunks {

@@ -48,6 +48,8 @@ const (
 	fieldItems = 8
 	// fieldClients holds the items to be saved: s2, see appendClients.
 	fieldClients = 9
+	// fieldRejectedKeys holds the keys of the rejected items: s2, each with its length.
+	fieldRejectedKeys = 10
 )
 
 // maxBatches bounds the batches that share a message.
@@ -103,6 +105,11 @@ func appendChunk(b []byte, chunk *intake.Chunk, items []intake.Item) []byte {
 	if len(chunk.Rejected) > 0 {
 		s.plain = appendVerdicts(s.plain[:0], chunk.Rejected)
 		b = s.appendPacked(b, fieldRejected)
+		s.plain = s.plain[:0]
+		for _, key := range chunk.RejectedKeys {
+			s.plain = protowire.AppendString(s.plain, key)
+		}
+		b = s.appendPacked(b, fieldRejectedKeys)
 	}
 	s.plain = appendItems(s.plain[:0], items)
 	b = s.appendPacked(b, fieldItems)
@@ -194,6 +201,10 @@ func readChunk(chunk *intake.Chunk, data []byte) error {
 			if text, err = s2.Decode(nil, text); err == nil {
 				chunk.Rejected, err = readVerdicts(text)
 			}
+		case fieldRejectedKeys:
+			if text, err = s2.Decode(nil, text); err == nil {
+				chunk.RejectedKeys, err = readTexts(string(text))
+			}
 		case fieldClients:
 			if text, err = s2.Decode(nil, text); err == nil {
 				chunk.Clients, err = readClients(text)
@@ -248,6 +259,12 @@ func check(chunk *intake.Chunk) error {
 	case chunk.First > intake.MaxBatchItems || chunk.Len > intake.MaxBatchItems-chunk.First || chunk.Number >= chunk.Chunks || chunk.Chunks > intake.MaxBatchItems:
 		return errors.New("the chunk covers more than a batch has")
 	}
+	if len(chunk.RejectedKeys) == 0 { // of a version that did not send them
+		chunk.RejectedKeys = make([]string, len(chunk.Rejected))
+	}
+	if len(chunk.RejectedKeys) != len(chunk.Rejected) {
+		return errors.New("the chunk has not as many keys as rejected items")
+	}
 	for i := range chunk.Clients {
 		if !chunk.Covers(chunk.Clients[i].Item) {
 			return fmt.Errorf("item %d is not of this chunk", chunk.Clients[i].Item)
@@ -280,6 +297,19 @@ func appendItems(b []byte, items []intake.Item) []byte {
 		b = protowire.AppendBytes(b, raw)
 	}
 	return b
+}
+
+// readTexts reads texts, each with its length before it.
+func readTexts[T string | []byte](b T) (texts []T, err error) {
+	for len(b) > 0 {
+		n, size := binary.Uvarint([]byte(b[:min(len(b), binary.MaxVarintLen64)]))
+		if size <= 0 || n > uint64(len(b)-size) {
+			return nil, errCutShort
+		}
+		texts = append(texts, b[size:size+int(n)])
+		b = b[size+int(n):]
+	}
+	return texts, nil
 }
 
 // Verdicts are a list of the item's position, the code and the text.

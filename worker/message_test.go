@@ -10,7 +10,6 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/google/uuid"
 	"github.com/klauspost/compress/s2"
-	"google.golang.org/protobuf/encoding/protowire"
 	"pgregory.net/rapid"
 
 	"intake"
@@ -145,7 +144,11 @@ func TestMessage_ItemsAsSent(t *testing.T) {
 	}
 	var got []string
 	for i, data := range datas {
-		for _, raw := range readItems(t, data) {
+		items, err := readItems(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, raw := range items {
 			got = append(got, string(raw))
 		}
 		if len(got) != chunks[i].First+chunks[i].Len {
@@ -155,25 +158,6 @@ func TestMessage_ItemsAsSent(t *testing.T) {
 	if diff := cmp.Diff([]string{`{"a":1}`, "", `{}`}, got); diff != "" {
 		t.Fatal(diff)
 	}
-}
-
-func readItems(t *testing.T, data []byte) (items [][]byte) {
-	t.Helper()
-	err := eachField(data, func(field protowire.Number, _ int, block []byte) error {
-		if field != fieldItems {
-			return nil
-		}
-		plain, err := s2.Decode(nil, block)
-		for len(plain) > 0 {
-			item, n := protowire.ConsumeBytes(plain)
-			items, plain = append(items, item), plain[n:]
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return items
 }
 
 // A message of a newer version is told from one that is damaged: another worker
@@ -202,14 +186,20 @@ func TestReadMessage_UnknownFields(t *testing.T) {
 func FuzzReadMessage(f *testing.F) {
 	chunk := &intake.Chunk{Chunks: 1, Partner: 1, Currency: "GBP", Len: 2,
 		Clients:  []intake.PartnerClient{{ID: "a", Claims: make([]intake.RevenueClaim, 2)}},
-		Rejected: []intake.ItemVerdict{{Item: 1, Verdict: intake.Invalid("x")}}}
+		Rejected: []intake.ItemVerdict{{Item: 1, Verdict: intake.Invalid("x")}}, RejectedKeys: []string{"b"}}
 	f.Add(appendMessage(nil, uuid.Must(newBase()), "reply", 3, appendChunk(nil, chunk, make([]intake.Item, 2))))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		chunks, _, err := readMessage(data)
 		if err != nil {
 			return
 		}
+		if _, err := appendLogged(nil, data, chunks[0].Batch); err != nil && !errors.Is(err, errCutShort) && !errors.Is(err, s2.ErrCorrupt) {
+			t.Fatal(err)
+		}
 		for _, chunk := range chunks {
+			if len(chunk.RejectedKeys) != len(chunk.Rejected) {
+				t.Fatalf("%d keys of %d rejected items", len(chunk.RejectedKeys), len(chunk.Rejected))
+			}
 			if chunk.First < 0 || chunk.Len <= 0 || chunk.First+chunk.Len > intake.MaxBatchItems {
 				t.Fatalf("read a chunk of %d items from %d", chunk.Len, chunk.First)
 			}

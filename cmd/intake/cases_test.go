@@ -77,11 +77,7 @@ func (s *stack) runCase(t *testing.T, c conformanceCase, partner, secret string)
 			}
 		}
 	}
-	body := []byte(c.Body)
-	if c.Request != nil {
-		body = join(c.Request)
-	}
-	a, err := post(ctx, client, f, body, "")
+	a, err := post(ctx, client, f, c.body(), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,6 +96,13 @@ func (s *stack) runCase(t *testing.T, c conformanceCase, partner, secret string)
 	if records != c.Count.Records || claims != c.Count.Claims {
 		t.Errorf("%d records and %d claims are saved, want %+v", records, claims, *c.Count)
 	}
+}
+
+func (c *conformanceCase) body() []byte {
+	if c.Request != nil {
+		return join(c.Request)
+	}
+	return []byte(c.Body)
 }
 
 func compareItems(t *testing.T, c conformanceCase, a answer) {

@@ -75,7 +75,7 @@ func newFrontProcess(ctx context.Context, c frontCommand, logger *zap.Logger) (_
 		publicURL = p.url()
 	}
 	p.front, err = front.New(front.Options{
-		Queue: queue{p.queue}, SeenSet: p.seen, Registry: p.store, PublicURL: publicURL,
+		Queue: queue{p.queue}, Ledger: p.store, SeenSet: p.seen, Registry: p.store, PublicURL: publicURL,
 		MaxInflightBytes: c.MaxInflightBytes, Ready: p.health.ServeReady, Live: p.health.ServeLive,
 		Logger: logger, Registerer: p.metrics,
 	})

@@ -18,6 +18,7 @@ type workerCommand struct {
 	AdminListen     string        `default:"127.0.0.1:9091" help:"Address of /livez, /readyz, /metrics and /debug/pprof/."`
 	Savers          int           `default:"2" help:"Transactions that run at once."`
 	AckWait         time.Duration `default:"10s" help:"How long the queue waits for a sign of life before another worker gets a message."`
+	QueueKeep       time.Duration `default:"24h" help:"How long the queue's log keeps batches that are processed; less, when half of its room is needed."`
 	ShutdownTimeout time.Duration `default:"30s" help:"How long the last transactions may take at shutdown."`
 }
 
@@ -50,7 +51,7 @@ func newWorkerProcess(ctx context.Context, c workerCommand, logger *zap.Logger) 
 		return nil, err
 	}
 	options := worker.Options{
-		Store: p.store, Stream: c.streamOptions(), Savers: c.Savers, AckWait: c.AckWait,
+		Store: p.store, Stream: c.streamOptions(), Savers: c.Savers, AckWait: c.AckWait, Keep: c.QueueKeep,
 		ShutdownTimeout: c.ShutdownTimeout, Logger: logger, Registerer: p.metrics,
 	}
 	if p.seen != nil {
@@ -72,12 +73,31 @@ func (p *workerProcess) Run(ctx context.Context) error {
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var group errgroup.Group
 	group.Go(func() error { return p.health.Serve(background, p.admin) })
+	group.Go(func() error { p.tidyStatus(background); return nil })
 	err := p.worker.Run(ctx)
 	stop()
 	if adminErr := group.Wait(); err == nil {
 		err = adminErr
 	}
 	return err
+}
+
+// tidyStatus keeps what became of batches for as long as it should be.
+func (p *workerProcess) tidyStatus(ctx context.Context) {
+	for {
+		wait := time.Hour
+		try, cancel := context.WithTimeout(ctx, time.Minute)
+		if err := p.store.TidyStatus(try); err != nil && ctx.Err() == nil {
+			p.logger.Warn("cannot tidy batch_status, trying again", zap.Error(err))
+			wait = time.Minute
+		}
+		cancel()
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 func (p *workerProcess) close() {

@@ -70,7 +70,7 @@ func (r *result) line() string {
 }
 
 func (r results) print(out io.Writer) {
-	fmt.Fprintf(out, "%s, Postgres %s, %s; medians of %d rounds\n\n", r.Machine, r.Postgres, r.Began.Format(time.DateOnly), r.Rounds)
+	fmt.Fprintf(out, "%s, Postgres %s, %s; cells with a target: medians of %d rounds\n\n", r.Machine, r.Postgres, r.Began.Format(time.DateOnly), r.Rounds)
 	if len(r.Cells) > 0 {
 		r.printCells(out)
 	}

@@ -21,14 +21,29 @@ var answerBuffers = sync.Pool{New: func() any {
 // statusPath is where to ask how a batch ended.
 const statusPath = "/api/v1/clients/status/"
 
-// writeAnswer writes the contract's answer to a batch, each item's text as it was
-// sent. queued says that some of it was queued.
+// writeAnswer answers a request that has sent a batch. queued says that some of
+// it was queued.
 func writeAnswer(w http.ResponseWriter, batch *intake.Batch, queued, minimal bool) error {
-	status, state := http.StatusOK, intake.Completed
+	status := http.StatusOK
+	for i := range batch.Verdicts {
+		if batch.Verdicts[i].Code == intake.CodePending {
+			status = http.StatusAccepted
+		}
+	}
+	if status == http.StatusAccepted {
+		w.Header().Set("Location", statusPath+batch.ID.String())
+	}
+	return writeBatch(w, status, batch, queued, minimal)
+}
+
+// writeBatch writes the contract's object for a batch, each item's text as it was
+// sent.
+func writeBatch(w http.ResponseWriter, status int, batch *intake.Batch, queued, minimal bool) error {
+	state := intake.Completed
 	size := 256
 	for i := range batch.Verdicts {
 		if batch.Verdicts[i].Code == intake.CodePending {
-			status, state = http.StatusAccepted, intake.Pending
+			state = intake.Pending
 		}
 		size += 100 + len(batch.Verdicts[i].Text)
 		if !minimal {
@@ -38,9 +53,6 @@ func writeAnswer(w http.ResponseWriter, batch *intake.Batch, queued, minimal boo
 	header := w.Header()
 	header.Set("Content-Type", "application/json")
 	header.Set("Cache-Control", "no-store")
-	if status == http.StatusAccepted {
-		header.Set("Location", statusPath+batch.ID.String())
-	}
 	w.WriteHeader(status)
 	// A client that takes its answer slower than this is not waited for.
 	limit := time.Now().Add(slowest(int64(size)))

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -184,8 +185,12 @@ func TestCreate_Budget(t *testing.T) {
 	f := startFront(t)
 	f.SetBudget(1 << 20)
 	token := f.token(t)
-	waiting := make(chan struct{}, 1)
-	f.queue.submit = func(_ context.Context, batch *intake.Batch) (front.Ticket, error) { return untilDone(waiting), nil }
+	waiting, queued := make(chan struct{}), make(chan struct{})
+	f.queue.submit = func(context.Context, *intake.Batch) (front.Ticket, error) {
+		waiting <- struct{}{}
+		<-queued
+		return untilDone(nil), nil
+	}
 	body := "[" + strings.Repeat(" ", 200<<10) + items("a")[1:]
 	ctx, leave := context.WithCancel(t.Context())
 	var first sync.WaitGroup
@@ -211,6 +216,11 @@ func TestCreate_Budget(t *testing.T) {
 			a.checkProblem(t, http.StatusServiceUnavailable, "memory")
 		})
 	}
+	close(queued)
+	waitFor(t, func() bool { return f.Inflight() < 2*200<<10 }) // what is queued needs its text only
+	if got := f.Inflight(); got < 200<<10 {
+		t.Errorf("%d bytes are set aside for a body of %d that is queued", got, len(body))
+	}
 	leave()
 	first.Wait()
 	f.queue.submit = nil
@@ -223,8 +233,8 @@ func TestCreate_Budget(t *testing.T) {
 // waitFor waits for something that has no event of its own.
 func waitFor(t testing.TB, what func() bool) {
 	t.Helper()
-	for !what() {
-		if t.Context().Err() != nil {
+	for deadline := time.Now().Add(30 * time.Second); !what(); {
+		if time.Now().After(deadline) {
 			t.Fatal("it did not happen in time")
 		}
 		runtime.Gosched()

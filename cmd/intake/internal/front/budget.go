@@ -73,6 +73,13 @@ func (s *share) add(bytes int64) bool {
 	return true
 }
 
+// keepBody gives back what a request needs beside its body until it is queued.
+func (s *share) keepBody() {
+	spare := s.body * (memoryFactor - 1)
+	s.held -= spare
+	s.budget.gauge.Set(float64(s.budget.used.Add(-spare)))
+}
+
 func (s *share) release() {
 	s.budget.gauge.Set(float64(s.budget.used.Add(-s.held)))
 	s.body, s.held = 0, 0

@@ -47,7 +47,7 @@ func (f *Front) create(w http.ResponseWriter, r *http.Request) {
 		queued = queued || batch.Verdicts[i].Code == intake.CodePending
 	}
 	if queued {
-		if refusal := f.save(r.Context(), batch, received.Add(prefer.wait)); refusal != nil {
+		if refusal := f.save(r.Context(), share, batch, received.Add(prefer.wait)); refusal != nil {
 			writeProblem(w, *refusal)
 			return
 		}
@@ -99,12 +99,17 @@ func (f *Front) judge(ctx context.Context, batch *intake.Batch) {
 
 // save queues what is left of a batch and waits until it is saved, or until a
 // moment, or until the client is gone.
-func (f *Front) save(ctx context.Context, batch *intake.Batch, until time.Time) *problem {
+func (f *Front) save(ctx context.Context, share *share, batch *intake.Batch, until time.Time) *problem {
 	ticket, err := f.opts.Queue.Submit(ctx, batch)
 	if err != nil {
 		return f.queueProblem(batch, err)
 	}
 	defer ticket.Release()
+	// From here on only the text is needed, for the answer.
+	for i := range batch.Items {
+		batch.Items[i].Client = intake.PartnerClient{}
+	}
+	share.keepBody()
 	ctx, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
 	final := ticket.Wait(ctx)

@@ -110,7 +110,7 @@ func TestCreate_Pending(t *testing.T) {
 	if a.status != http.StatusAccepted || b.Status != intake.Pending || b.URI != uri || a.header.Get("Location") != uri || uuid.Validate(b.ID) != nil {
 		t.Errorf("answered %d %v %s", a.status, a.header, a.Bytes())
 	}
-	if got := a.header.Get("Preference-Applied"); got != "wait=0, return=minimal" {
+	if got := a.header.Get("Preference-Applied"); got != "respond-async, wait=0, return=minimal" {
 		t.Errorf("Preference-Applied: %s", got)
 	}
 	want := `"result":[{"status":{"state":"Completed","code":"saved","validation_errors":""}},{"status":{"state":"Pending","code":"pending","validation_errors":""}}]}` + "\n"
@@ -207,7 +207,8 @@ func TestFront_Paths(t *testing.T) {
 		{"GET", "/", 404, ""},
 		{"GET", "/metrics", 404, ""},
 		{"GET", "/debug/pprof/", 404, ""},
-		{"GET", "/api/v1/clients/status/0193", 404, ""},
+		{"GET", "/api/v1/clients/status", 404, ""},
+		{"POST", "/api/v1/clients/status/0193", 405, "GET, HEAD"},
 		{"POST", "/api/v1/clients/", 404, ""},
 		{"POST", "//api/v1/clients", 404, ""},
 		{"GET", "/api/v1/clients", 405, "POST"},

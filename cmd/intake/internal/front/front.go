@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/klauspost/compress/zstd"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
@@ -24,6 +25,7 @@ import (
 	"intake"
 	"intake/dedupe"
 	"intake/sink"
+	"intake/worker"
 )
 
 // A Queue takes what is to be saved.
@@ -31,6 +33,10 @@ type Queue interface {
 	// Submit names a batch and queues the items of it that are still pending. Its errors are
 	// package worker's.
 	Submit(ctx context.Context, batch *intake.Batch) (Ticket, error)
+	// Logged gives a partner's batch as it was sent, in the order of its chunks;
+	// none if it isn't there, or not any more. It asks for room in memory first,
+	// and gives worker.ErrNoRoom if there is none.
+	Logged(ctx context.Context, partner string, batch uuid.UUID, room func(bytes int64) bool) ([]worker.Logged, error)
 }
 
 // A Ticket is a batch that was queued.
@@ -53,9 +59,10 @@ type Registry interface {
 	SigningKey(ctx context.Context, fresh func() ([]byte, error)) ([]byte, error)
 }
 
-// Options of a Front. Queue, SeenSet, Registry and PublicURL are required.
+// Options of a Front. Queue, Ledger, SeenSet, Registry and PublicURL are required.
 type Options struct {
 	Queue    Queue
+	Ledger   Ledger
 	SeenSet  SeenSet
 	Registry Registry
 	// PublicURL is where partners reach the front, without a slash at its end:
@@ -84,8 +91,8 @@ type Front struct {
 
 // New makes a front. It lets nobody in before Run or Reload has read who there is.
 func New(opts Options) (*Front, error) {
-	if opts.Queue == nil || opts.SeenSet == nil || opts.Registry == nil || opts.PublicURL == "" {
-		return nil, errors.New("a front needs a queue, a seen set, a registry and its public URL")
+	if opts.Queue == nil || opts.Ledger == nil || opts.SeenSet == nil || opts.Registry == nil || opts.PublicURL == "" {
+		return nil, errors.New("a front needs a queue, a ledger, a seen set, a registry and its public URL")
 	}
 	if opts.MaxInflightBytes <= 0 {
 		opts.MaxInflightBytes = 256 << 20
@@ -102,9 +109,10 @@ func New(opts Options) (*Front, error) {
 	f.decoding = make(chan struct{}, max(runtime.GOMAXPROCS(0)-1, 1))
 	f.budget = &budget{limit: opts.MaxInflightBytes, gauge: f.metrics.inflight}
 	f.routes = map[string]map[string]http.HandlerFunc{
-		"/api/v1/clients":                         {http.MethodPost: f.create},
-		"/oauth/token":                            {http.MethodPost: f.issueToken},
-		"/.well-known/jwks.json":                  {http.MethodGet: f.serveKeys},
+		"/api/v1/clients":        {http.MethodPost: f.create},
+		statusPath:               {http.MethodGet: f.status},
+		"/oauth/token":           {http.MethodPost: f.issueToken},
+		"/.well-known/jwks.json": {http.MethodGet: f.serveKeys},
 		"/.well-known/oauth-authorization-server": {http.MethodGet: f.serveMetadata},
 	}
 	if opts.Live != nil {
@@ -174,7 +182,11 @@ func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			writeProblem(rec, problem{status: http.StatusInternalServerError, detail: "this should not have happened; the operator finds the cause in the log"})
 		}
 	}()
-	methods := f.routes[r.URL.Path]
+	path := r.URL.Path
+	if strings.HasPrefix(path, statusPath) {
+		path = statusPath
+	}
+	methods := f.routes[path]
 	if methods == nil {
 		writeProblem(rec, problem{status: http.StatusNotFound, detail: "there is nothing at this path"})
 		return

@@ -26,6 +26,7 @@ import (
 	"intake/cmd/intake/internal/front"
 	"intake/dedupe"
 	"intake/sink"
+	"intake/worker"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -39,6 +40,7 @@ type testFront struct {
 	queue    *fakeQueue
 	seen     *fakeSeenSet
 	registry *fakeRegistry
+	ledger   *fakeLedger
 	logs     *observer.ObservedLogs
 	secret   string // of the partner acme
 	url      string
@@ -53,10 +55,10 @@ type options = front.Options
 func newFront(t testing.TB, change func(*front.Options)) *testFront {
 	t.Helper()
 	core, logs := observer.New(zapcore.DebugLevel)
-	f := &testFront{queue: &fakeQueue{}, seen: &fakeSeenSet{}, registry: &fakeRegistry{}, logs: logs}
+	f := &testFront{queue: &fakeQueue{}, seen: &fakeSeenSet{}, registry: &fakeRegistry{}, ledger: &fakeLedger{}, logs: logs}
 	f.secret = f.registry.add("acme")
 	opts := front.Options{
-		Queue: f.queue, SeenSet: f.seen, Registry: f.registry, PublicURL: publicURL, Logger: zap.New(core),
+		Queue: f.queue, Ledger: f.ledger, SeenSet: f.seen, Registry: f.registry, PublicURL: publicURL, Logger: zap.New(core),
 		Ready: func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") },
 		Live:  func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") },
 	}
@@ -248,6 +250,7 @@ func items(ids ...string) string {
 // A fakeQueue has everything saved at once, unless it is told otherwise.
 type fakeQueue struct {
 	submit func(ctx context.Context, batch *intake.Batch) (front.Ticket, error)
+	logged func(ctx context.Context, partner string, batch uuid.UUID, room func(int64) bool) ([]worker.Logged, error)
 
 	mu      sync.Mutex
 	batches []intake.Batch // submitted, without their items
@@ -267,10 +270,29 @@ func (q *fakeQueue) Submit(ctx context.Context, batch *intake.Batch) (front.Tick
 	}}, nil
 }
 
+func (q *fakeQueue) Logged(ctx context.Context, partner string, batch uuid.UUID, room func(int64) bool) ([]worker.Logged, error) {
+	if q.logged == nil {
+		return nil, nil
+	}
+	return q.logged(ctx, partner, batch, room)
+}
+
 func (q *fakeQueue) submitted() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return len(q.batches)
+}
+
+// A fakeLedger knows of no batch, or what finished says.
+type fakeLedger struct {
+	finished func(partner int32, batch uuid.UUID) ([]intake.Finished, error)
+}
+
+func (l *fakeLedger) Finished(_ context.Context, partner int32, batch uuid.UUID) ([]intake.Finished, error) {
+	if l.finished == nil {
+		return nil, nil
+	}
+	return l.finished(partner, batch)
 }
 
 func saveAll(batch *intake.Batch) {

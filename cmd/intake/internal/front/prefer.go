@@ -18,6 +18,7 @@ const (
 // it is honoured.
 type preferences struct {
 	wait    time.Duration
+	async   bool // respond-async: don't wait, or as long as wait says
 	minimal bool
 	applied []string
 }
@@ -28,6 +29,7 @@ type preferences struct {
 func readPreferences(header http.Header) preferences {
 	p := preferences{wait: defaultWait}
 	seen := make(map[string]bool)
+	waits := false
 	for _, preference := range splitQuoted(strings.Join(header.Values("Prefer"), ","), ',') {
 		// What stands behind a semicolon are parameters; none is known.
 		name, value, _ := strings.Cut(splitQuoted(preference, ';')[0], "=")
@@ -43,14 +45,21 @@ func readPreferences(header http.Header) preferences {
 			if err != nil && !errors.Is(err, strconv.ErrRange) {
 				continue
 			}
+			waits = true
 			p.wait = min(time.Duration(seconds)*time.Second, maxWait)
 			p.applied = append(p.applied, "wait="+strconv.Itoa(int(p.wait/time.Second)))
+		case "respond-async":
+			p.async = true
+			p.applied = append(p.applied, "respond-async")
 		case "return":
 			if strings.EqualFold(value, "minimal") {
 				p.minimal = true
 				p.applied = append(p.applied, "return=minimal")
 			}
 		}
+	}
+	if p.async && !waits {
+		p.wait = 0
 	}
 	return p
 }

@@ -43,7 +43,10 @@ func TestReadPreferences(t *testing.T) {
 		{"wait=5|wait=7", 5 * time.Second, false, "wait=5"},
 		{"wait=x, wait=7", 10 * time.Second, false, ""},
 		{"return=representation, return=minimal", 10 * time.Second, false, ""},
-		{"respond-async, handling=lenient, wait=5", 5 * time.Second, false, "wait=5"},
+		{"respond-async", 0, false, "respond-async"},
+		{"Respond-Async, respond-async", 0, false, "respond-async"},
+		{"respond-async, handling=lenient, wait=5", 5 * time.Second, false, "respond-async, wait=5"},
+		{"respond-async, wait=x", 0, false, "respond-async"},
 		{`foo="a, wait=1, \", wait=2", wait=3`, 3 * time.Second, false, "wait=3"},
 		{`foo; bar="; wait=1, x", wait=3`, 3 * time.Second, false, "wait=3"},
 		{`foo="never closed, wait=3`, 10 * time.Second, false, ""},
@@ -65,7 +68,7 @@ func FuzzReadPreferences(f *testing.F) {
 	f.Add(`a="b\"", wait=5;c=d, return=minimal`)
 	f.Fuzz(func(t *testing.T, prefer string) {
 		p := readPreferences(http.Header{"Prefer": {prefer}})
-		if p.wait < 0 || p.wait > maxWait || len(p.applied) > 2 {
+		if p.wait < 0 || p.wait > maxWait || len(p.applied) > 3 {
 			t.Errorf("%q: %+v", prefer, p)
 		}
 	})

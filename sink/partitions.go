@@ -1,0 +1,108 @@
+package sink
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Days of batch_status: how long what became of a batch is kept, and how far
+// ahead there are partitions, for when no worker runs for a while.
+const (
+	statusDays  = 30
+	aheadOfDays = 7
+)
+
+// TidyStatus makes the partitions of batch_status for the days to come, and drops
+// those of the days that need not be kept any more. Any number of processes may
+// call it at once. It waits for no lock for longer than 2 s: others would wait
+// behind it.
+func (s *Store) TidyStatus(ctx context.Context) error {
+	return s.tidyStatus(ctx, time.Now().UTC())
+}
+
+func (s *Store) tidyStatus(ctx context.Context, now time.Time) error {
+	today := time.Date(now.Year(), now.Month(), now.Day(), 0, 0, 0, 0, time.UTC)
+	for n := range aheadOfDays + 1 {
+		if err := s.makePartition(ctx, today.AddDate(0, 0, n)); err != nil {
+			return fmt.Errorf("make a partition of batch_status: %w", err)
+		}
+	}
+	if err := s.dropPartitions(ctx, today.AddDate(0, 0, -statusDays)); err != nil {
+		return fmt.Errorf("drop old partitions of batch_status: %w", err)
+	}
+	return nil
+}
+
+const partitionPrefix = "batch_status_"
+
+func partitionName(day time.Time) string { return partitionPrefix + day.Format("20060102") }
+
+// alone runs something in a transaction, while nobody else tidies.
+func (s *Store) alone(ctx context.Context, do func(pgx.Tx) error) error {
+	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		const lock = "set local lock_timeout = '2s'; select pg_advisory_xact_lock(hashtext('intake batch_status'))"
+		if _, err := tx.Exec(ctx, lock); err != nil {
+			return err
+		}
+		return do(tx)
+	})
+}
+
+// makePartition makes the partition of a day, if there is none.
+func (s *Store) makePartition(ctx context.Context, day time.Time) error {
+	name := partitionName(day)
+	var there bool
+	const exists = "select to_regclass($1) is not null"
+	if err := s.pool.QueryRow(ctx, exists, name).Scan(&there); err != nil || there {
+		return err
+	}
+	return s.alone(ctx, func(tx pgx.Tx) error {
+		if err := tx.QueryRow(ctx, exists, name).Scan(&there); err != nil || there {
+			return err
+		}
+		// What came when there was no partition lies in the default one.
+		const query = `
+			create table %[1]s (like batch_status including all);
+			with moved as (
+				delete from batch_status_default
+				 where batch_id >= first_batch_id('%[2]s') and batch_id < first_batch_id('%[3]s')
+				returning *)
+			insert into %[1]s select * from moved;
+			do $$ begin
+				execute format('alter table batch_status attach partition %[1]s for values from (%%L) to (%%L)', first_batch_id('%[2]s'), first_batch_id('%[3]s'));
+			end $$`
+		_, err := tx.Exec(ctx, fmt.Sprintf(query, name, day.Format(time.DateOnly), day.AddDate(0, 0, 1).Format(time.DateOnly)), pgx.QueryExecModeSimpleProtocol)
+		return err
+	})
+}
+
+// dropPartitions drops the partitions of days before one.
+func (s *Store) dropPartitions(ctx context.Context, before time.Time) error {
+	const partitions = "select inhrelid::regclass::text from pg_inherits where inhparent = 'batch_status'::regclass"
+	rows, err := s.pool.Query(ctx, partitions)
+	if err != nil {
+		return err
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		day, err := time.Parse("20060102", strings.TrimPrefix(name, partitionPrefix))
+		if err != nil || !day.Before(before) {
+			continue
+		}
+		if err := s.alone(ctx, func(tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, "drop table if exists "+pgx.Identifier{name}.Sanitize())
+			return err
+		}); err != nil {
+			return err
+		}
+	}
+	_, err = s.pool.Exec(ctx, "delete from batch_status_default where finished_at < $1", before)
+	return err
+}
