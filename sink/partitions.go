@@ -56,7 +56,7 @@ func (s *Store) alone(ctx context.Context, do func(pgx.Tx) error) error {
 func (s *Store) makePartition(ctx context.Context, day time.Time) error {
 	name := partitionName(day)
 	var there bool
-	const exists = "select to_regclass($1) is not null"
+	const exists = "select exists (select from pg_inherits where inhparent = 'batch_status'::regclass and inhrelid::regclass::text = $1)"
 	if err := s.pool.QueryRow(ctx, exists, name).Scan(&there); err != nil || there {
 		return err
 	}

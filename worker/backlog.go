@@ -54,6 +54,9 @@ const (
 	backlogBytes = 128 << 20
 )
 
+// MaxMemory is about what a worker holds at most, in bytes.
+const MaxMemory = backlogBytes
+
 // A backlog holds the messages that a worker has taken.
 type backlog struct {
 	gauge prometheus.Gauge

@@ -26,6 +26,7 @@ type frontCommand struct {
 }
 
 func (c frontCommand) Run(ctx context.Context, logger *zap.Logger) error {
+	limitHeap(c.MaxInflightBytes)
 	process, err := newFrontProcess(ctx, c, logger.Named("front"))
 	if err != nil {
 		return err

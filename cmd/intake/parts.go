@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"os"
+	"runtime/debug"
 
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
@@ -34,6 +36,16 @@ type parts struct {
 	nats    *nats.Conn
 	redis   redis.UniversalClient
 	seen    *dedupe.SeenSet // nil without Redis
+}
+
+// limitHeap has the garbage collector work harder where the heap would grow
+// beyond what a process may hold, and some room: by default it may grow to twice
+// what is in use.
+func limitHeap(held int64) {
+	const room = 48 << 20
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(held + room)
+	}
 }
 
 // connect opens the parts. The servers themselves need not be there yet.

@@ -23,6 +23,7 @@ type workerCommand struct {
 }
 
 func (c workerCommand) Run(ctx context.Context, logger *zap.Logger) error {
+	limitHeap(worker.MaxMemory)
 	process, err := newWorkerProcess(ctx, c, logger.Named("worker"))
 	if err != nil {
 		return err

@@ -83,7 +83,7 @@ func newReport(rate float64, keep bool) *Report {
 }
 
 func (r *Report) add(result *vegeta.Result, s sending) {
-	latency := result.Latency
+	latency := max(result.Latency-pauseOf(result.Headers), 0)
 	if r.Rate > 0 {
 		due := r.Began.Add(time.Duration(float64(result.Seq+1) / r.Rate * float64(time.Second)))
 		latency = max(latency, result.End().Sub(due))

@@ -1,0 +1,4 @@
+package sink
+
+// TidyStatusAt is TidyStatus at another time.
+var TidyStatusAt = (*Store).tidyStatus

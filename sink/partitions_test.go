@@ -1,0 +1,102 @@
+package sink_test
+
+import (
+	"sync"
+	"testing"
+	"time"
+
+	"intake"
+	"intake/sink"
+)
+
+// Each day has its partition, with what came before it was made; and is gone when
+// it need not be kept any more.
+func TestStore_TidyStatus(t *testing.T) {
+	t.Parallel()
+	store, conn := open(t)
+	ctx, now := t.Context(), time.Now().UTC()
+	early := chunk(client(0, "early", 1))
+	save(t, store, early)
+	const inDefault = "select count(*) from only batch_status_default"
+	if n := count(t, conn, inDefault); n != 1 {
+		t.Fatalf("%d rows lie in the default partition before there is another one", n)
+	}
+	var tidying sync.WaitGroup
+	for range 4 {
+		tidying.Go(func() {
+			if err := store.TidyStatus(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	tidying.Wait()
+	save(t, store, chunk(client(0, "late", 1)), early) // early is answered as it was
+	today := "batch_status_" + now.Format("20060102")
+	if inDay, other := count(t, conn, "select count(*) from "+today), count(t, conn, inDefault); inDay != 2 || other != 0 {
+		t.Errorf("%d rows in %s and %d in the default partition", inDay, today, other)
+	}
+	if n := count(t, conn, "select count(*) from saved_clients"); n != 2 {
+		t.Errorf("%d clients are saved", n)
+	}
+	const days = "select count(*) from pg_inherits where inhparent = 'batch_status'::regclass"
+	if n := count(t, conn, days); n != 9 {
+		t.Errorf("%d partitions", n)
+	}
+
+	for _, step := range []struct {
+		days int
+		rows int
+	}{{30, 2}, {31, 0}} {
+		if err := sink.TidyStatusAt(store, ctx, now.AddDate(0, 0, step.days)); err != nil {
+			t.Fatal(err)
+		}
+		if n := count(t, conn, "select count(*) from batch_status"); n != step.rows {
+			t.Errorf("%d rows after %d days, want %d", n, step.days, step.rows)
+		}
+	}
+	finished, err := store.Finished(ctx, 1, early.Batch)
+	if err != nil || len(finished) != 0 {
+		t.Errorf("%v %v", finished, err)
+	}
+}
+
+// What is kept of a chunk can be read back by its partner, and by nobody else.
+func TestStore_Finished(t *testing.T) {
+	t.Parallel()
+	store, _ := open(t)
+	save(t, store, chunk(client(0, "taken", 1)))
+	c := chunk(client(1, "a", 1), client(3, "taken", 2))
+	c.Len, c.First, c.Number, c.Chunks = 4, 0, 1, 3
+	c.Rejected, c.RejectedKeys = invalidAt(0, 2), []string{"rejected é", ""}
+	save(t, store, c)
+	finished, err := store.Finished(t.Context(), 1, c.Batch)
+	if err != nil || len(finished) != 1 {
+		t.Fatal(finished, err)
+	}
+	f := finished[0]
+	if f.Chunk != 1 || f.Chunks != 3 || f.Len != 4 || len(f.NotSaved) != 3 {
+		t.Errorf("%+v", f)
+	}
+	for i, want := range []string{"rejected é", "a", "", "taken"} {
+		if f.Keys[i] != want {
+			t.Errorf("key %d is %q, want %q", i, f.Keys[i], want)
+		}
+	}
+	if others, err := store.Finished(t.Context(), 2, c.Batch); err != nil || len(others) != 0 {
+		t.Errorf("another partner's: %v %v", others, err)
+	}
+	withdrawn := chunk(client(0, "withdrawn", 1))
+	if ok, err := store.Withdraw(t.Context(), []*intake.Chunk{withdrawn}); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	if finished, err := store.Finished(t.Context(), 1, withdrawn.Batch); err != nil || len(finished) != 0 {
+		t.Errorf("withdrawn: %v %v", finished, err)
+	}
+}
+
+func invalidAt(items ...int) (verdicts []intake.ItemVerdict) {
+	for _, item := range items {
+		verdicts = append(verdicts, intake.ItemVerdict{Item: item, Verdict: intake.Invalid("x")})
+	}
+	return verdicts
+}
