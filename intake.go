@@ -128,6 +128,27 @@ type Finished struct {
 	Keys []string
 }
 
+// A ClaimState says what is known of a request with an Idempotency-Key.
+type ClaimState uint8
+
+// What is known of it.
+const (
+	ClaimFresh     ClaimState = iota + 1 // nothing: it is the first
+	ClaimTakenOver                       // the first one has died without an answer
+	ClaimRunning                         // the first one is still running
+	ClaimOtherBody                       // the first one had another body
+	ClaimAnswered                        // the first one was answered
+)
+
+// A Claim is what one gets who claims an Idempotency-Key.
+type Claim struct {
+	State ClaimState
+	// Batch is the id of the first request's batch.
+	Batch uuid.UUID
+	// Answer is what was kept of the first answer.
+	Answer []byte
+}
+
 // A SavedKey tells which data a partner's key was saved with.
 type SavedKey struct {
 	Partner     int32

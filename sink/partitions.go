@@ -17,7 +17,7 @@ const (
 )
 
 // TidyStatus makes the partitions of batch_status for the days to come, and drops
-// those of the days that need not be kept any more. Any number of processes may
+// those of the days that need not be kept any more, and idempotency keys likewise. Any number of processes may
 // call it at once. It waits for no lock for longer than 2 s: others would wait
 // behind it.
 func (s *Store) TidyStatus(ctx context.Context) error {
@@ -34,7 +34,7 @@ func (s *Store) tidyStatus(ctx context.Context, now time.Time) error {
 	if err := s.dropPartitions(ctx, today.AddDate(0, 0, -statusDays)); err != nil {
 		return fmt.Errorf("drop old partitions of batch_status: %w", err)
 	}
-	return nil
+	return s.dropKeys(ctx, today.AddDate(0, 0, -statusDays))
 }
 
 const partitionPrefix = "batch_status_"

@@ -10,7 +10,7 @@ import (
 // Bounds of a chunk. Chunks of a thousand items are what one transaction saves
 // best, and small enough that savers share a large batch.
 const (
-	maxChunkItems = 1_000   // to be saved
+	maxChunkItems = 1_000
 	maxChunkBytes = 4 << 20 // of items as sent
 )
 
@@ -26,7 +26,9 @@ func cut(batch *intake.Batch, maxBytes int) []*intake.Chunk {
 	bytes := 0
 	for i := range batch.Items {
 		item := &batch.Items[i]
-		if chunk == nil || len(chunk.Clients) == maxChunkItems || bytes+len(item.Raw) > maxBytes {
+		// Verdicts don't count: cut again, for a request that is repeated, it must
+		// come to the same chunks, though more may be known of the items by then.
+		if chunk == nil || chunk.Len == maxChunkItems || bytes+len(item.Raw) > maxBytes {
 			chunk = &intake.Chunk{
 				Number: len(chunks), Partner: batch.Partner.ID, Currency: batch.Partner.Currency, First: i,
 				Clients: make([]intake.PartnerClient, 0, min(len(batch.Items)-i, maxChunkItems)),

@@ -64,6 +64,10 @@ func nameBatch(base uuid.UUID, index int) uuid.UUID {
 	return base
 }
 
+// NewBatch makes an id for a batch, a UUID of version 7. A batch that has it when
+// it is submitted is queued by itself.
+func NewBatch() (uuid.UUID, error) { return newBase() }
+
 // newBase makes the name of a message, a UUID of version 7.
 func newBase() (uuid.UUID, error) {
 	base, err := uuid.NewV7()

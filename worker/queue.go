@@ -70,6 +70,7 @@ type submission struct {
 	datas    [][]byte // the chunks, encoded
 	bytes    int      // of datas
 	raw      int      // bytes of the items as sent
+	named    bool     // the batch has its name already
 	deadline time.Time
 	done     chan error
 }
@@ -84,7 +85,9 @@ const (
 // isSmall tells whether the batch may share a message with others. A message is
 // synced by itself, so a small one is dear; a large one would only keep others
 // waiting.
-func (s *submission) isSmall() bool { return len(s.datas) == 1 && s.bytes <= maxSmallBytes }
+func (s *submission) isSmall() bool {
+	return len(s.datas) == 1 && s.bytes <= maxSmallBytes && !s.named
+}
 
 // NewQueue makes a front's side of the queue.
 func NewQueue(nc *nats.Conn, opts QueueOptions) (*Queue, error) {
@@ -160,8 +163,8 @@ func (q *Queue) createLog(ctx context.Context) {
 	}
 }
 
-// Submit names a batch and queues the items of it on which there is no verdict
-// yet, all or none of them. It returns when they are on disk. The ticket must be
+// Submit names a batch, if it has no name yet, and queues it: the items on which
+// there is no verdict yet are to be saved, all or none of them. It returns when they are on disk. The ticket must be
 // released. It may return ErrUnavailable, ErrUncertain or ErrTooLarge.
 func (q *Queue) Submit(ctx context.Context, batch *intake.Batch) (*Ticket, error) {
 	if q.nc.Status() != nats.CONNECTED {
@@ -173,7 +176,7 @@ func (q *Queue) Submit(ctx context.Context, batch *intake.Batch) (*Ticket, error
 	}
 	s := &submission{
 		ticket: newTicket(q, batch, chunks), partner: batch.Partner.Name, chunks: chunks, datas: datas,
-		deadline: time.Now().Add(q.opts.PublishTimeout), done: make(chan error, 1),
+		named: batch.ID != uuid.Nil, deadline: time.Now().Add(q.opts.PublishTimeout), done: make(chan error, 1),
 	}
 	for _, data := range datas {
 		s.bytes += len(data)
@@ -240,9 +243,12 @@ func (q *Queue) publishWaiting() {
 // publishGroup names the batches of a group and publishes them, all or none: one
 // message for several batches, or the messages of one large batch.
 func (q *Queue) publishGroup(group []*submission) error {
-	base, err := newBase()
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	base := group[0].ticket.batch.ID
+	if !group[0].named {
+		var err error
+		if base, err = newBase(); err != nil {
+			return fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
 	}
 	var chunks []*intake.Chunk
 	deadline := group[0].deadline

@@ -2,6 +2,7 @@ package front
 
 import (
 	"errors"
+	"io"
 	"net/http"
 	"sync"
 	"time"
@@ -21,9 +22,22 @@ var answerBuffers = sync.Pool{New: func() any {
 // statusPath is where to ask how a batch ended.
 const statusPath = "/api/v1/clients/status/"
 
-// writeAnswer answers a request that has sent a batch. queued says that some of
-// it was queued.
-func writeAnswer(w http.ResponseWriter, batch *intake.Batch, queued, minimal bool) error {
+// An answer is how a batch is answered.
+type answer struct {
+	queued   bool   // it has a status to check
+	minimal  bool   // without data
+	applied  string // the preferences that were honoured
+	replayed bool   // it was given before
+}
+
+// writeAnswer answers a request that has sent a batch.
+func writeAnswer(w http.ResponseWriter, batch *intake.Batch, a *answer) error {
+	if a.applied != "" {
+		w.Header().Set("Preference-Applied", a.applied)
+	}
+	if a.replayed {
+		w.Header().Set("Idempotent-Replayed", "true")
+	}
 	status := http.StatusOK
 	for i := range batch.Verdicts {
 		if batch.Verdicts[i].Code == intake.CodePending {
@@ -33,33 +47,52 @@ func writeAnswer(w http.ResponseWriter, batch *intake.Batch, queued, minimal boo
 	if status == http.StatusAccepted {
 		w.Header().Set("Location", statusPath+batch.ID.String())
 	}
-	return writeBatch(w, status, batch, queued, minimal)
+	return writeBatch(w, status, batch, a.queued, a.minimal)
 }
 
-// writeBatch writes the contract's object for a batch, each item's text as it was
-// sent.
+// writeBatch answers with the contract's object for a batch.
 func writeBatch(w http.ResponseWriter, status int, batch *intake.Batch, queued, minimal bool) error {
-	state := intake.Completed
+	header := w.Header()
+	header.Set("Content-Type", "application/json")
+	header.Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	if err := limitWrite(w, sizeOfObject(batch, minimal)); err != nil {
+		return err
+	}
+	return writeObject(w, batch, queued, minimal)
+}
+
+// limitWrite bounds the time for an answer of so many bytes: a client that takes
+// it slower is not waited for.
+func limitWrite(w http.ResponseWriter, size int) error {
+	err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(slowest(int64(size))))
+	if errors.Is(err, http.ErrNotSupported) {
+		return nil
+	}
+	return err
+}
+
+// sizeOfObject is about how large a batch's object is.
+func sizeOfObject(batch *intake.Batch, minimal bool) int {
 	size := 256
 	for i := range batch.Verdicts {
-		if batch.Verdicts[i].Code == intake.CodePending {
-			state = intake.Pending
-		}
 		size += 100 + len(batch.Verdicts[i].Text)
 		if !minimal {
 			size += len(batch.Items[i].Raw)
 		}
 	}
-	header := w.Header()
-	header.Set("Content-Type", "application/json")
-	header.Set("Cache-Control", "no-store")
-	w.WriteHeader(status)
-	// A client that takes its answer slower than this is not waited for.
-	limit := time.Now().Add(slowest(int64(size)))
-	if err := http.NewResponseController(w).SetWriteDeadline(limit); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return err
-	}
+	return size
+}
 
+// writeObject writes the contract's object for a batch, each item's text as it was
+// sent, and ends the line. queued says that it has a status to check.
+func writeObject(w io.Writer, batch *intake.Batch, queued, minimal bool) error {
+	state := intake.Completed
+	for i := range batch.Verdicts {
+		if batch.Verdicts[i].Code == intake.CodePending {
+			state = intake.Pending
+		}
+	}
 	buffer := answerBuffers.Get().(*[]byte)
 	b := (*buffer)[:0]
 	b = append(b, '{')

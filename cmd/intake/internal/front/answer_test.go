@@ -68,7 +68,7 @@ func BenchmarkWriteAnswer(b *testing.B) {
 				b.SetBytes(int64(bytes))
 			}
 			for b.Loop() {
-				if err := writeAnswer(discard{http.Header{}}, batch, true, minimal); err != nil {
+				if err := writeAnswer(discard{http.Header{}}, batch, &answer{queued: true, minimal: minimal}); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -167,9 +167,13 @@ func checkContent(w http.ResponseWriter, r *http.Request) (encoding string, refu
 	mediaType, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	charset := params["charset"]
 	if err != nil || mediaType != "application/json" || charset != "" && !strings.EqualFold(charset, "utf-8") {
-		w.Header().Set("Accept", "application/json")
-		return "", &problem{status: http.StatusUnsupportedMediaType, detail: "send a batch with Content-Type: application/json"}
+		w.Header().Set("Accept", "application/json, "+ndjson)
+		return "", &problem{status: http.StatusUnsupportedMediaType, detail: "send a batch with Content-Type: application/json, or a stream of them with " + ndjson}
 	}
+	return checkEncoding(w, r)
+}
+
+func checkEncoding(w http.ResponseWriter, r *http.Request) (encoding string, refusal *problem) {
 	encoding = strings.ToLower(strings.TrimSpace(strings.Join(r.Header.Values("Content-Encoding"), ",")))
 	switch encoding {
 	case "", "identity":

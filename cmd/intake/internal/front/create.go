@@ -2,9 +2,11 @@ package front
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,6 +23,15 @@ func (f *Front) create(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
+	key, refusal := idempotencyKey(r.Header)
+	if refusal == nil && isStream(r) {
+		f.stream(w, r, partner, key)
+		return
+	}
+	if refusal != nil {
+		writeProblem(w, *refusal)
+		return
+	}
 	share := &share{budget: f.budget}
 	defer share.release()
 	body, refusal := f.readBody(w, r, share)
@@ -29,37 +40,55 @@ func (f *Front) create(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer putBody(body)
-	received := time.Now()
-	items, err := f.decode(*body, &partner, received)
-	if err != nil {
-		writeProblem(w, decodeProblem(err))
+	request, answer, refusal := f.take(r.Context(), partner, *body, share, readPreferences(r.Header), key)
+	if refusal != nil {
+		writeProblem(w, *refusal)
 		return
 	}
-	if !share.addItems(items) {
-		writeProblem(w, errFull)
-		return
-	}
-	batch := &intake.Batch{Partner: partner, Items: items, Verdicts: make([]intake.Verdict, len(items))}
-	prefer := readPreferences(r.Header)
-	f.judge(r.Context(), batch)
-	queued := false
-	for i := range batch.Verdicts {
-		queued = queued || batch.Verdicts[i].Code == intake.CodePending
-	}
-	if queued {
-		if refusal := f.save(r.Context(), share, batch, received.Add(prefer.wait)); refusal != nil {
-			writeProblem(w, *refusal)
-			return
-		}
-	}
-	f.count(batch)
-	if len(prefer.applied) > 0 {
-		w.Header().Set("Preference-Applied", strings.Join(prefer.applied, ", "))
-	}
-	if err := writeAnswer(w, batch, queued, prefer.minimal); err != nil {
+	if err := writeAnswer(w, request.Batch, answer); err != nil {
 		f.opts.Logger.Debug("cannot write an answer", zap.String("partner", partner.Name), zap.Error(err))
 		panic(http.ErrAbortHandler) // half an answer must not look like a whole one
 	}
+}
+
+// take takes a batch in: it decodes, judges and saves it.
+func (f *Front) take(ctx context.Context, partner intake.Partner, body []byte, share *share, prefer preferences, key string) (*request, *answer, *problem) {
+	received := time.Now()
+	items, err := f.decode(body, &partner, received)
+	if err != nil {
+		return nil, nil, decodeProblem(err)
+	}
+	if !share.addItems(items) {
+		return nil, nil, &errFull
+	}
+	request := &request{
+		Batch: &intake.Batch{Partner: partner, Items: items, Verdicts: make([]intake.Verdict, len(items))},
+		share: share, until: received.Add(prefer.wait),
+	}
+	answer := &answer{minimal: prefer.minimal, applied: strings.Join(prefer.applied, ", ")}
+	var refusal *problem
+	if key != "" {
+		refusal = f.createOnce(ctx, request, answer, key, sha256.Sum256(body))
+	} else if f.judge(ctx, request.Batch, true); request.isPending() {
+		answer.queued = true
+		refusal = f.save(ctx, request)
+	}
+	if refusal == nil && !answer.replayed {
+		f.count(request.Batch)
+	}
+	return request, answer, refusal
+}
+
+// A request is a batch on its way.
+type request struct {
+	*intake.Batch
+	share *share
+	until time.Time // when its wait is over
+}
+
+// isPending tells whether some item isn't decided yet.
+func (r *request) isPending() bool {
+	return slices.ContainsFunc(r.Verdicts, func(v intake.Verdict) bool { return v.Code == intake.CodePending })
 }
 
 // smallBody is a body that is decoded in no time, in bytes.
@@ -76,9 +105,13 @@ func (f *Front) decode(body []byte, partner *intake.Partner, received time.Time)
 	return intake.DecodeBatch(body, partner, received)
 }
 
-// judge gives their verdicts to the items that need not be saved.
-func (f *Front) judge(ctx context.Context, batch *intake.Batch) {
+// judge gives their verdicts to the items that need not be saved: those that the
+// batch alone decides, and those that were seen before, if that is asked.
+func (f *Front) judge(ctx context.Context, batch *intake.Batch, ask bool) {
 	dedupe.InBatch(batch.Items, batch.Verdicts)
+	if !ask {
+		return
+	}
 	clients := make([]*intake.PartnerClient, 0, len(batch.Items))
 	for i := range batch.Items {
 		if batch.Verdicts[i].Code == intake.CodePending {
@@ -97,9 +130,10 @@ func (f *Front) judge(ctx context.Context, batch *intake.Batch) {
 	}
 }
 
-// save queues what is left of a batch and waits until it is saved, or until a
-// moment, or until the client is gone.
-func (f *Front) save(ctx context.Context, share *share, batch *intake.Batch, until time.Time) *problem {
+// save queues a batch and waits until what was left of it is saved, or until its
+// wait is over, or until the client is gone.
+func (f *Front) save(ctx context.Context, request *request) *problem {
+	batch := request.Batch
 	ticket, err := f.opts.Queue.Submit(ctx, batch)
 	if err != nil {
 		return f.queueProblem(batch, err)
@@ -109,10 +143,10 @@ func (f *Front) save(ctx context.Context, share *share, batch *intake.Batch, unt
 	for i := range batch.Items {
 		batch.Items[i].Client = intake.PartnerClient{}
 	}
-	share.keepBody()
-	ctx, cancel := context.WithDeadline(ctx, until)
+	request.share.keepBody()
+	ctx, cancel := context.WithDeadline(ctx, request.until)
 	defer cancel()
-	final := ticket.Wait(ctx)
+	final := !request.isPending() || ticket.Wait(ctx)
 	f.opts.Logger.Debug("batch", zap.Stringer("batch", batch.ID), zap.String("partner", batch.Partner.Name),
 		zap.Int("items", len(batch.Items)), zap.Bool("final", final))
 	return nil
@@ -135,11 +169,11 @@ func (f *Front) queueProblem(batch *intake.Batch, err error) *problem {
 	return &problem{status: http.StatusServiceUnavailable, retryAfter: time.Second, detail: "the batch can't be queued safely now; nothing of it was saved or queued"}
 }
 
-func decodeProblem(err error) problem {
+func decodeProblem(err error) *problem {
 	if errors.Is(err, intake.ErrTooManyItems) {
-		return problem{status: http.StatusRequestEntityTooLarge, detail: fmt.Sprintf("the batch has more than %d items", intake.MaxBatchItems)}
+		return &problem{status: http.StatusRequestEntityTooLarge, detail: fmt.Sprintf("the batch has more than %d items", intake.MaxBatchItems)}
 	}
-	return problem{status: http.StatusBadRequest, detail: err.Error()}
+	return &problem{status: http.StatusBadRequest, detail: err.Error()}
 }
 
 func (f *Front) count(batch *intake.Batch) {

@@ -1,8 +1,13 @@
 package front
 
+import "time"
+
 // Inflight gives what the requests that are in have of the budget, in bytes.
 func (f *Front) Inflight() int64 { return f.budget.used.Load() }
 
 // SetBudget sets the bound on the memory of all requests, also to less than New
 // would.
 func (f *Front) SetBudget(bytes int64) { f.budget.limit = bytes }
+
+// SetStreamSilence sets for how long nothing need come of a stream.
+func (f *Front) SetStreamSilence(d time.Duration) { f.streamSilence = d }

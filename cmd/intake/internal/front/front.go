@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -84,9 +85,13 @@ type Front struct {
 	directory atomic.Pointer[directory]
 	tokens    tokenCache
 	budget    *budget
+	closing   chan struct{} // closed by close when the front takes no more
+	close     func()
 	decoding  chan struct{}      // has an entry for each large body that is being decoded
 	zstd      chan *zstd.Decoder // those that are free
-	metrics   *metrics
+	// streamSilence is for how long nothing need come of a stream.
+	streamSilence time.Duration
+	metrics       *metrics
 }
 
 // New makes a front. It lets nobody in before Run or Reload has read who there is.
@@ -106,6 +111,9 @@ func New(opts Options) (*Front, error) {
 		return nil, err
 	}
 	f := &Front{opts: opts, zstd: decoders, metrics: newMetrics(opts.Registerer)}
+	f.closing = make(chan struct{})
+	f.close = sync.OnceFunc(func() { close(f.closing) })
+	f.streamSilence = streamSilence
 	f.decoding = make(chan struct{}, max(runtime.GOMAXPROCS(0)-1, 1))
 	f.budget = &budget{limit: opts.MaxInflightBytes, gauge: f.metrics.inflight}
 	f.routes = map[string]map[string]http.HandlerFunc{
@@ -159,6 +167,15 @@ func (f *Front) CheckDirectory(context.Context) error {
 		return errors.New("the partners are not read yet")
 	}
 	return nil
+}
+
+func (f *Front) isClosing() bool {
+	select {
+	case <-f.closing:
+		return true
+	default:
+		return false
+	}
 }
 
 // ServeHTTP answers a request.
@@ -247,6 +264,17 @@ func (r *recorder) Write(b []byte) (int, error) {
 // Unwrap is for http.ResponseController.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
+type baseKey struct{}
+
+// baseOf gives the context that a request's one comes from, which doesn't end when
+// the client goes away.
+func baseOf(r *http.Request) context.Context {
+	if base, ok := r.Context().Value(baseKey{}).(context.Context); ok {
+		return base
+	}
+	return r.Context()
+}
+
 // Serve serves partners at a listener until ctx ends. Then it takes no more of
 // them, and ends when those that are in are answered, or when timeout has passed.
 func (f *Front) Serve(ctx context.Context, listener net.Listener, timeout time.Duration) error {
@@ -257,11 +285,15 @@ func (f *Front) Serve(ctx context.Context, listener net.Listener, timeout time.D
 		MaxHeaderBytes:    32 << 10,
 		ErrorLog:          zap.NewStdLog(f.opts.Logger.WithOptions(zap.IncreaseLevel(zap.ErrorLevel))),
 	}
+	server.Protocols = new(http.Protocols)
+	server.Protocols.SetHTTP1(true)
+	server.Protocols.SetUnencryptedHTTP2(true)
 	base, stopWaits := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWaits()
-	server.BaseContext = func(net.Listener) context.Context { return base }
+	server.BaseContext = func(net.Listener) context.Context { return context.WithValue(base, baseKey{}, base) }
 	shut := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() {
+		f.close()
 		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
 		defer cancel()
 		// Who still waits for a commit then is told to look later: that is better

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -233,7 +234,7 @@ func (a *answer) checkProblem(t testing.TB, status int, says string) {
 	if p.Type != "about:blank" || p.Status != status || p.Title != http.StatusText(status) || !strings.Contains(p.Detail, says) {
 		t.Errorf("the problem is %+v, want one that says %q", p, says)
 	}
-	if retry := a.header.Get("Retry-After"); (status == http.StatusServiceUnavailable) != (retry != "") {
+	if retry := a.header.Get("Retry-After"); (status == http.StatusServiceUnavailable || status == http.StatusConflict) != (retry != "") {
 		t.Errorf("Retry-After is %q", retry)
 	}
 }
@@ -257,7 +258,9 @@ type fakeQueue struct {
 }
 
 func (q *fakeQueue) Submit(ctx context.Context, batch *intake.Batch) (front.Ticket, error) {
-	batch.ID = uuid.Must(uuid.NewV7())
+	if batch.ID == uuid.Nil {
+		batch.ID = uuid.Must(uuid.NewV7())
+	}
 	q.mu.Lock()
 	q.batches = append(q.batches, intake.Batch{ID: batch.ID, Partner: batch.Partner, Verdicts: slices.Clone(batch.Verdicts)})
 	q.mu.Unlock()
@@ -285,7 +288,10 @@ func (q *fakeQueue) submitted() int {
 
 // A fakeLedger knows of no batch, or what finished says.
 type fakeLedger struct {
-	finished func(partner int32, batch uuid.UUID) ([]intake.Finished, error)
+	finished  func(partner int32, batch uuid.UUID) ([]intake.Finished, error)
+	claim     func(batch uuid.UUID) (intake.Claim, error)
+	keep      func(answer []byte) ([]byte, error)
+	unclaimed atomic.Int64
 }
 
 func (l *fakeLedger) Finished(_ context.Context, partner int32, batch uuid.UUID) ([]intake.Finished, error) {
@@ -293,6 +299,25 @@ func (l *fakeLedger) Finished(_ context.Context, partner int32, batch uuid.UUID)
 		return nil, nil
 	}
 	return l.finished(partner, batch)
+}
+
+func (l *fakeLedger) Claim(_ context.Context, _ int32, _ string, _ [32]byte, batch uuid.UUID, _ time.Duration) (intake.Claim, error) {
+	if l.claim == nil {
+		return intake.Claim{State: intake.ClaimFresh, Batch: batch}, nil
+	}
+	return l.claim(batch)
+}
+
+func (l *fakeLedger) KeepAnswer(_ context.Context, _ int32, _ string, answer []byte) ([]byte, error) {
+	if l.keep == nil {
+		return answer, nil
+	}
+	return l.keep(answer)
+}
+
+func (l *fakeLedger) Unclaim(context.Context, int32, string, uuid.UUID) error {
+	l.unclaimed.Add(1)
+	return nil
 }
 
 func saveAll(batch *intake.Batch) {

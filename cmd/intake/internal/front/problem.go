@@ -24,10 +24,16 @@ func writeProblem(w http.ResponseWriter, p problem) {
 		header.Set("Retry-After", strconv.Itoa(int((p.retryAfter+time.Second-1)/time.Second)))
 	}
 	w.WriteHeader(p.status)
+	_, _ = w.Write(p.line()) // a client that is gone needs no answer
+}
+
+// line gives the problem's object, on a line.
+func (p problem) line() []byte {
 	body, err := json.Marshal(map[string]any{
 		"type": "about:blank", "title": http.StatusText(p.status), "status": p.status, "detail": p.detail,
 	})
-	if err == nil {
-		_, _ = w.Write(append(body, '\n')) // a client that is gone needs no answer
+	if err != nil {
+		panic(err) // there is nothing in it that has no JSON
 	}
+	return append(body, '\n')
 }

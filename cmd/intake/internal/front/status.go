@@ -19,6 +19,7 @@ type Ledger interface {
 	// Finished gives those chunks of a partner's batch that are finished, by
 	// their number.
 	Finished(ctx context.Context, partner int32, batch uuid.UUID) ([]intake.Finished, error)
+	Idempotency
 }
 
 // statusTimeout bounds each of the questions of a status check.

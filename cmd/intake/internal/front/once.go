@@ -1,0 +1,194 @@
+package front
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/klauspost/compress/s2"
+	"go.uber.org/zap"
+
+	"intake"
+	"intake/worker"
+)
+
+const maxIdempotencyKey = 255
+
+// idempotencyKey gives the request's Idempotency-Key, "" if it has none.
+func idempotencyKey(header http.Header) (string, *problem) {
+	values := header.Values("Idempotency-Key")
+	if len(values) == 0 {
+		return "", nil
+	}
+	bad := &problem{status: http.StatusBadRequest, detail: fmt.Sprintf("Idempotency-Key must be given once, as 1 to %d visible ASCII characters", maxIdempotencyKey)}
+	key := values[0]
+	if len(values) > 1 || key == "" || len(key) > maxIdempotencyKey {
+		return "", bad
+	}
+	for i := range len(key) {
+		if key[i] <= ' ' || key[i] > '~' {
+			return "", bad
+		}
+	}
+	return key, nil
+}
+
+// A request with a key is worked on for claimLease, which is more than the longest
+// wait and all else that it can take. When there is no answer by then, its front
+// has died, and a repeat takes over.
+const claimLease = maxWait + 45*time.Second
+
+// onceTimeout bounds each question to the ledger about a key.
+const onceTimeout = 5 * time.Second
+
+var errNoLedger = &problem{status: http.StatusServiceUnavailable, retryAfter: time.Second, detail: "the Idempotency-Key can't be looked up now; nothing of the batch was saved or queued"}
+
+// createOnce takes care that a batch which is sent again with the same key gets
+// the same answer.
+func (f *Front) createOnce(ctx context.Context, request *request, answer *answer, key string, hash [32]byte) *problem {
+	id, err := worker.NewBatch()
+	if err != nil {
+		return errNoLedger
+	}
+	partner := request.Partner.ID
+	asking, cancel := context.WithTimeout(ctx, onceTimeout)
+	claim, err := f.opts.Ledger.Claim(asking, partner, key, hash, id, claimLease)
+	cancel()
+	if err != nil {
+		f.opts.Logger.Warn("cannot claim an idempotency key", zap.Error(err))
+		return errNoLedger
+	}
+	answer.queued = true
+	request.ID = claim.Batch
+	switch claim.State {
+	case intake.ClaimOtherBody:
+		return &problem{status: http.StatusUnprocessableEntity, detail: "this Idempotency-Key came with another body before"}
+	case intake.ClaimRunning:
+		return &problem{status: http.StatusConflict, retryAfter: time.Second, detail: "the first request with this Idempotency-Key is still running"}
+	case intake.ClaimAnswered:
+		return f.replay(request, answer, claim.Answer)
+	}
+	if claim.State == intake.ClaimTakenOver {
+		known, refusal := f.goOn(ctx, request)
+		if refusal != nil {
+			return refusal
+		}
+		if known {
+			return f.keepAnswer(ctx, request, answer, key)
+		}
+	}
+	// One that is taken over asks nobody what was seen: it may have been seen of
+	// this very batch.
+	f.judge(ctx, request.Batch, claim.State == intake.ClaimFresh)
+	if refusal := f.save(ctx, request); refusal != nil {
+		giving, cancel := context.WithTimeout(context.WithoutCancel(ctx), onceTimeout)
+		defer cancel()
+		if err := f.opts.Ledger.Unclaim(giving, partner, key, request.ID); err != nil {
+			f.opts.Logger.Warn("an idempotency key stays claimed until its lease ends", zap.Error(err))
+		}
+		return refusal
+	}
+	return f.keepAnswer(ctx, request, answer, key)
+}
+
+// goOn goes on with a batch that a front has left. It tells whether the batch was
+// queued.
+func (f *Front) goOn(ctx context.Context, request *request) (queued bool, refusal *problem) {
+	const every = 100 * time.Millisecond
+	for {
+		share := &share{budget: f.budget}
+		batch, refusal := f.recall(ctx, share, request.Partner, request.ID)
+		share.release()
+		if refusal == errNoBatch {
+			return false, nil
+		}
+		if refusal != nil {
+			return false, refusal
+		}
+		copy(request.Verdicts, batch.Verdicts)
+		if !request.isPending() || time.Until(request.until) < every {
+			return true, nil
+		}
+		select {
+		case <-time.After(every):
+		case <-ctx.Done():
+			return true, nil
+		}
+	}
+}
+
+// A kept answer is what is written down of the first answer to a request with a
+// key. The items are in the repeat as well.
+type keptAnswer struct {
+	Minimal bool   `json:"minimal,omitempty"`
+	Applied string `json:"applied,omitempty"`
+	// NotSaved are the verdicts other than Completed.
+	NotSaved []intake.ItemVerdict `json:"not_saved,omitempty"`
+}
+
+// keepAnswer writes down the answer before it is given.
+func (f *Front) keepAnswer(ctx context.Context, request *request, answer *answer, key string) *problem {
+	kept := keptAnswer{Minimal: answer.minimal, Applied: answer.applied}
+	for i, v := range request.Verdicts {
+		if v.Code != intake.CodeSaved {
+			kept.NotSaved = append(kept.NotSaved, intake.ItemVerdict{Item: i, Verdict: v})
+		}
+	}
+	text, err := json.Marshal(kept)
+	if err == nil {
+		text = s2.Encode(nil, text)
+		asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), onceTimeout)
+		defer cancel()
+		var first []byte
+		if first, err = f.opts.Ledger.KeepAnswer(asking, request.Partner.ID, key, text); err == nil && string(first) != string(text) {
+			return f.replay(request, answer, first)
+		}
+	}
+	if err != nil {
+		// An answer that can't be given again must not be given: a repeat may get
+		// another one. It is told when it comes after the lease.
+		f.opts.Logger.Error("a request is broken off", zap.Stringer("batch", request.ID), zap.Error(err))
+		panic(http.ErrAbortHandler)
+	}
+	return nil
+}
+
+// replay gives the first answer again.
+func (f *Front) replay(request *request, answer *answer, text []byte) *problem {
+	var kept keptAnswer
+	plain, err := s2.Decode(nil, text)
+	if err == nil {
+		err = json.Unmarshal(plain, &kept)
+	}
+	for i := range request.Verdicts {
+		request.Verdicts[i] = intake.Verdict{Code: intake.CodeSaved}
+	}
+	for _, v := range kept.NotSaved {
+		if v.Item >= len(request.Verdicts) {
+			err = errors.New("it is of a larger batch")
+			break
+		}
+		request.Verdicts[v.Item] = v.Verdict
+	}
+	if err != nil {
+		f.opts.Logger.Error("cannot read a kept answer", zap.Stringer("batch", request.ID), zap.Error(err))
+		return &problem{status: http.StatusInternalServerError, detail: "the first answer can't be read; ask for the status of batch " + request.ID.String()}
+	}
+	answer.replayed, answer.minimal, answer.applied = true, kept.Minimal, kept.Applied
+	return nil
+}
+
+// Idempotency is the part of a Ledger that remembers keys.
+type Idempotency interface {
+	// Claim claims a key of a partner for a body with this SHA-256. The claim
+	// ends with its lease if there is no answer by then.
+	Claim(ctx context.Context, partner int32, key string, hash [32]byte, batch uuid.UUID, lease time.Duration) (intake.Claim, error)
+	// KeepAnswer keeps the answer, and gives the first one that was kept.
+	KeepAnswer(ctx context.Context, partner int32, key string, answer []byte) (first []byte, err error)
+	// Unclaim gives up a claim that has no answer.
+	Unclaim(ctx context.Context, partner int32, key string, batch uuid.UUID) error
+}

@@ -1,0 +1,84 @@
+package front_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"intake"
+	"intake/cmd/intake/internal/front"
+	"intake/worker"
+)
+
+// What can't be promised of a repeat is not answered.
+func TestCreateOnce_LedgerAway(t *testing.T) {
+	t.Parallel()
+	away := errors.New("secret-host is away")
+	var first []byte // an answer, as it is kept
+	for _, test := range []struct {
+		name      string
+		set       func(f *testFront)
+		prefer    string
+		status    int // 0: broken off
+		replayed  bool
+		unclaimed int64
+		submitted int
+	}{
+		{"claim", func(f *testFront) {
+			f.ledger.claim = func(uuid.UUID) (intake.Claim, error) { return intake.Claim{}, away }
+		}, "", 503, false, 0, 0},
+		{"queue away", func(f *testFront) {
+			f.queue.submit = func(context.Context, *intake.Batch) (front.Ticket, error) { return nil, worker.ErrUnavailable }
+		}, "", 503, false, 1, 1},
+		{"it may be queued", func(f *testFront) {
+			f.queue.submit = func(context.Context, *intake.Batch) (front.Ticket, error) { return nil, worker.ErrUncertain }
+		}, "", 0, false, 0, 1},
+		{"answer not kept", func(f *testFront) {
+			f.ledger.keep = func([]byte) ([]byte, error) { return nil, away }
+		}, "", 0, false, 0, 1},
+		{"pending", func(f *testFront) {
+			f.queue.submit = func(context.Context, *intake.Batch) (front.Ticket, error) { return untilDone(nil), nil }
+			f.ledger.keep = func(answer []byte) ([]byte, error) { first = answer; return answer, nil }
+		}, "respond-async", 202, false, 0, 1},
+		{"another front has answered meanwhile", func(f *testFront) {
+			f.ledger.keep = func([]byte) ([]byte, error) { return first, nil }
+		}, "return=minimal", 202, true, 0, 1},
+		{"running", func(f *testFront) {
+			f.ledger.claim = func(uuid.UUID) (intake.Claim, error) { return intake.Claim{State: intake.ClaimRunning}, nil }
+		}, "", 409, false, 0, 0},
+		{"another body", func(f *testFront) {
+			f.ledger.claim = func(uuid.UUID) (intake.Claim, error) { return intake.Claim{State: intake.ClaimOtherBody}, nil }
+		}, "", 422, false, 0, 0},
+		{"damaged", func(f *testFront) {
+			f.ledger.claim = func(batch uuid.UUID) (intake.Claim, error) {
+				return intake.Claim{State: intake.ClaimAnswered, Batch: batch, Answer: []byte("damaged")}, nil
+			}
+		}, "", 500, false, 0, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := startFront(t)
+			test.set(f)
+			a, err := f.try(f.create(t, f.token(t), strings.NewReader(items("a")), "Idempotency-Key", "k", "Prefer", test.prefer))
+			switch {
+			case test.status == 0 && err == nil:
+				t.Errorf("answered %d %s", a.status, a.Bytes())
+			case test.status == 0:
+			case err != nil:
+				t.Fatal(err)
+			case test.status >= 400:
+				a.checkProblem(t, test.status, "")
+			case a.status != test.status || (a.header.Get("Idempotent-Replayed") == "true") != test.replayed || a.header.Get("Preference-Applied") != "respond-async":
+				t.Errorf("answered %d %v", a.status, a.header)
+			}
+			if err == nil && strings.Contains(a.String(), "secret-host") {
+				t.Errorf("answered %s", a.Bytes())
+			}
+			if f.ledger.unclaimed.Load() != test.unclaimed || f.queue.submitted() != test.submitted {
+				t.Errorf("%d keys are given up, %d batches submitted", f.ledger.unclaimed.Load(), f.queue.submitted())
+			}
+		})
+	}
+}

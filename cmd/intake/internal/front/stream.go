@@ -1,0 +1,378 @@
+package front
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"go.uber.org/zap"
+
+	"intake"
+)
+
+// Bounds of a stream.
+const (
+	// streamBatches is how many batches of a stream are in flight. No more is read
+	// until the first of them is answered, and its answer was taken.
+	streamBatches = 8
+	// streamSilence is how long nothing need come.
+	streamSilence = time.Minute
+	// streamAge is how long a stream may last.
+	streamAge = 24 * time.Hour
+	// streamPatience is how long a line waits for room in memory.
+	streamPatience = 10 * time.Second
+)
+
+const ndjson = "application/x-ndjson"
+
+func isStream(r *http.Request) bool {
+	mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	return err == nil && mediaType == ndjson
+}
+
+// A streamed batch is a line of a stream on its way.
+type streamed struct {
+	share   *share
+	body    []byte
+	done    chan struct{} // closed when the rest is there
+	request *request
+	answer  *answer
+	refusal *problem
+	broken  bool // no answer is true: see worker.ErrUncertain
+}
+
+// stream is POST /api/v1/clients of a stream of batches. Lines are read, taken in
+// and answered at the same time; the answers come in the order of the lines.
+func (f *Front) stream(w http.ResponseWriter, r *http.Request, partner intake.Partner, key string) {
+	if key != "" {
+		writeProblem(w, problem{status: http.StatusBadRequest, detail: "a stream takes no Idempotency-Key: send each batch of it as a request of its own, or again"})
+		return
+	}
+	lines, refusal := f.openStream(w, r)
+	if refusal != nil {
+		writeProblem(w, *refusal)
+		return
+	}
+	defer lines.close()
+	controller := http.NewResponseController(w)
+	if err := controller.EnableFullDuplex(); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		f.opts.Logger.Debug("a stream's answers wait for its end", zap.Error(err))
+	}
+	w.Header().Set("Content-Type", ndjson)
+	w.Header().Set("Cache-Control", "no-store")
+	prefer := readPreferences(r.Header)
+	if len(prefer.applied) > 0 {
+		w.Header().Set("Preference-Applied", strings.Join(prefer.applied, ", "))
+	}
+	w.WriteHeader(http.StatusOK)
+	if err := controller.Flush(); err != nil {
+		return
+	}
+
+	// The request's own context ends when reading does, at a shutdown for one. What
+	// is in flight then is waited for.
+	ctx, cancel := context.WithTimeout(baseOf(r), streamAge)
+	defer cancel()
+	answers := make(chan *streamed, streamBatches) // in the order of the lines
+	slots := make(chan struct{}, streamBatches)    // has an entry for each batch in flight
+	last := make(chan *problem, 1)                 // why the stream ends, if not at the client's end of it
+	go func() {
+		defer close(answers)
+		end := f.readStream(ctx, lines, slots, func(s *streamed) {
+			answers <- s
+			go f.takeLine(ctx, partner, s, prefer)
+		})
+		if end == errBrokenOff {
+			cancel()
+		}
+		last <- end
+	}()
+	f.writeStream(w, controller, answers, slots, cancel)
+	if end := <-last; end != nil {
+		_ = limitWrite(w, 0)
+		_, _ = w.Write(end.line())
+	}
+}
+
+// readStream reads lines until the stream ends or must end, and tells why.
+func (f *Front) readStream(ctx context.Context, lines *lineReader, slots chan<- struct{}, take func(*streamed)) *problem {
+	stop := context.AfterFunc(ctx, lines.wire.interrupt)
+	defer stop()
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		select {
+		case <-f.closing:
+			lines.wire.interrupt()
+		case <-ended:
+		}
+	}()
+	for {
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return nil
+		}
+		s := &streamed{share: &share{budget: f.budget}, done: make(chan struct{})}
+		end := false
+		s.body, s.refusal, end = lines.next(ctx, s.share)
+		switch {
+		case end:
+			s.share.release()
+			return s.refusal
+		case s.refusal != nil:
+			close(s.done)
+		}
+		f.metrics.bytes.Add(float64(len(s.body)))
+		take(s)
+	}
+}
+
+// takeLine takes the batch of a line in.
+func (f *Front) takeLine(ctx context.Context, partner intake.Partner, s *streamed, prefer preferences) {
+	if s.refusal != nil {
+		return
+	}
+	defer close(s.done)
+	defer func() {
+		// A request would be broken off; so is the stream.
+		if cause := recover(); cause != nil {
+			s.broken = true
+			if cause != http.ErrAbortHandler {
+				f.opts.Logger.Error("a batch of a stream caused a panic", zap.Any("cause", cause), zap.Stack("stack"))
+			}
+		}
+	}()
+	s.request, s.answer, s.refusal = f.take(ctx, partner, s.body, s.share, prefer, "")
+}
+
+// writeStream writes the answers as they come. When the client is gone it still
+// waits for what is in flight.
+func (f *Front) writeStream(w http.ResponseWriter, controller *http.ResponseController, answers <-chan *streamed, slots <-chan struct{}, cancel func()) {
+	gone := false
+	for s := range answers {
+		<-s.done
+		if s.broken && !gone {
+			cancel()
+			defer panic(http.ErrAbortHandler)
+			gone = true
+		}
+		if !gone {
+			var err error
+			if s.refusal != nil {
+				if err = limitWrite(w, 0); err == nil {
+					_, err = w.Write(s.refusal.line())
+				}
+			} else if err = limitWrite(w, sizeOfObject(s.request.Batch, s.answer.minimal)); err == nil {
+				err = writeObject(w, s.request.Batch, s.answer.queued, s.answer.minimal)
+			}
+			if err == nil && len(answers) == 0 {
+				err = controller.Flush()
+			}
+			if err != nil {
+				f.opts.Logger.Debug("a stream's client is gone", zap.Error(err))
+				gone = true
+				cancel()
+			}
+		}
+		s.share.release()
+		<-slots
+	}
+}
+
+// A lineReader reads the lines of a stream.
+type lineReader struct {
+	front   *Front
+	source  *bufio.Reader
+	wire    *streamReader // what source reads from in the end
+	decoder io.Closer
+	share   *share // of the decoder
+}
+
+// openStream reads what a stream is said to be.
+func (f *Front) openStream(w http.ResponseWriter, r *http.Request) (*lineReader, *problem) {
+	encoding, refusal := checkEncoding(w, r)
+	if refusal != nil {
+		return nil, refusal
+	}
+	l := &lineReader{front: f, wire: &streamReader{body: r.Body, controller: http.NewResponseController(w), silence: f.streamSilence}, share: &share{budget: f.budget}}
+	var source io.Reader = l.wire
+	switch encoding {
+	case "gzip":
+		source = &lateGzip{source: source}
+	case "zstd":
+		const window = 8 << 20
+		if !l.share.add(2 * window) {
+			return nil, &errFull
+		}
+		decoder, err := zstd.NewReader(source, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(window))
+		if err != nil {
+			l.share.release()
+			return nil, bodyProblem(w, compressionError(err))
+		}
+		l.decoder = decoder.IOReadCloser()
+		source = compressedReader{decoder}
+	}
+	l.source = bufio.NewReaderSize(source, 64<<10)
+	return l, nil
+}
+
+func (l *lineReader) close() {
+	if l.decoder != nil {
+		l.decoder.Close()
+	}
+	l.share.release()
+}
+
+// next reads a line that isn't blank. end says that there is none, and the
+// refusal why, if that is not because the client has ended the stream. Another
+// refusal is of the line, and the stream goes on.
+func (l *lineReader) next(ctx context.Context, share *share) (line []byte, refusal *problem, end bool) {
+	l.wire.startLine()
+	for {
+		piece, err := l.source.ReadSlice('\n')
+		if len(piece) > 0 && !(len(line) == 0 && isBlank(piece)) {
+			l.wire.inLine()
+			switch {
+			case refusal != nil:
+			case len(line)+len(piece) > intake.MaxBodyBytes+1:
+				refusal, line = &problem{status: http.StatusRequestEntityTooLarge, detail: "the line is longer than 32 MiB"}, nil
+			case !waitRoom(ctx, share, int64(max(2*cap(line), len(line)+len(piece), minBodyBuffer))):
+				refusal, line = &problem{status: http.StatusServiceUnavailable, retryAfter: time.Second, detail: errFull.detail}, nil
+			default:
+				line = append(line, piece...)
+			}
+		}
+		switch {
+		case err == nil && (len(line) > 0 || refusal != nil):
+			return line, refusal, false
+		case err == nil: // a blank line, which says that the client is still there
+			l.wire.startLine()
+		case errors.Is(err, bufio.ErrBufferFull):
+		case errors.Is(err, io.EOF) && (len(line) > 0 || refusal != nil):
+			return line, refusal, false
+		case errors.Is(err, io.EOF):
+			return nil, nil, true
+		default:
+			return nil, l.endOf(ctx, err), true
+		}
+	}
+}
+
+// endOf says why a stream is ended that its client has not ended.
+func (l *lineReader) endOf(ctx context.Context, err error) *problem {
+	switch {
+	case l.front.isClosing():
+		return &problem{status: http.StatusServiceUnavailable, detail: "shutting down; all lines before this one are answered, send the others again"}
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return &problem{status: http.StatusRequestTimeout, detail: "the stream is older than " + streamAge.String() + "; go on with another one"}
+	case l.wire.stopped.Load():
+		return nil
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return &problem{status: http.StatusRequestTimeout, detail: "nothing came for " + l.wire.silence.String() + ", or a line slower than 64 KiB a second"}
+	case errors.Is(err, errCompression):
+		return &problem{status: http.StatusBadRequest, detail: err.Error()}
+	}
+	return errBrokenOff
+}
+
+// errBrokenOff is of a stream whose client is gone.
+var errBrokenOff = &problem{status: http.StatusBadRequest, detail: "the body ended early; a line that was begun is not taken in"}
+
+func isBlank(line []byte) bool {
+	for _, c := range line {
+		if c != ' ' && c != '\t' && c != '\r' && c != '\n' {
+			return false
+		}
+	}
+	return true
+}
+
+// waitRoom waits until a share can be large enough for so much of a line.
+func waitRoom(ctx context.Context, share *share, bytes int64) bool {
+	for until := time.Now().Add(streamPatience); !share.grow(bytes); {
+		if time.Now().After(until) {
+			return false
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
+}
+
+// A streamReader reads a stream as it is sent, and gives up a client that is
+// silent, or too slow within a line.
+type streamReader struct {
+	body       io.Reader
+	controller *http.ResponseController
+	silence    time.Duration
+	stopped    atomic.Bool
+	began      time.Time // of the line; zero between lines
+	count      int64     // bytes since then
+}
+
+func (r *streamReader) startLine() { r.began, r.count = time.Time{}, 0 }
+
+func (r *streamReader) inLine() {
+	if r.began.IsZero() {
+		r.began = time.Now()
+	}
+}
+
+// interrupt ends a read that is under way, and all others.
+func (r *streamReader) interrupt() {
+	r.stopped.Store(true)
+	_ = r.controller.SetReadDeadline(time.Unix(1, 0))
+}
+
+// Read implements io.Reader.
+func (r *streamReader) Read(b []byte) (int, error) {
+	deadline := time.Now().Add(r.silence)
+	if !r.began.IsZero() {
+		deadline = r.began.Add(slowest(r.count))
+	}
+	if err := r.controller.SetReadDeadline(deadline); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return 0, &connectionError{err}
+	}
+	if r.stopped.Load() {
+		return 0, &connectionError{os.ErrDeadlineExceeded}
+	}
+	n, err := r.body.Read(b)
+	r.count += int64(n)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = &connectionError{err}
+	}
+	return n, err
+}
+
+// A lateGzip begins to read when it is read: a stream is open before its first
+// bytes are there.
+type lateGzip struct {
+	source io.Reader
+	reader *gzip.Reader
+}
+
+func (g *lateGzip) Read(b []byte) (n int, err error) {
+	if g.reader == nil {
+		if g.reader, err = gzip.NewReader(g.source); err != nil {
+			g.reader = nil
+			if errors.Is(err, io.EOF) {
+				return 0, io.EOF
+			}
+			return 0, compressionError(err)
+		}
+	}
+	return compressedReader{g.reader}.Read(b)
+}
