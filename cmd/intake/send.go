@@ -20,6 +20,7 @@ type sendCommand struct {
 	Files       []string      `arg:"" optional:"" name:"file" help:"Files of batches: JSON arrays of items, one after the other, plain or compressed with gzip or zstd. Standard input if none, or -."`
 	Concurrency int           `default:"4" help:"Batches under way at once."`
 	RetryFor    time.Duration `default:"2m" help:"How long a batch is sent again while the front is away or can't take it."`
+	Stream      bool          `help:"Send all batches over one connection, as application/x-ndjson."`
 	JSON        bool          `name:"json" help:"Print one JSON object a line: each item that was not saved, then the totals."`
 }
 
@@ -40,7 +41,11 @@ func (c sendCommand) Run(ctx context.Context, out output) error {
 	}
 	step, stop := showProgress(c.Files)
 	report := sender.NewReport(out, c.JSON, step)
-	err = s.Send(ctx, c.Files, report)
+	send := s.Send
+	if c.Stream {
+		send = s.Stream
+	}
+	err = send(ctx, c.Files, report)
 	stop()
 	if err := errors.Join(err, report.Finish()); err != nil {
 		return err

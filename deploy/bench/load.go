@@ -78,6 +78,7 @@ func (b *bench) growth(ctx context.Context, r *results) error {
 	if err != nil {
 		return err
 	}
+	const items = 70 * 1_000 // of the file
 	for _, kept := range []int{0, 1_000_000, 5_000_000} {
 		have := 0
 		for {
@@ -87,9 +88,9 @@ func (b *bench) growth(ctx context.Context, r *results) error {
 			if have >= kept {
 				break
 			}
-			loops := max((kept-have)/24_000, 1)
+			loops := max((kept-have)/items, 1)
 			fmt.Fprintf(os.Stderr, "%d records are kept, %d are to be\n", have, kept)
-			if _, err := b.replay(ctx, &b.systems[1], cell{Concurrency: 16}, file, fmt.Sprintf("--loop=%d", min(loops, 40)), "--fresh-keys"); err != nil {
+			if _, err := b.replay(ctx, &b.systems[1], cell{Concurrency: 16}, file, fmt.Sprintf("--loop=%d", min(loops, 20)), "--fresh-keys"); err != nil {
 				return err
 			}
 		}
@@ -113,7 +114,7 @@ func (b *bench) growth(ctx context.Context, r *results) error {
 	return nil
 }
 
-func (r results) printGrowth(out io.Writer) {
+func (r *results) printGrowth(out io.Writer) {
 	t := newTable(out, "batch", "records kept", "at once", "saved", "items/s", "of the rate at first", "p50 ms", "p99", "Redis B/key", "bare save, items/s")
 	for _, g := range r.Growth {
 		for i := range g.Cells {
@@ -126,7 +127,7 @@ func (r results) printGrowth(out io.Writer) {
 			})
 		}
 	}
-	t.Render()
+	r.render(t)
 }
 
 // A minute of the soak.
@@ -212,7 +213,7 @@ func (b *bench) behind(ctx context.Context) (uint64, error) {
 	return info.NumPending + uint64(info.NumAckPending), nil
 }
 
-func (r results) printSoak(out io.Writer) {
+func (r *results) printSoak(out io.Writer) {
 	t := newTable(out, "minute", "items/s", "p50 ms", "worst p99", "refused", "messages behind", "front MiB", "worker MiB", "nats MiB")
 	for n, m := range r.Soak {
 		t.AppendRow(table.Row{
@@ -220,5 +221,5 @@ func (r results) printSoak(out io.Writer) {
 			fmt.Sprintf("%.0f", m.Memory["front"]), fmt.Sprintf("%.0f", m.Memory["worker"]), fmt.Sprintf("%.0f", m.Memory["nats"]),
 		})
 	}
-	t.Render()
+	r.render(t)
 }

@@ -51,10 +51,13 @@ func run(ctx context.Context) error {
 	flag.DurationVar(&b.seconds, "seconds", 1500*time.Millisecond, "how long a cell is measured in a round")
 	flag.StringVar(&b.profiles, "profiles", "", "folder for CPU profiles of front and worker, one a cell")
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "usage: bench [flags] [table | short | growth | soak]")
+		fmt.Fprintln(flag.CommandLine.Output(), "usage: bench [flags] [table | short | growth | soak | show FILE]\n\nshow prints results that were written as JSON, as Markdown.")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
+	if flag.Arg(0) == "show" && flag.NArg() == 2 {
+		return show(flag.Arg(1))
+	}
 	measure, ok := map[string]func(context.Context, *results) error{
 		"": b.table, "table": b.table, "short": b.table, "growth": b.growth, "soak": b.soak,
 	}[flag.Arg(0)]
@@ -103,6 +106,19 @@ func run(ctx context.Context) error {
 		return err
 	}
 	return os.WriteFile(*output, append(text, '\n'), 0o644)
+}
+
+func show(file string) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	results := results{markdown: true}
+	if err := json.Unmarshal(text, &results); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	results.print(os.Stdout)
+	return nil
 }
 
 // table measures cells in turn, and those with a target round after round: what

@@ -21,6 +21,8 @@ type results struct {
 	Half     *halfLoad `json:"half_load,omitempty"`
 	Growth   []growth  `json:"growth,omitempty"`
 	Soak     []minute  `json:"soak,omitempty"`
+
+	markdown bool // how tables are printed
 }
 
 // A result is all that was measured in a cell.
@@ -69,7 +71,7 @@ func (r *result) line() string {
 		r.Cell, intake.Items, naive.Items, r.Ratios.Naive, 100*r.Ratios.Bare, 100*r.Ratios.Copy, intake.P50, naive.P50)
 }
 
-func (r results) print(out io.Writer) {
+func (r *results) print(out io.Writer) {
 	fmt.Fprintf(out, "%s, Postgres %s, %s; cells with a target: medians of %d rounds\n\n", r.Machine, r.Postgres, r.Began.Format(time.DateOnly), r.Rounds)
 	if len(r.Cells) > 0 {
 		r.printCells(out)
@@ -99,7 +101,15 @@ func newTable(out io.Writer, header ...any) table.Writer {
 	return t
 }
 
-func (r results) printCells(out io.Writer) {
+func (r *results) render(t table.Writer) {
+	if r.markdown {
+		t.RenderMarkdown()
+	} else {
+		t.Render()
+	}
+}
+
+func (r *results) printCells(out io.Writer) {
 	t := newTable(out, "batch", "at once", "saved", "items/s", "claims/s", "bare save", "raw COPY", "naive", "p50 ms", "p99", "p99.9", "naive p50",
 		"CPU µs/claim", "MiB", "WAL B/claim", "refused")
 	for i := range r.Cells {
@@ -117,7 +127,8 @@ func (r results) printCells(out io.Writer) {
 			cpu, fmt.Sprintf("%.0f", m.Memory), wal, m.Refused,
 		})
 	}
-	t.Render()
+	r.render(t)
+	fmt.Fprintln(out)
 	t = newTable(out, "CPU seconds", "at once", "saved", "front", "worker", "nats", "redis", "postgres", "replay", "naive", "its postgres")
 	for i := range r.Cells {
 		c := &r.Cells[i]
@@ -130,5 +141,5 @@ func (r results) printCells(out io.Writer) {
 		}
 		t.AppendRow(row)
 	}
-	t.Render()
+	r.render(t)
 }

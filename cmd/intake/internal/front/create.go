@@ -19,12 +19,16 @@ import (
 
 // create is POST /api/v1/clients: steps 1 to 7 and 11 of the way of an item.
 func (f *Front) create(w http.ResponseWriter, r *http.Request) {
+	streams := isStream(r)
+	if streams {
+		f.answerEarly(w)
+	}
 	partner, ok := f.authenticate(w, r, scopeWrite)
 	if !ok {
 		return
 	}
 	key, refusal := idempotencyKey(r.Header)
-	if refusal == nil && isStream(r) {
+	if refusal == nil && streams {
 		f.stream(w, r, partner, key)
 		return
 	}

@@ -39,6 +39,13 @@ func isStream(r *http.Request) bool {
 	return err == nil && mediaType == ndjson
 }
 
+// answerEarly lets a request be answered, or refused, before all of it is read.
+func (f *Front) answerEarly(w http.ResponseWriter) {
+	if err := http.NewResponseController(w).EnableFullDuplex(); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		f.opts.Logger.Debug("a stream's answers wait for its end", zap.Error(err))
+	}
+}
+
 // A streamed batch is a line of a stream on its way.
 type streamed struct {
 	share   *share
@@ -64,9 +71,6 @@ func (f *Front) stream(w http.ResponseWriter, r *http.Request, partner intake.Pa
 	}
 	defer lines.close()
 	controller := http.NewResponseController(w)
-	if err := controller.EnableFullDuplex(); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		f.opts.Logger.Debug("a stream's answers wait for its end", zap.Error(err))
-	}
 	w.Header().Set("Content-Type", ndjson)
 	w.Header().Set("Cache-Control", "no-store")
 	prefer := readPreferences(r.Header)
@@ -158,13 +162,12 @@ func (f *Front) takeLine(ctx context.Context, partner intake.Partner, s *streame
 // writeStream writes the answers as they come. When the client is gone it still
 // waits for what is in flight.
 func (f *Front) writeStream(w http.ResponseWriter, controller *http.ResponseController, answers <-chan *streamed, slots <-chan struct{}, cancel func()) {
-	gone := false
+	gone, broken := false, false
 	for s := range answers {
 		<-s.done
 		if s.broken && !gone {
 			cancel()
-			defer panic(http.ErrAbortHandler)
-			gone = true
+			gone, broken = true, true
 		}
 		if !gone {
 			var err error
@@ -186,6 +189,9 @@ func (f *Front) writeStream(w http.ResponseWriter, controller *http.ResponseCont
 		}
 		s.share.release()
 		<-slots
+	}
+	if broken {
+		panic(http.ErrAbortHandler)
 	}
 }
 

@@ -330,6 +330,25 @@ func TestStream_Uncertain(t *testing.T) {
 	}
 }
 
+// A stream that is refused is told at once, not when it has ended.
+func TestStream_RefusedOpen(t *testing.T) {
+	t.Parallel()
+	f := startFront(t)
+	body, send := io.Pipe()
+	defer send.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // less than a front waits for a body
+	defer cancel()
+	request := f.create(t, "x", body, "Content-Type", "application/x-ndjson").WithContext(ctx)
+	response, err := f.client.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusUnauthorized {
+		t.Error(response.Status)
+	}
+}
+
 // Requests that are no streams are refused as ever.
 func TestStream_Refused(t *testing.T) {
 	t.Parallel()

@@ -193,6 +193,10 @@ func (s *Sender) post(ctx context.Context, items []byte) (*Answer, error) {
 	case http.StatusAccepted:
 		return nil, errPending
 	}
+	return nil, refusalOf(response)
+}
+
+func refusalOf(response *http.Response) *Refusal {
 	refusal := &Refusal{}
 	text, _ := io.ReadAll(io.LimitReader(response.Body, 64<<10))
 	_ = json.Unmarshal(text, refusal) // a proxy's answer may be anything
@@ -200,5 +204,5 @@ func (s *Sender) post(ctx context.Context, items []byte) (*Answer, error) {
 	if seconds, err := strconv.Atoi(response.Header.Get("Retry-After")); err == nil {
 		refusal.retryAfter = min(time.Duration(seconds)*time.Second, 30*time.Second)
 	}
-	return nil, refusal
+	return refusal
 }
