@@ -122,8 +122,8 @@ func (q *Queue) Ready(ctx context.Context) error {
 	return nil
 }
 
-// publishers is how many commits may be under way at once. While they are, the
-// next one gathers; two keep the disk busy while a message is sent.
+// publishers is how many commits may be under way at once. While one is, the next
+// one gathers; two would make smaller groups of them.
 const publishers = 1
 
 // Run publishes what is submitted and listens for outcomes, until ctx ends.
