@@ -13,6 +13,7 @@ import (
 // handed back.
 type held struct {
 	msg      jetstream.Msg
+	lane     string
 	chunks   []*intake.Chunk
 	reply    string
 	delivery uint64
@@ -40,57 +41,92 @@ func memoryOf(chunk *intake.Chunk) int {
 // one that can't be saved, and so it is saved apart from all others.
 func (h *held) isSuspect() bool { return h.delivery > 3 }
 
+// A size is an amount of messages.
+type size struct{ items, bytes int }
+
+func (s size) plus(h *held) size  { return size{s.items + h.items, s.bytes + h.size} }
+func (s size) minus(h *held) size { return size{s.items - h.items, s.bytes - h.size} }
+func (s size) exceeds(bound size) bool {
+	return s.items > bound.items || s.bytes > bound.bytes
+}
+
 // Bounds of a gathering. Above a few thousand items a larger transaction saves
-// no more of them a second; a large one makes its last comers wait.
-const (
-	gatheringItems = 5_000
-	gatheringBytes = 32 << 20
+// no more of them a second; a large one makes its last comers wait. Who comes to
+// wait while messages are saved that nobody waits for, waits for those.
+var (
+	gatheringBound      = size{5_000, 32 << 20}
+	laterGatheringBound = size{1_000, 8 << 20}
 )
 
 // Bounds of the backlog, of what savers have taken too: with the gatherings of
-// two savers, there is always another one at hand.
-const (
-	backlogItems = 20_000
-	backlogBytes = 128 << 20
+// two savers, there is always another one at hand. Of a later lane there is one
+// message more at hand at most, so that lanes can take turns.
+var (
+	backlogBound = size{20_000, 96 << 20}
+	laterBound   = size{6_000, 32 << 20}
+	laneBound    = size{2_000, 8 << 20}
 )
 
 // MaxMemory is about what a worker holds at most, in bytes.
-const MaxMemory = backlogBytes
+const MaxMemory = 128 << 20
+
+// maxAhead is how many gatherings of messages that someone waits for may be saved
+// while others are there: one in maxAhead+1 is theirs.
+const maxAhead = 4
 
 // A backlog holds the messages that a worker has taken.
 type backlog struct {
 	gauge prometheus.Gauge
 
 	mu      sync.Mutex
-	changed *sync.Cond         // on mu
-	waiting []*held            // in the order of the stream
-	held    map[*held]struct{} // those waiting, and those in a gathering
-	items   int                // of held
-	bytes   int                // of held
+	changed *sync.Cond           // on mu
+	waiting []*held              // of the waiting lane, in the order of the stream
+	later   turns[string, *held] // by lane
+	held    map[*held]struct{}   // those there, and those in a gathering
+	sizes   map[string]size      // of held, by lane
+	late    size                 // of held, of the later lanes
+	ahead   int                  // gatherings of waiting since the last one of later
 	closed  bool
 }
 
 func newBacklog(gauge prometheus.Gauge) *backlog {
-	b := &backlog{gauge: gauge, held: make(map[*held]struct{})}
+	b := &backlog{gauge: gauge, held: make(map[*held]struct{}), sizes: make(map[string]size)}
 	b.changed = sync.NewCond(&b.mu)
 	return b
+}
+
+// hasRoom tells whether a message may be added. One that is larger than a bound
+// may be there by itself.
+func (b *backlog) hasRoom(h *held) bool {
+	lane := b.sizes[h.lane]
+	switch {
+	case h.lane == waitingLane:
+		return lane.items == 0 || !lane.plus(h).exceeds(backlogBound)
+	case lane.items > 0 && lane.plus(h).exceeds(laneBound):
+		return false
+	}
+	return b.late.items == 0 || !b.late.plus(h).exceeds(laterBound)
 }
 
 // add waits for room and adds a message. A closed backlog hands it back at once.
 func (b *backlog) add(h *held) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for !b.closed && len(b.held) > 0 && (b.items+h.items > backlogItems || b.bytes+h.size > backlogBytes) {
+	for !b.closed && !b.hasRoom(h) {
 		b.changed.Wait()
 	}
 	if b.closed {
 		_ = h.msg.Nak()
 		return
 	}
-	b.waiting = append(b.waiting, h)
+	if h.lane == waitingLane {
+		b.waiting = append(b.waiting, h)
+	} else {
+		b.later.add(h.lane, h)
+		b.late = b.late.plus(h)
+	}
 	b.held[h] = struct{}{}
-	b.items += h.items
-	b.bytes += h.size
+	b.sizes[h.lane] = b.sizes[h.lane].plus(h)
 	b.gauge.Set(float64(len(b.held)))
 	b.changed.Broadcast()
 }
@@ -100,21 +136,27 @@ func (b *backlog) add(h *held) {
 func (b *backlog) take() []*held {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for !b.closed && len(b.waiting) == 0 {
+	for !b.closed && len(b.waiting) == 0 && b.later.isEmpty() {
 		b.changed.Wait()
 	}
-	if b.closed {
+	switch {
+	case b.closed:
 		return nil
+	case len(b.waiting) == 0 || b.ahead >= maxAhead && !b.later.isEmpty():
+		b.ahead = 0
+		return b.gatherLater()
+	case !b.later.isEmpty():
+		b.ahead++
 	}
-	n, items, bytes := 0, 0, 0
-	for _, h := range b.waiting {
-		items += h.items
-		bytes += h.size
-		if n > 0 && (items > gatheringItems || bytes > gatheringBytes || h.isSuspect()) {
-			break
-		}
+	return b.gatherWaiting()
+}
+
+func (b *backlog) gatherWaiting() []*held {
+	n, sum := 0, size{}
+	for n < len(b.waiting) && fits(sum, n, b.waiting[n], gatheringBound) {
+		sum = sum.plus(b.waiting[n])
 		n++
-		if h.isSuspect() {
+		if b.waiting[n-1].isSuspect() {
 			break
 		}
 	}
@@ -124,14 +166,38 @@ func (b *backlog) take() []*held {
 	return gathering
 }
 
+// gatherLater gathers a message of each lane in turn.
+func (b *backlog) gatherLater() (gathering []*held) {
+	var sum size
+	for !b.later.isEmpty() {
+		h := b.later.next()[0]
+		if !fits(sum, len(gathering), h, laterGatheringBound) {
+			break
+		}
+		sum = sum.plus(h)
+		gathering = append(gathering, b.later.take(1)...)
+		if h.isSuspect() {
+			break
+		}
+	}
+	return gathering
+}
+
+// fits tells whether a message may join a gathering of n.
+func fits(sum size, n int, h *held, bound size) bool {
+	return n == 0 || !h.isSuspect() && !sum.plus(h).exceeds(bound)
+}
+
 // release forgets messages that were settled or handed back.
 func (b *backlog) release(gathering []*held) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, h := range gathering {
 		delete(b.held, h)
-		b.items -= h.items
-		b.bytes -= h.size
+		b.sizes[h.lane] = b.sizes[h.lane].minus(h)
+		if h.lane != waitingLane {
+			b.late = b.late.minus(h)
+		}
 	}
 	b.gauge.Set(float64(len(b.held)))
 	b.changed.Broadcast()
@@ -165,7 +231,7 @@ func (b *backlog) isClosed() bool {
 // handBack hands what was never taken back to the stream, for other workers.
 func (b *backlog) handBack() {
 	b.mu.Lock()
-	waiting := b.waiting
+	waiting := append(b.waiting, b.later.all()...)
 	b.waiting = nil
 	b.mu.Unlock()
 	for _, h := range waiting {

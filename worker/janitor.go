@@ -36,18 +36,13 @@ func (w *Worker) purgeProcessed(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	consumer, err := stream.Consumer(ctx, ConsumerName)
-	if err != nil {
-		return err
-	}
 	state, config := stream.CachedInfo().State, stream.CachedInfo().Config
-	end := consumer.CachedInfo().AckFloor.Stream + 1 // the first that must stay
-	if state.Msgs == 0 || end <= state.FirstSeq {
+	if state.Msgs == 0 {
 		return nil
 	}
 	keep := state.FirstSeq // the first that may stay
 	if oldest := time.Now().Add(-w.opts.Keep); state.FirstTime.Before(oldest) {
-		if keep, err = firstSince(ctx, stream, keep, end, oldest); err != nil {
+		if keep, err = firstSince(ctx, stream, keep, state.LastSeq+1, oldest); err != nil {
 			return err
 		}
 	}
@@ -55,14 +50,44 @@ func (w *Worker) purgeProcessed(ctx context.Context) error {
 		average := max(state.Bytes/state.Msgs, 1)
 		keep = max(keep, state.FirstSeq+(state.Bytes-room)/average+1)
 	}
-	keep = min(keep, end)
-	if keep == state.FirstSeq {
+	keep = min(keep, state.LastSeq+1)
+	for _, lane := range lanes {
+		if keep <= state.FirstSeq {
+			return nil
+		}
+		if keep, err = firstUnprocessed(ctx, stream, lane, keep); err != nil {
+			return err
+		}
+	}
+	if keep <= state.FirstSeq {
 		return nil
 	}
 	if err := stream.Purge(ctx, jetstream.WithPurgeSequence(keep)); err != nil {
 		return fmt.Errorf("purge the log: %w", err)
 	}
 	return nil
+}
+
+// firstUnprocessed finds the first message of a lane that isn't acknowledged,
+// before end; end if there is none.
+func firstUnprocessed(ctx context.Context, stream jetstream.Stream, lane string, end uint64) (uint64, error) {
+	consumer, err := stream.Consumer(ctx, consumerOf(lane))
+	if err != nil {
+		return 0, err
+	}
+	next := consumer.CachedInfo().AckFloor.Stream + 1
+	if next >= end {
+		return end, nil
+	}
+	// The floor stays behind while nothing comes in this lane.
+	msg, err := stream.GetMsg(ctx, next, jetstream.WithGetMsgSubject(subjectPrefix+lane+".>"))
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return end, nil
+	case err != nil:
+		return 0, fmt.Errorf("look for what is not processed: %w", err)
+	}
+	return min(msg.Sequence, end), nil
 }
 
 // firstSince finds the first message between two sequences that was stored

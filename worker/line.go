@@ -2,18 +2,17 @@ package worker
 
 import "sync"
 
-// A line is where submissions wait to be published. Those of one partner that
-// wait at the same time are published together; the partners take turns.
+// A line is where submissions wait to be published. Those of one partner and lane
+// that wait at the same time are published together; the others take turns.
 type line struct {
 	mu      sync.Mutex
-	changed *sync.Cond               // on mu
-	turns   []string                 // the partners that wait, in the order of their turns
-	waiting map[string][]*submission // by partner
+	changed *sync.Cond                 // on mu
+	waiting turns[string, *submission] // by topic
 	closed  bool
 }
 
 func newLine() *line {
-	l := &line{waiting: make(map[string][]*submission)}
+	l := new(line)
 	l.changed = sync.NewCond(&l.mu)
 	return l
 }
@@ -25,10 +24,7 @@ func (l *line) join(s *submission) bool {
 	if l.closed {
 		return false
 	}
-	if len(l.waiting[s.partner]) == 0 {
-		l.turns = append(l.turns, s.partner)
-	}
-	l.waiting[s.partner] = append(l.waiting[s.partner], s)
+	l.waiting.add(s.topic, s)
 	l.changed.Signal()
 	return true
 }
@@ -37,29 +33,7 @@ func (l *line) join(s *submission) bool {
 func (l *line) leave(s *submission) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	waiting := l.waiting[s.partner]
-	for i := range waiting {
-		if waiting[i] == s {
-			l.set(s.partner, append(waiting[:i:i], waiting[i+1:]...))
-			return true
-		}
-	}
-	return false
-}
-
-// set replaces what waits of a partner that has a turn.
-func (l *line) set(partner string, waiting []*submission) {
-	if len(waiting) > 0 {
-		l.waiting[partner] = waiting
-		return
-	}
-	delete(l.waiting, partner)
-	for i := range l.turns {
-		if l.turns[i] == partner {
-			l.turns = append(l.turns[:i:i], l.turns[i+1:]...)
-			return
-		}
-	}
+	return l.waiting.remove(s.topic, func(other *submission) bool { return other == s })
 }
 
 // take waits for submissions and gives those that are to be published together,
@@ -67,14 +41,13 @@ func (l *line) set(partner string, waiting []*submission) {
 func (l *line) take(maxBytes int) []*submission {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for len(l.turns) == 0 && !l.closed {
+	for l.waiting.isEmpty() && !l.closed {
 		l.changed.Wait()
 	}
 	if l.closed {
 		return nil
 	}
-	partner := l.turns[0]
-	waiting := l.waiting[partner]
+	waiting := l.waiting.next()
 	n := 1
 	if waiting[0].isSmall() {
 		bytes, raw := waiting[0].bytes, waiting[0].raw
@@ -87,12 +60,7 @@ func (l *line) take(maxBytes int) []*submission {
 			n++
 		}
 	}
-	group := waiting[:n:n]
-	l.set(partner, waiting[n:])
-	if len(l.turns) > 0 && l.turns[0] == partner { // there is more: behind the others
-		l.turns = append(l.turns[1:], partner)
-	}
-	return group
+	return l.waiting.take(n)
 }
 
 // close ends all waiting, and gives those that nobody has taken.
@@ -101,9 +69,5 @@ func (l *line) close() (left []*submission) {
 	defer l.mu.Unlock()
 	l.closed = true
 	l.changed.Broadcast()
-	for _, waiting := range l.waiting {
-		left = append(left, waiting...)
-	}
-	l.waiting, l.turns = nil, nil
-	return left
+	return l.waiting.all()
 }

@@ -32,7 +32,7 @@ const memoryOfLogged = 2 * maxChunkBytes
 // Logged gives a partner's batch as the log has it, in the order of its chunks;
 // none if it isn't there, or not any more. Before it reads a chunk it asks for
 // room for so many bytes.
-func (q *Queue) Logged(ctx context.Context, partner string, batch uuid.UUID, room func(bytes int64) bool) (chunks []Logged, err error) {
+func (q *Queue) Logged(ctx context.Context, partner intake.Partner, batch uuid.UUID, room func(bytes int64) bool) ([]Logged, error) {
 	stream, err := q.js.Stream(ctx, StreamName)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil, nil
@@ -40,7 +40,17 @@ func (q *Queue) Logged(ctx context.Context, partner string, batch uuid.UUID, roo
 	if err != nil {
 		return nil, fmt.Errorf("read the log: %w", err)
 	}
-	prefix := subjectPrefix + partner + "." + nameBatch(batch, 0).String() + "."
+	for _, lane := range []Lane{Waiting, Later} {
+		prefix := subjectPrefix + lane.nameOf(&partner) + "." + partner.Name + "." + nameBatch(batch, 0).String() + "."
+		if chunks, err := readLogged(ctx, stream, prefix, batch, room); err != nil || len(chunks) > 0 {
+			return chunks, err
+		}
+	}
+	return nil, nil
+}
+
+// readLogged reads the messages whose subjects begin with prefix, of a batch.
+func readLogged(ctx context.Context, stream jetstream.Stream, prefix string, batch uuid.UUID, room func(bytes int64) bool) (chunks []Logged, err error) {
 	for n := 0; n == 0 || len(chunks) > 0 && n < chunks[0].Chunks; n++ {
 		if !room(memoryOfLogged) {
 			return nil, ErrNoRoom

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -57,6 +58,7 @@ type Queue struct {
 	reply   string
 	metrics *queueMetrics
 	line    *line
+	crowded atomic.Bool // the stream's room runs out
 
 	mu      sync.Mutex
 	tickets map[uuid.UUID]*Ticket // guarded by mu
@@ -65,7 +67,7 @@ type Queue struct {
 // A submission is a batch on its way into the stream.
 type submission struct {
 	ticket   *Ticket
-	partner  string
+	topic    string // lane and partner, as in a subject
 	chunks   []*intake.Chunk
 	datas    [][]byte // the chunks, encoded
 	bytes    int      // of datas
@@ -143,7 +145,10 @@ func (q *Queue) Run(ctx context.Context) error {
 	for range publishers {
 		wg.Go(q.publishWaiting)
 	}
-	wg.Go(func() { q.createLog(ctx) })
+	wg.Go(func() {
+		q.createLog(ctx)
+		q.watchRoom(ctx)
+	})
 	q.readLedger(ctx)
 	return nil
 }
@@ -163,10 +168,31 @@ func (q *Queue) createLog(ctx context.Context) {
 	}
 }
 
+// watchRoom sees to it that batches that nobody waits for leave room for others.
+// What is processed takes half of the room at most: beyond three quarters, it is
+// unprocessed batches that take it.
+func (q *Queue) watchRoom(ctx context.Context) {
+	for sleep(ctx, time.Second) {
+		try, cancel := context.WithTimeout(ctx, 5*time.Second)
+		stream, err := q.js.Stream(try, StreamName)
+		cancel()
+		if err != nil {
+			continue // then nothing can be queued either
+		}
+		info := stream.CachedInfo()
+		room := uint64(max(info.Config.MaxBytes, 0))
+		q.crowded.Store(room > 0 && info.State.Bytes > room/4*3)
+	}
+}
+
 // Submit names a batch, if it has no name yet, and queues it: the items on which
-// there is no verdict yet are to be saved, all or none of them. It returns when they are on disk. The ticket must be
-// released. It may return ErrUnavailable, ErrUncertain or ErrTooLarge.
-func (q *Queue) Submit(ctx context.Context, batch *intake.Batch) (*Ticket, error) {
+// there is no verdict yet are to be saved, all or none of them. It returns when
+// they are on disk. The ticket must be released. It may return ErrUnavailable,
+// ErrUncertain or ErrTooLarge.
+func (q *Queue) Submit(ctx context.Context, batch *intake.Batch, lane Lane) (*Ticket, error) {
+	if lane == Later && q.crowded.Load() {
+		return nil, fmt.Errorf("%w: what room the queue has left is for those who wait", ErrUnavailable)
+	}
 	if q.nc.Status() != nats.CONNECTED {
 		return nil, fmt.Errorf("%w: NATS is away", ErrUnavailable)
 	}
@@ -175,7 +201,7 @@ func (q *Queue) Submit(ctx context.Context, batch *intake.Batch) (*Ticket, error
 		return nil, err
 	}
 	s := &submission{
-		ticket: newTicket(q, batch, chunks), partner: batch.Partner.Name, chunks: chunks, datas: datas,
+		ticket: newTicket(q, batch, chunks), topic: lane.nameOf(&batch.Partner) + "." + batch.Partner.Name, chunks: chunks, datas: datas,
 		named: batch.ID != uuid.Nil, deadline: time.Now().Add(q.opts.PublishTimeout), done: make(chan error, 1),
 	}
 	for _, data := range datas {
@@ -269,7 +295,7 @@ func (q *Queue) publishGroup(group []*submission) error {
 func (q *Queue) messages(base uuid.UUID, group []*submission) (msgs []*nats.Msg) {
 	if len(group) == 1 {
 		for _, data := range group[0].datas {
-			msgs = append(msgs, newMessage(base, group[0].partner, len(msgs), appendMessage(nil, base, q.reply, 0, data)))
+			msgs = append(msgs, newMessage(base, group[0].topic, len(msgs), appendMessage(nil, base, q.reply, 0, data)))
 		}
 		return msgs
 	}
@@ -277,12 +303,12 @@ func (q *Queue) messages(base uuid.UUID, group []*submission) (msgs []*nats.Msg)
 	for i, s := range group[1:] {
 		data = appendChunks(data, i+1, s.datas[0])
 	}
-	return []*nats.Msg{newMessage(base, group[0].partner, 0, data)}
+	return []*nats.Msg{newMessage(base, group[0].topic, 0, data)}
 }
 
-func newMessage(base uuid.UUID, partner string, n int, data []byte) *nats.Msg {
+func newMessage(base uuid.UUID, topic string, n int, data []byte) *nats.Msg {
 	number := strconv.Itoa(n)
-	msg := nats.NewMsg(subjectPrefix + partner + "." + base.String() + "." + number)
+	msg := nats.NewMsg(subjectPrefix + topic + "." + base.String() + "." + number)
 	msg.Header.Set(jetstream.MsgIDHeader, base.String()+"-"+number)
 	msg.Data = data
 	return msg

@@ -31,7 +31,7 @@ func TestQueue_SubmitAtOnce(t *testing.T) {
 		wg.Go(func() {
 			for i := range 10 {
 				batch := newBatch(fmt.Sprint(n, "-", i))
-				ticket, err := q.Submit(t.Context(), batch)
+				ticket, err := q.Submit(t.Context(), batch, Waiting)
 				if err != nil {
 					t.Error(err)
 					return
@@ -62,7 +62,7 @@ func TestLine(t *testing.T) {
 	l := newLine()
 	join := func(partner string, sizes ...int) (joined []*submission) {
 		for _, size := range sizes {
-			s := &submission{partner: partner, datas: make([][]byte, 1), bytes: size}
+			s := &submission{topic: partner, datas: make([][]byte, 1), bytes: size}
 			if !l.join(s) {
 				t.Fatal("the line is closed")
 			}
@@ -117,14 +117,14 @@ func TestQueue_SubmitToAFullStream(t *testing.T) {
 	for i := range ids {
 		ids[i] = fmt.Sprint(i)
 	}
-	if _, err := q.Submit(t.Context(), newBatch(ids...)); !errors.Is(err, ErrUnavailable) {
+	if _, err := q.Submit(t.Context(), newBatch(ids...), Waiting); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("two chunks: %v", err)
 	}
 	if info, err := r.stream(t).Info(t.Context()); err != nil || info.State.Msgs != 0 {
 		t.Errorf("%d messages are queued: %v", info.State.Msgs, err)
 	}
 	q.submit(t, newBatch("a"))
-	if _, err := q.Submit(t.Context(), newBatch("b")); !errors.Is(err, ErrUnavailable) {
+	if _, err := q.Submit(t.Context(), newBatch("b"), Waiting); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("a batch beyond: %v", err)
 	}
 }
@@ -137,7 +137,7 @@ func TestQueue_NATSAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	start(t, q.Run)
-	if _, err := q.Submit(t.Context(), newBatch("a")); !errors.Is(err, ErrUnavailable) {
+	if _, err := q.Submit(t.Context(), newBatch("a"), Waiting); !errors.Is(err, ErrUnavailable) {
 		t.Fatalf("%v", err)
 	}
 }
@@ -177,7 +177,7 @@ func TestQueue_AckLost(t *testing.T) {
 	nc, deafen := r.deafen(t)
 	q := r.queue(t, nc, QueueOptions{PublishTimeout: time.Second})
 	deafen()
-	if _, err := q.Submit(t.Context(), newBatch("a")); !errors.Is(err, ErrUnavailable) {
+	if _, err := q.Submit(t.Context(), newBatch("a"), Waiting); !errors.Is(err, ErrUnavailable) {
 		t.Fatalf("%v", err)
 	}
 	eventually(t, "the message is in the stream", func() bool {
@@ -186,7 +186,7 @@ func TestQueue_AckLost(t *testing.T) {
 	})
 	start(t, r.worker(t, Options{}).Run)
 	eventually(t, "the consumer is there", func() bool {
-		_, err := r.stream(t).Consumer(t.Context(), ConsumerName)
+		_, err := r.stream(t).Consumer(t.Context(), consumerOf(waitingLane))
 		return err == nil
 	})
 	r.wantAllAcked(t)
@@ -223,7 +223,7 @@ func TestQueue_Uncertain(t *testing.T) {
 	nc, deafen := r.deafen(t)
 	q := r.queue(t, nc, QueueOptions{PublishTimeout: time.Second, Ledger: brokenLedger{r.store}})
 	deafen()
-	if _, err := q.Submit(t.Context(), newBatch("a")); !errors.Is(err, ErrUncertain) {
+	if _, err := q.Submit(t.Context(), newBatch("a"), Waiting); !errors.Is(err, ErrUncertain) {
 		t.Fatalf("%v", err)
 	}
 }

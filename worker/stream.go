@@ -22,7 +22,6 @@ import (
 const (
 	StreamName     = "INTAKE"
 	DeadStreamName = "INTAKE_DEAD"
-	ConsumerName   = "worker"
 
 	subjectPrefix     = "intake.batch."
 	deadSubjectPrefix = "intake.dead."
@@ -57,7 +56,8 @@ func (o StreamOptions) log() jetstream.StreamConfig {
 		Duplicates:  duplicateWindow,
 		// Chunks that wait to be published share a commit, and so a sync.
 		AllowAtomicPublish: true,
-		AllowDirect:        true,
+		// Reading goes to the leader: another server may not have a message yet.
+		AllowDirect: false,
 	}
 }
 
@@ -90,8 +90,9 @@ func createLog(ctx context.Context, js jetstream.JetStream, opts StreamOptions) 
 	return nil
 }
 
-// setUp makes the streams and the workers' consumer, or brings them up to date.
-func setUp(ctx context.Context, js jetstream.JetStream, opts StreamOptions, ackWait time.Duration) (jetstream.Consumer, error) {
+// setUp makes the streams and the workers' consumers, or brings them up to date.
+// There is a consumer a lane.
+func setUp(ctx context.Context, js jetstream.JetStream, opts StreamOptions, ackWait time.Duration) ([]jetstream.Consumer, error) {
 	stream, err := js.CreateOrUpdateStream(ctx, opts.log())
 	if err != nil {
 		return nil, fmt.Errorf("set up stream %s: %w", StreamName, err)
@@ -99,18 +100,21 @@ func setUp(ctx context.Context, js jetstream.JetStream, opts StreamOptions, ackW
 	if _, err := js.CreateOrUpdateStream(ctx, opts.dead()); err != nil {
 		return nil, fmt.Errorf("set up stream %s: %w", DeadStreamName, err)
 	}
-	consumer, err := stream.CreateOrUpdateConsumer(ctx, jetstream.ConsumerConfig{
-		Durable:    ConsumerName,
-		AckPolicy:  jetstream.AckExplicitPolicy,
-		AckWait:    ackWait,
-		MaxDeliver: -1,
-		// Above what all workers together may hold, or their gatherings stay small.
-		MaxAckPending: 200_000,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("set up consumer %s: %w", ConsumerName, err)
+	consumers := make([]jetstream.Consumer, len(lanes))
+	for i, lane := range lanes {
+		if consumers[i], err = stream.CreateOrUpdateConsumer(ctx, jetstream.ConsumerConfig{
+			Durable:       consumerOf(lane),
+			FilterSubject: subjectPrefix + lane + ".>",
+			AckPolicy:     jetstream.AckExplicitPolicy,
+			AckWait:       ackWait,
+			MaxDeliver:    -1,
+			// Above what all workers together may hold, or their gatherings stay small.
+			MaxAckPending: 200_000,
+		}); err != nil {
+			return nil, fmt.Errorf("set up consumer %s: %w", consumerOf(lane), err)
+		}
 	}
-	return consumer, nil
+	return consumers, nil
 }
 
 // Connect connects to NATS, at one URL or several separated by commas, and

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
 
 	"intake"
 )
@@ -105,8 +106,8 @@ func New(nc *nats.Conn, opts Options) (*Worker, error) {
 func (w *Worker) Ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	if _, err := w.js.Consumer(ctx, StreamName, ConsumerName); err != nil {
-		return fmt.Errorf("consumer %s: %w", ConsumerName, err)
+	if _, err := w.js.Consumer(ctx, StreamName, consumerOf(waitingLane)); err != nil {
+		return fmt.Errorf("consumer %s: %w", consumerOf(waitingLane), err)
 	}
 	return nil
 }
@@ -149,6 +150,7 @@ func (w *Worker) Run(ctx context.Context) error {
 const (
 	prefetchBytes    = 8 << 20
 	prefetchMessages = 2_000
+	prefetchLater    = 2 // messages a lane
 )
 
 // take moves messages from the stream to the backlog until ctx ends.
@@ -162,16 +164,34 @@ func (w *Worker) take(ctx context.Context) {
 }
 
 func (w *Worker) takeFrom(ctx context.Context) error {
-	try, cancel := context.WithTimeout(ctx, 5*time.Second)
-	consumer, err := setUp(try, w.js, w.opts.Stream, w.opts.AckWait)
+	try, cancel := context.WithTimeout(ctx, 15*time.Second)
+	consumers, err := setUp(try, w.js, w.opts.Stream, w.opts.AckWait)
 	cancel()
 	if err != nil {
 		return err
 	}
-	messages, err := consumer.Messages(jetstream.PullMaxMessagesWithBytesLimit(prefetchMessages, prefetchBytes),
-		jetstream.PullExpiry(10*time.Second), jetstream.PullHeartbeat(3*time.Second))
+	pulls, ctx := errgroup.WithContext(ctx)
+	for i, consumer := range consumers {
+		if lanes[i] == waitingLane {
+			pulls.Go(func() error {
+				return w.pull(ctx, lanes[i], consumer, jetstream.PullMaxMessagesWithBytesLimit(prefetchMessages, prefetchBytes),
+					jetstream.PullExpiry(10*time.Second), jetstream.PullHeartbeat(3*time.Second))
+			})
+			continue
+		}
+		pulls.Go(func() error {
+			return w.pull(ctx, lanes[i], consumer, jetstream.PullMaxMessages(prefetchLater),
+				jetstream.PullExpiry(time.Minute), jetstream.PullHeartbeat(15*time.Second))
+		})
+	}
+	return pulls.Wait()
+}
+
+// pull moves messages from a lane to the backlog.
+func (w *Worker) pull(ctx context.Context, lane string, consumer jetstream.Consumer, opts ...jetstream.PullMessagesOpt) error {
+	messages, err := consumer.Messages(opts...)
 	if err != nil {
-		return fmt.Errorf("pull from consumer %s: %w", ConsumerName, err)
+		return fmt.Errorf("pull from consumer %s: %w", consumerOf(lane), err)
 	}
 	defer messages.Stop()
 	// What is here already is handed back: read finds the backlog closed.
@@ -181,7 +201,7 @@ func (w *Worker) takeFrom(ctx context.Context) error {
 		msg, err := messages.Next()
 		switch {
 		case err == nil:
-			w.read(ctx, msg)
+			w.read(ctx, lane, msg)
 		case errors.Is(err, jetstream.ErrMsgIteratorClosed):
 			return nil
 		case errors.Is(err, jetstream.ErrNoHeartbeat):
@@ -201,7 +221,7 @@ func isGone(err error) bool {
 }
 
 // read puts a message into the backlog, or where it belongs if it can't be read.
-func (w *Worker) read(ctx context.Context, msg jetstream.Msg) {
+func (w *Worker) read(ctx context.Context, lane string, msg jetstream.Msg) {
 	delivery := uint64(1)
 	if meta, err := msg.Metadata(); err == nil {
 		delivery = meta.NumDelivered
@@ -217,7 +237,7 @@ func (w *Worker) read(ctx context.Context, msg jetstream.Msg) {
 	case err != nil:
 		w.bury(ctx, msg, delivery, err)
 	default:
-		h := &held{msg: msg, chunks: chunks, reply: reply, delivery: delivery, size: len(msg.Data())}
+		h := &held{msg: msg, lane: lane, chunks: chunks, reply: reply, delivery: delivery, size: len(msg.Data())}
 		for _, chunk := range chunks {
 			h.items += chunk.Len
 			h.size += memoryOf(chunk)

@@ -97,7 +97,7 @@ func TestReview_HandsBackWhatItHasTakenInAdvance(t *testing.T) {
 	}
 	stuck := r.worker(t, Options{Store: stuckStore{}, AckWait: time.Hour, ShutdownTimeout: 100 * time.Millisecond})
 	stop := start(t, stuck.Run)
-	eventually(t, "the backlog is full", func() bool { return len(stuck.backlog.messages()) == backlogItems/maxChunkItems })
+	eventually(t, "the backlog is full", func() bool { return len(stuck.backlog.messages()) == backlogBound.items/maxChunkItems })
 	time.Sleep(300 * time.Millisecond)
 	stop()
 	start(t, r.worker(t, Options{AckWait: time.Hour}).Run)
@@ -170,7 +170,7 @@ func TestReview_NATSDoesNotRead(t *testing.T) {
 		}
 		batch.Items[0].Raw = noise
 		go func() {
-			_, err := q.Submit(t.Context(), batch)
+			_, err := q.Submit(t.Context(), batch, Waiting)
 			results <- err
 		}()
 	}
@@ -285,7 +285,7 @@ func TestReview_PartOfABatchIsQueued(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	msgs := q.messages(base, []*submission{{partner: "acme", chunks: chunks, datas: datas}})
+	msgs := q.messages(base, []*submission{{topic: "waiting.acme", chunks: chunks, datas: datas}})
 	deadline := time.Now().Add(10 * time.Second)
 	if err := q.commit(msgs[:1], deadline); err != nil {
 		t.Fatal(err)

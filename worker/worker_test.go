@@ -155,7 +155,7 @@ func newBatch(ids ...string) *intake.Batch {
 
 func (q *Queue) submit(t *testing.T, batch *intake.Batch) *Ticket {
 	t.Helper()
-	ticket, err := q.Submit(t.Context(), batch)
+	ticket, err := q.Submit(t.Context(), batch, Waiting)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -244,14 +244,16 @@ func (r *rig) wantAllAcked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	consumer, err := js.Consumer(t.Context(), StreamName, ConsumerName)
-	if err != nil {
-		t.Fatal(err)
+	for _, lane := range lanes {
+		consumer, err := js.Consumer(t.Context(), StreamName, consumerOf(lane))
+		if err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "every message is acknowledged", func() bool {
+			info, err := consumer.Info(t.Context())
+			return err == nil && info.NumAckPending == 0 && info.NumPending == 0
+		})
 	}
-	eventually(t, "every message is acknowledged", func() bool {
-		info, err := consumer.Info(t.Context())
-		return err == nil && info.NumAckPending == 0 && info.NumPending == 0
-	})
 }
 
 // Messages that can't be read go to the dead letters with the reason. Those of
@@ -264,7 +266,7 @@ func TestWorker_UnreadableMessages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for subject, data := range map[string]string{subjectPrefix + "acme.x.0": "\x01rubbish", subjectPrefix + "acme.y.0": "\x7fnewer"} {
+	for subject, data := range map[string]string{subjectPrefix + "waiting.acme.x.0": "\x01rubbish", subjectPrefix + "waiting.acme.y.0": "\x7fnewer"} {
 		if _, err := js.Publish(t.Context(), subject, []byte(data)); err != nil {
 			t.Fatal(err)
 		}
@@ -283,13 +285,13 @@ func TestWorker_UnreadableMessages(t *testing.T) {
 		letter, err = dead.GetMsg(t.Context(), 1)
 		return err == nil
 	})
-	if string(letter.Data) != "\x01rubbish" || letter.Header.Get(reasonHeader) == "" || letter.Header.Get(subjectHeader) != subjectPrefix+"acme.x.0" {
+	if string(letter.Data) != "\x01rubbish" || letter.Header.Get(reasonHeader) == "" || letter.Header.Get(subjectHeader) != subjectPrefix+"waiting.acme.x.0" {
 		t.Errorf("dead letter %q with %v", letter.Data, letter.Header)
 	}
 	if _, err := dead.GetMsg(t.Context(), 2); !errors.Is(err, jetstream.ErrMsgNotFound) {
 		t.Errorf("a second dead letter: %v", err)
 	}
-	consumer, err := js.Consumer(t.Context(), StreamName, ConsumerName)
+	consumer, err := js.Consumer(t.Context(), StreamName, consumerOf(waitingLane))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -369,14 +371,14 @@ func TestWorker_StreamLost(t *testing.T) {
 	start(t, r.worker(t, Options{}).Run)
 	q := r.queue(t, r.nc, QueueOptions{})
 	eventually(t, "the consumer is there", func() bool {
-		_, err := q.js.Consumer(t.Context(), StreamName, ConsumerName)
+		_, err := q.js.Consumer(t.Context(), StreamName, consumerOf(waitingLane))
 		return err == nil
 	})
 	if err := q.js.DeleteStream(t.Context(), StreamName); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the consumer is there again", func() bool {
-		_, err := q.js.Consumer(t.Context(), StreamName, ConsumerName)
+		_, err := q.js.Consumer(t.Context(), StreamName, consumerOf(waitingLane))
 		return err == nil
 	})
 	batch := newBatch("a")
@@ -395,7 +397,7 @@ func TestWorker_PurgeProcessed(t *testing.T) {
 	}
 	publish := func(n int) {
 		for range n {
-			if _, err := w.js.Publish(t.Context(), subjectPrefix+"acme.x.0", make([]byte, 100<<10)); err != nil {
+			if _, err := w.js.Publish(t.Context(), subjectPrefix+"waiting.acme.x.0", make([]byte, 100<<10)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -403,7 +405,7 @@ func TestWorker_PurgeProcessed(t *testing.T) {
 	// process acknowledges so many messages.
 	process := func(n int) {
 		t.Helper()
-		consumer, err := w.js.Consumer(t.Context(), StreamName, ConsumerName)
+		consumer, err := w.js.Consumer(t.Context(), StreamName, consumerOf(waitingLane))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -441,4 +443,12 @@ func TestWorker_PurgeProcessed(t *testing.T) {
 	w.opts.Keep = time.Nanosecond
 	publish(1)
 	want("all are old, one is not processed", 10, 1)
+	process(1)
+	for _, lane := range []string{laterLane(3), waitingLane} {
+		if _, err := w.js.Publish(t.Context(), subjectPrefix+lane+".acme.x.0", nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	process(1)
+	want("one of another lane is not processed", 11, 2)
 }

@@ -127,8 +127,8 @@ func (p *frontProcess) close() {
 // queue is the worker package's queue as the front has it.
 type queue struct{ *worker.Queue }
 
-func (q queue) Submit(ctx context.Context, batch *intake.Batch) (front.Ticket, error) {
-	ticket, err := q.Queue.Submit(ctx, batch)
+func (q queue) Submit(ctx context.Context, batch *intake.Batch, lane worker.Lane) (front.Ticket, error) {
+	ticket, err := q.Queue.Submit(ctx, batch, lane)
 	if err != nil {
 		return nil, err
 	}

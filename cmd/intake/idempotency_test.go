@@ -204,7 +204,7 @@ func TestIdempotency_FirstDied(t *testing.T) {
 	})
 	t.Run("saved", func(t *testing.T) {
 		text := body(ids...)
-		ticket, err := f.queue.Submit(t.Context(), batchOf(t, dead(t, "saved", text), text))
+		ticket, err := f.queue.Submit(t.Context(), batchOf(t, dead(t, "saved", text), text), worker.Waiting)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -218,7 +218,7 @@ func TestIdempotency_FirstDied(t *testing.T) {
 	})
 	t.Run("queued", func(t *testing.T) {
 		release := s.lockClients(t)
-		ticket, err := f.queue.Submit(t.Context(), batchOf(t, dead(t, "queued", body("b")), body("b")))
+		ticket, err := f.queue.Submit(t.Context(), batchOf(t, dead(t, "queued", body("b")), body("b")), worker.Waiting)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -238,7 +238,7 @@ func TestIdempotency_FirstDied(t *testing.T) {
 		// A front that was stopped for long, and goes on when a repeat has taken over.
 		id := dead(t, "late", body("d"))
 		check(t, "late", body("d"), 1)
-		ticket, err := f.queue.Submit(t.Context(), batchOf(t, id, body("d")))
+		ticket, err := f.queue.Submit(t.Context(), batchOf(t, id, body("d")), worker.Waiting)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -11,8 +11,6 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
-
-	"intake/worker"
 )
 
 // halfLoad is what waiting requests take at half of the best rate, sent when they
@@ -205,12 +203,16 @@ func (b *bench) behind(ctx context.Context) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	consumer, err := js.Consumer(ctx, worker.StreamName, worker.ConsumerName)
+	stream, err := js.Stream(ctx, "INTAKE")
 	if err != nil {
 		return 0, err
 	}
-	info := consumer.CachedInfo()
-	return info.NumPending + uint64(info.NumAckPending), nil
+	var behind uint64
+	consumers := stream.ListConsumers(ctx)
+	for info := range consumers.Info() {
+		behind += info.NumPending + uint64(info.NumAckPending)
+	}
+	return behind, consumers.Err()
 }
 
 func (r *results) printSoak(out io.Writer) {

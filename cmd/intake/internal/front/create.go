@@ -69,6 +69,9 @@ func (f *Front) take(ctx context.Context, partner intake.Partner, body []byte, s
 		Batch: &intake.Batch{Partner: partner, Items: items, Verdicts: make([]intake.Verdict, len(items))},
 		share: share, until: received.Add(prefer.wait),
 	}
+	if prefer.wait == 0 {
+		request.lane = worker.Later
+	}
 	answer := &answer{minimal: prefer.minimal, applied: strings.Join(prefer.applied, ", ")}
 	var refusal *problem
 	if key != "" {
@@ -88,6 +91,7 @@ type request struct {
 	*intake.Batch
 	share *share
 	until time.Time // when its wait is over
+	lane  worker.Lane
 }
 
 // isPending tells whether some item isn't decided yet.
@@ -138,7 +142,7 @@ func (f *Front) judge(ctx context.Context, batch *intake.Batch, ask bool) {
 // wait is over, or until the client is gone.
 func (f *Front) save(ctx context.Context, request *request) *problem {
 	batch := request.Batch
-	ticket, err := f.opts.Queue.Submit(ctx, batch)
+	ticket, err := f.opts.Queue.Submit(ctx, batch, request.lane)
 	if err != nil {
 		return f.queueProblem(batch, err)
 	}

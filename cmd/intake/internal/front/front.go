@@ -31,13 +31,13 @@ import (
 
 // A Queue takes what is to be saved.
 type Queue interface {
-	// Submit names a batch and queues the items of it that are still pending. Its errors are
-	// package worker's.
-	Submit(ctx context.Context, batch *intake.Batch) (Ticket, error)
+	// Submit names a batch and queues the items of it that are still pending. Its
+	// errors are package worker's.
+	Submit(ctx context.Context, batch *intake.Batch, lane worker.Lane) (Ticket, error)
 	// Logged gives a partner's batch as it was sent, in the order of its chunks;
 	// none if it isn't there, or not any more. It asks for room in memory first,
 	// and gives worker.ErrNoRoom if there is none.
-	Logged(ctx context.Context, partner string, batch uuid.UUID, room func(bytes int64) bool) ([]worker.Logged, error)
+	Logged(ctx context.Context, partner intake.Partner, batch uuid.UUID, room func(bytes int64) bool) ([]worker.Logged, error)
 }
 
 // A Ticket is a batch that was queued.

@@ -251,17 +251,19 @@ func items(ids ...string) string {
 // A fakeQueue has everything saved at once, unless it is told otherwise.
 type fakeQueue struct {
 	submit func(ctx context.Context, batch *intake.Batch) (front.Ticket, error)
-	logged func(ctx context.Context, partner string, batch uuid.UUID, room func(int64) bool) ([]worker.Logged, error)
+	logged func(ctx context.Context, partner intake.Partner, batch uuid.UUID, room func(int64) bool) ([]worker.Logged, error)
 
 	mu      sync.Mutex
 	batches []intake.Batch // submitted, without their items
+	lanes   []worker.Lane  // of batches
 }
 
-func (q *fakeQueue) Submit(ctx context.Context, batch *intake.Batch) (front.Ticket, error) {
+func (q *fakeQueue) Submit(ctx context.Context, batch *intake.Batch, lane worker.Lane) (front.Ticket, error) {
 	if batch.ID == uuid.Nil {
 		batch.ID = uuid.Must(uuid.NewV7())
 	}
 	q.mu.Lock()
+	q.lanes = append(q.lanes, lane)
 	q.batches = append(q.batches, intake.Batch{ID: batch.ID, Partner: batch.Partner, Verdicts: slices.Clone(batch.Verdicts)})
 	q.mu.Unlock()
 	if q.submit != nil {
@@ -273,7 +275,7 @@ func (q *fakeQueue) Submit(ctx context.Context, batch *intake.Batch) (front.Tick
 	}}, nil
 }
 
-func (q *fakeQueue) Logged(ctx context.Context, partner string, batch uuid.UUID, room func(int64) bool) ([]worker.Logged, error) {
+func (q *fakeQueue) Logged(ctx context.Context, partner intake.Partner, batch uuid.UUID, room func(int64) bool) ([]worker.Logged, error) {
 	if q.logged == nil {
 		return nil, nil
 	}

@@ -57,9 +57,9 @@ func TestStatus(t *testing.T) {
 			t.Parallel()
 			f := startFront(t)
 			token := f.token(t)
-			f.queue.logged = func(_ context.Context, partner string, batch uuid.UUID, _ func(int64) bool) ([]worker.Logged, error) {
-				if partner != "acme" || batch != id {
-					t.Errorf("asked for %s of %s", batch, partner)
+			f.queue.logged = func(_ context.Context, partner intake.Partner, batch uuid.UUID, _ func(int64) bool) ([]worker.Logged, error) {
+				if partner.Name != "acme" || batch != id {
+					t.Errorf("asked for %s of %s", batch, partner.Name)
 				}
 				return test.logged, test.logErr
 			}
