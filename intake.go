@@ -13,7 +13,11 @@
 //	sink             saves chunks in Postgres, exactly once
 package intake
 
-import "github.com/google/uuid"
+import (
+	"time"
+
+	"github.com/google/uuid"
+)
 
 // A Partner sends batches. Its name is its OAuth2 client id; everything it
 // sends is kept under its ID, apart from all other partners' data.
@@ -126,6 +130,16 @@ type Finished struct {
 	Chunks int
 	// Keys has the usable key of each item of the chunk, "" where there is none.
 	Keys []string
+}
+
+// A Record is what the data store keeps of a partner client, beside its data.
+type Record struct {
+	ID          string // the partner_client_id
+	Fingerprint Fingerprint
+	SavedAt     time.Time
+	// Batch and Item say where it came from.
+	Batch uuid.UUID
+	Item  int
 }
 
 // A ClaimState says what is known of a request with an Idempotency-Key.

@@ -32,6 +32,8 @@ const (
 	CodeConflictInRequest  Code = 4
 	CodeInvalid            Code = 5
 	CodeRefused            Code = 6
+	// CodeWouldBeSaved is the answer to a dry run only, and kept nowhere.
+	CodeWouldBeSaved Code = 7
 )
 
 var codes = [...]struct {
@@ -45,6 +47,7 @@ var codes = [...]struct {
 	CodeConflictInRequest:  {"conflict_in_request", Conflict},
 	CodeInvalid:            {"invalid", Failed},
 	CodeRefused:            {"refused", Failed},
+	CodeWouldBeSaved:       {"would_be_saved", Completed},
 }
 
 // String gives the contract's spelling.

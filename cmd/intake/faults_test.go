@@ -26,7 +26,7 @@ func TestServerAway(t *testing.T) {
 	t.Run("postgres", func(t *testing.T) {
 		t.Parallel()
 		postgres := localtest.OwnPostgres(t)
-		seen := serverAway(t, stackOptions{flags: serverFlags{PostgresURL: postgres.URL()}, fronts: 2, workers: 2}, postgres)
+		seen := serverAway(t, stackOptions{flags: serverFlags{PostgresURL: postgres.URL()}, fronts: 2, workers: 2}, postgres, "wait=1")
 		if seen.refused > 0 {
 			t.Errorf("%d batches were refused: the queue should have taken them", seen.refused)
 		}
@@ -37,7 +37,7 @@ func TestServerAway(t *testing.T) {
 	t.Run("nats", func(t *testing.T) {
 		t.Parallel()
 		nats := localtest.OwnNATS(t)
-		seen := serverAway(t, stackOptions{flags: serverFlags{NATSURL: nats.URL()}, fronts: 2, workers: 2}, nats)
+		seen := serverAway(t, stackOptions{flags: serverFlags{NATSURL: nats.URL()}, fronts: 2, workers: 2}, nats, "wait=1")
 		if seen.refused == 0 {
 			t.Error("no batch was refused while NATS was away")
 		}
@@ -45,7 +45,7 @@ func TestServerAway(t *testing.T) {
 	t.Run("redis", func(t *testing.T) {
 		t.Parallel()
 		redis := localtest.OwnRedis(t)
-		seen := serverAway(t, stackOptions{flags: serverFlags{RedisURL: redis.URL()}, fronts: 2, workers: 2}, redis)
+		seen := serverAway(t, stackOptions{flags: serverFlags{RedisURL: redis.URL()}, fronts: 2, workers: 2}, redis, "wait=30")
 		if seen.refused > 0 || len(seen.pending) > 0 {
 			t.Errorf("%d batches were refused, %d items were pending: Redis should not be needed", seen.refused, len(seen.pending))
 		}
@@ -54,6 +54,8 @@ func TestServerAway(t *testing.T) {
 
 // What the clients saw.
 type observations struct {
+	prefer string
+
 	mu        sync.Mutex
 	completed []string
 	pending   []string
@@ -63,12 +65,12 @@ type observations struct {
 	other     []string
 }
 
-func serverAway(t *testing.T, opts stackOptions, away server) *observations {
+func serverAway(t *testing.T, opts stackOptions, away server, prefer string) *observations {
 	t.Helper()
 	s := startStack(t, opts)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	seen := &observations{}
+	seen := &observations{prefer: prefer + ", return=minimal"}
 	stop := make(chan struct{})
 	var clients sync.WaitGroup
 	for n := range 8 {
@@ -118,7 +120,7 @@ func (o *observations) send(ctx context.Context, client *http.Client, f *frontPr
 		}
 		body = append(body, itemOf(ids[i], 1)...)
 	}
-	a, err := post(ctx, client, f, append(body, ']'), "wait=1, return=minimal")
+	a, err := post(ctx, client, f, append(body, ']'), o.prefer)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	switch {

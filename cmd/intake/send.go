@@ -20,7 +20,9 @@ type sendCommand struct {
 	Files       []string      `arg:"" optional:"" name:"file" help:"Files of batches: JSON arrays of items, one after the other, plain or compressed with gzip or zstd. Standard input if none, or -."`
 	Concurrency int           `default:"4" help:"Batches under way at once."`
 	RetryFor    time.Duration `default:"2m" help:"How long a batch is sent again while the front is away or can't take it."`
-	Stream      bool          `help:"Send all batches over one connection, as application/x-ndjson."`
+	Stream      bool          `xor:"check" help:"Send all batches over one connection, as application/x-ndjson."`
+	DryRun      bool          `xor:"how" help:"Have the batches judged, and save nothing of them."`
+	Check       bool          `xor:"how,check" help:"Compare the items with what is saved, and save nothing."`
 	JSON        bool          `name:"json" help:"Print one JSON object a line: each item that was not saved, then the totals."`
 }
 
@@ -30,7 +32,7 @@ func (c sendCommand) Run(ctx context.Context, out output) error {
 	}
 	s, err := sender.New(sender.Options{
 		URL: c.URL, ClientID: c.ClientID, ClientSecret: c.ClientSecret,
-		Concurrency: c.Concurrency, RetryFor: c.RetryFor,
+		Concurrency: c.Concurrency, RetryFor: c.RetryFor, DryRun: c.DryRun, Check: c.Check,
 	})
 	if err != nil {
 		return err

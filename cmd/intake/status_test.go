@@ -210,7 +210,7 @@ func (s *stack) lockClients(t *testing.T) (release func()) {
 	if _, err := tx.Exec(t.Context(), "lock partner_clients in exclusive mode"); err != nil {
 		t.Fatal(err)
 	}
-	release = func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) }
+	release = sync.OnceFunc(func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) })
 	t.Cleanup(release)
 	return release
 }

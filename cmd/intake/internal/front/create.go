@@ -74,11 +74,16 @@ func (f *Front) take(ctx context.Context, partner intake.Partner, body []byte, s
 	}
 	answer := &answer{minimal: prefer.minimal, applied: strings.Join(prefer.applied, ", ")}
 	var refusal *problem
-	if key != "" {
+	switch {
+	case prefer.validate:
+		return request, answer, f.validate(ctx, request.Batch)
+	case key != "":
 		refusal = f.createOnce(ctx, request, answer, key, sha256.Sum256(body))
-	} else if f.judge(ctx, request.Batch, true); request.isPending() {
-		answer.queued = true
-		refusal = f.save(ctx, request)
+	default:
+		if f.judge(ctx, request.Batch, true); request.isPending() {
+			answer.queued = true
+			refusal = f.save(ctx, request)
+		}
 	}
 	if refusal == nil && !answer.replayed {
 		f.count(request.Batch)

@@ -206,7 +206,7 @@ func TestFront_Paths(t *testing.T) {
 		{"GET", "/", 404, ""},
 		{"GET", "/metrics", 404, ""},
 		{"GET", "/debug/pprof/", 404, ""},
-		{"GET", "/api/v1/clients/status", 404, ""},
+		{"GET", "/api/v1/status", 404, ""},
 		{"POST", "/api/v1/clients/status/0193", 405, "GET, HEAD"},
 		{"POST", "/api/v1/clients/", 404, ""},
 		{"POST", "//api/v1/clients", 404, ""},

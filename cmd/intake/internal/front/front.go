@@ -119,6 +119,8 @@ func New(opts Options) (*Front, error) {
 	f.routes = map[string]map[string]http.HandlerFunc{
 		"/api/v1/clients":        {http.MethodPost: f.create},
 		statusPath:               {http.MethodGet: f.status},
+		recordPath:               {http.MethodGet: f.record},
+		recordPath + "reconcile": {http.MethodGet: f.record, http.MethodPost: f.reconcile},
 		"/oauth/token":           {http.MethodPost: f.issueToken},
 		"/.well-known/jwks.json": {http.MethodGet: f.serveKeys},
 		"/.well-known/oauth-authorization-server": {http.MethodGet: f.serveMetadata},
@@ -199,11 +201,7 @@ func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			writeProblem(rec, problem{status: http.StatusInternalServerError, detail: "this should not have happened; the operator finds the cause in the log"})
 		}
 	}()
-	path := r.URL.Path
-	if strings.HasPrefix(path, statusPath) {
-		path = statusPath
-	}
-	methods := f.routes[path]
+	methods := f.routes[routeOf(r)]
 	if methods == nil {
 		writeProblem(rec, problem{status: http.StatusNotFound, detail: "there is nothing at this path"})
 		return
@@ -226,6 +224,19 @@ func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	handler(rec, r)
+}
+
+// routeOf gives the path of a request as the routes have it. An id may hold a
+// slash, escaped.
+func routeOf(r *http.Request) string {
+	path := r.URL.EscapedPath()
+	if strings.HasPrefix(path, statusPath) {
+		return statusPath
+	}
+	if id, ok := strings.CutPrefix(path, recordPath); ok && id != "" && id != "reconcile" && !strings.Contains(id, "/") {
+		return recordPath
+	}
+	return r.URL.Path
 }
 
 // A recorder keeps the status of an answer.

@@ -294,6 +294,22 @@ type fakeLedger struct {
 	claim     func(batch uuid.UUID) (intake.Claim, error)
 	keep      func(answer []byte) ([]byte, error)
 	unclaimed atomic.Int64
+	records   map[string]intake.Record
+	away      error // of records
+}
+
+func (l *fakeLedger) Records(_ context.Context, partner int32, ids []string) (records []intake.Record, err error) {
+	for _, id := range ids {
+		if r, ok := l.records[id]; ok {
+			records = append(records, r)
+		}
+	}
+	return records, l.away
+}
+
+func (l *fakeLedger) Record(_ context.Context, partner int32, id string) (intake.Record, int, bool, error) {
+	r, ok := l.records[id]
+	return r, 3, ok, l.away
 }
 
 func (l *fakeLedger) Finished(_ context.Context, partner int32, batch uuid.UUID) ([]intake.Finished, error) {

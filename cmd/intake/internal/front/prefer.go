@@ -17,10 +17,11 @@ const (
 // preferences are what a client has asked for with Prefer (RFC 7240), as far as
 // it is honoured.
 type preferences struct {
-	wait    time.Duration
-	async   bool // respond-async: don't wait, or as long as wait says
-	minimal bool
-	applied []string
+	wait     time.Duration
+	async    bool // respond-async: don't wait, or as long as wait says
+	minimal  bool
+	validate bool // judge the batch only: a dry run
+	applied  []string
 }
 
 // readPreferences reads all Prefer headers. Of a preference that is given more
@@ -51,6 +52,11 @@ func readPreferences(header http.Header) preferences {
 		case "respond-async":
 			p.async = true
 			p.applied = append(p.applied, "respond-async")
+		case "handling":
+			if strings.EqualFold(value, "validate") {
+				p.validate = true
+				p.applied = append(p.applied, "handling=validate")
+			}
 		case "return":
 			if strings.EqualFold(value, "minimal") {
 				p.minimal = true

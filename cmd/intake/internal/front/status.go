@@ -20,6 +20,7 @@ type Ledger interface {
 	// their number.
 	Finished(ctx context.Context, partner int32, batch uuid.UUID) ([]intake.Finished, error)
 	Idempotency
+	Records
 }
 
 // statusTimeout bounds each of the questions of a status check.

@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -30,7 +32,10 @@ type Report struct {
 type Totals struct {
 	Batches int            `json:"batches"`
 	Items   int            `json:"items"`
-	Codes   map[string]int `json:"codes"`
+	Codes   map[string]int `json:"codes,omitempty"`
+	// Records counts the items that were compared with what is saved, by what
+	// came of it.
+	Records map[string]int `json:"records,omitempty"`
 	// NotSaved counts the items whose data is not in the data store, and
 	// Refused the batches that were refused as a whole.
 	NotSaved int     `json:"not_saved"`
@@ -44,7 +49,7 @@ func NewReport(out io.Writer, asJSON bool, progress func(bytes, items int64)) *R
 	if progress == nil {
 		progress = func(int64, int64) {}
 	}
-	return &Report{out: out, json: asJSON, progress: progress, began: time.Now(), totals: Totals{Codes: make(map[string]int)}}
+	return &Report{out: out, json: asJSON, progress: progress, began: time.Now(), totals: Totals{Codes: make(map[string]int), Records: make(map[string]int)}}
 }
 
 // IsSaved tells whether every item is in the data store with its data.
@@ -98,11 +103,38 @@ func (r *Report) add(batch Batch, answer *Answer) error {
 	return nil
 }
 
-// isSaved tells whether an item's data is in the data store. A duplicate within
-// the request has its first one to speak for it.
+func (r *Report) addRecords(batch Batch, records *Records) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.totals.Batches++
+	r.totals.Items += len(records.Result)
+	r.progress(0, int64(len(records.Result)))
+	for i, result := range records.Result {
+		r.totals.Records[result.Record]++
+		if result.Record == "saved_same" {
+			continue
+		}
+		r.totals.NotSaved++
+		var err error
+		if r.json {
+			err = json.NewEncoder(r.out).Encode(map[string]any{
+				"file": batch.File, "batch": batch.Number, "item": i, "partner_client_id": result.ID, "record": result.Record,
+			})
+		} else {
+			_, err = fmt.Fprintf(r.out, "%s batch %d item %d %q: %s\n", batch.File, batch.Number, i, result.ID, strings.TrimSpace(result.Record+" "+result.Detail))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// isSaved tells whether an item's data is in the data store, or would be. A
+// duplicate within the request has its first one to speak for it.
 func isSaved(code intake.Code, reason string) bool {
 	switch code {
-	case intake.CodeSaved, intake.CodeDuplicateInRequest:
+	case intake.CodeSaved, intake.CodeWouldBeSaved, intake.CodeDuplicateInRequest:
 		return true
 	case intake.CodeDuplicateOfSaved:
 		return reason == intake.DuplicateOfSaved(true).Text
@@ -149,6 +181,9 @@ func (r *Report) Finish() error {
 	t.SetColumnConfigs([]table.ColumnConfig{{Name: "items", Align: text.AlignRight, AlignFooter: text.AlignRight}})
 	for _, code := range slices.Sorted(codes(r.totals.Codes)) {
 		t.AppendRow(table.Row{code.State(), code.String(), r.totals.Codes[code.String()]})
+	}
+	for _, record := range slices.Sorted(maps.Keys(r.totals.Records)) {
+		t.AppendRow(table.Row{"", record, r.totals.Records[record]})
 	}
 	t.AppendFooter(table.Row{fmt.Sprintf("%d batches in %.1f s", r.totals.Batches, r.totals.Seconds), "", r.totals.Items})
 	t.Render()

@@ -31,6 +31,10 @@ type Options struct {
 	// RetryFor is how long a batch is sent again while the front can't take it
 	// or can't be reached; 2 minutes when zero.
 	RetryFor time.Duration
+	// DryRun has batches judged, and nothing of them saved.
+	DryRun bool
+	// Check compares the items with what is saved, and sends nothing to be saved.
+	Check bool
 }
 
 // A Sender sends batches. Several goroutines may use it at once.
@@ -59,7 +63,7 @@ func New(opts Options) (*Sender, error) {
 	plain := &http.Client{Transport: transport, Timeout: time.Minute}
 	credentials := clientcredentials.Config{
 		ClientID: opts.ClientID, ClientSecret: opts.ClientSecret,
-		TokenURL: opts.URL + "/oauth/token", Scopes: []string{"clients:write"},
+		TokenURL: opts.URL + "/oauth/token", Scopes: []string{"clients:write", "clients:read"},
 	}
 	client := credentials.Client(context.WithValue(context.Background(), oauth2.HTTPClient, plain))
 	client.Timeout = time.Minute
@@ -89,9 +93,17 @@ func (s *Sender) Send(ctx context.Context, files []string, report *Report) error
 // sendBatch sends a batch and reports its end. It returns an error only when
 // there is no point in sending others.
 func (s *Sender) sendBatch(ctx context.Context, batch Batch, report *Report) error {
-	answer, err := s.Post(ctx, batch.Items)
-	if err == nil {
-		return report.add(batch, answer)
+	var err error
+	if s.opts.Check {
+		var records *Records
+		if records, err = s.check(ctx, batch.Items); err == nil {
+			return report.addRecords(batch, records)
+		}
+	} else {
+		var answer *Answer
+		if answer, err = s.Post(ctx, batch.Items); err == nil {
+			return report.add(batch, answer)
+		}
 	}
 	var refusal *Refusal
 	if errors.As(err, &refusal) && !refusal.isGeneral() {
@@ -148,52 +160,82 @@ var errPending = errors.New("items are queued but not saved yet")
 // front says that it isn't is sent again: what was saved meanwhile comes back
 // as a duplicate of the same data.
 func (s *Sender) Post(ctx context.Context, items []byte) (*Answer, error) {
+	answer := new(Answer)
+	return answer, s.until(ctx, func() error { return s.post(ctx, "/api/v1/clients", items, answer) })
+}
+
+// Records are what the front said of the items that it was asked to compare with
+// what is saved.
+type Records struct {
+	Result []struct {
+		Record string `json:"record"` // "saved_same" if the item is saved
+		Detail string `json:"detail"`
+		ID     string `json:"partner_client_id"`
+	} `json:"result"`
+}
+
+// check compares a batch's items with what is saved.
+func (s *Sender) check(ctx context.Context, items []byte) (*Records, error) {
+	records := new(Records)
+	return records, s.until(ctx, func() error { return s.post(ctx, "/api/v1/clients/reconcile", items, records) })
+}
+
+// until tries until it succeeds, as long as there is hope.
+func (s *Sender) until(ctx context.Context, try func() error) error {
 	patience := backoff.NewExponentialBackOff()
 	patience.InitialInterval = 200 * time.Millisecond
 	patience.MaxInterval = 5 * time.Second
-	return backoff.Retry(ctx, func() (*Answer, error) {
-		answer, err := s.post(ctx, items)
+	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+		none, err := struct{}{}, try()
 		var refusal *Refusal
 		var credentials *oauth2.RetrieveError
 		switch {
 		case errors.As(err, &refusal):
 			switch {
 			case refusal.Status != http.StatusTooManyRequests && refusal.Status != http.StatusServiceUnavailable:
-				return nil, backoff.Permanent(err)
+				return none, backoff.Permanent(err)
 			case refusal.retryAfter > 0:
-				return nil, fmt.Errorf("%w; %w", err, &backoff.RetryAfterError{Duration: refusal.retryAfter})
+				return none, fmt.Errorf("%w; %w", err, &backoff.RetryAfterError{Duration: refusal.retryAfter})
 			}
 		case errors.As(err, &credentials) && credentials.Response.StatusCode < http.StatusInternalServerError &&
 			credentials.Response.StatusCode != http.StatusTooManyRequests:
-			return nil, backoff.Permanent(fmt.Errorf("get a token: %s", strings.TrimSpace(credentials.ErrorCode+" "+credentials.ErrorDescription)))
+			return none, backoff.Permanent(fmt.Errorf("get a token: %s", strings.TrimSpace(credentials.ErrorCode+" "+credentials.ErrorDescription)))
 		}
-		return answer, err
+		return none, err
 	}, backoff.WithBackOff(patience), backoff.WithMaxElapsedTime(s.opts.RetryFor))
+	return err
 }
 
-func (s *Sender) post(ctx context.Context, items []byte) (*Answer, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, s.opts.URL+"/api/v1/clients", bytes.NewReader(items))
+// prefer is how batches are to be answered.
+func (s *Sender) prefer() string {
+	if s.opts.DryRun {
+		return "handling=validate, return=minimal"
+	}
+	return "wait=30, return=minimal"
+}
+
+func (s *Sender) post(ctx context.Context, path string, items []byte, answer any) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, s.opts.URL+path, bytes.NewReader(items))
 	if err != nil {
-		return nil, backoff.Permanent(err)
+		return backoff.Permanent(err)
 	}
 	request.Header.Set("Content-Type", "application/json")
-	request.Header.Set("Prefer", "wait=30, return=minimal")
+	request.Header.Set("Prefer", s.prefer())
 	response, err := s.client.Do(request)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer response.Body.Close()
 	switch response.StatusCode {
 	case http.StatusOK:
-		answer := new(Answer)
 		if err := json.NewDecoder(response.Body).Decode(answer); err != nil {
-			return nil, fmt.Errorf("read the answer: %w", err)
+			return fmt.Errorf("read the answer: %w", err)
 		}
-		return answer, nil
+		return nil
 	case http.StatusAccepted:
-		return nil, errPending
+		return errPending
 	}
-	return nil, refusalOf(response)
+	return refusalOf(response)
 }
 
 func refusalOf(response *http.Response) *Refusal {

@@ -120,7 +120,7 @@ func (s *Sender) readAnswers(ctx context.Context, body io.Reader, each func(*Ans
 		return err
 	}
 	request.Header.Set("Content-Type", "application/x-ndjson")
-	request.Header.Set("Prefer", "wait=30, return=minimal")
+	request.Header.Set("Prefer", s.prefer())
 	client := *s.client
 	client.Timeout = 0 // a stream lasts
 	response, err := client.Do(request)
