@@ -119,7 +119,7 @@ func New(opts Options) (*Front, error) {
 	f.routes = map[string]map[string]http.HandlerFunc{
 		"/api/v1/clients":        {http.MethodPost: f.create},
 		statusPath:               {http.MethodGet: f.status},
-		recordPath:               {http.MethodGet: f.record},
+		recordRoute:              {http.MethodGet: f.record},
 		recordPath + "reconcile": {http.MethodGet: f.record, http.MethodPost: f.reconcile},
 		"/oauth/token":           {http.MethodPost: f.issueToken},
 		"/.well-known/jwks.json": {http.MethodGet: f.serveKeys},
@@ -234,7 +234,7 @@ func routeOf(r *http.Request) string {
 		return statusPath
 	}
 	if id, ok := strings.CutPrefix(path, recordPath); ok && id != "" && id != "reconcile" && !strings.Contains(id, "/") {
-		return recordPath
+		return recordRoute
 	}
 	return r.URL.Path
 }

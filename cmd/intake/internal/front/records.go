@@ -25,7 +25,10 @@ type Records interface {
 }
 
 // recordPath is where to ask for a record, by its partner_client_id.
-const recordPath = "/api/v1/clients/"
+const (
+	recordPath  = "/api/v1/clients/"
+	recordRoute = recordPath + "{partner_client_id}"
+)
 
 // recordsTimeout bounds a question for records.
 const recordsTimeout = 10 * time.Second

@@ -33,7 +33,7 @@ func TestRecords(t *testing.T) {
 	f.get(t, "/api/v1/clients/b", token).checkProblem(t, 404, "partner_client_id")
 	f.get(t, "/api/v1/clients/a", "x").checkProblem(t, 401, "")
 	f.get(t, "/api/v1/clients/a/b", token).checkProblem(t, 404, "path")
-	f.get(t, "/api/v1/clients/", token).checkProblem(t, 404, "partner_client_id")
+	f.get(t, "/api/v1/clients/", token).checkProblem(t, 404, "path")
 
 	dry := func() *answer {
 		t.Helper()
