@@ -342,6 +342,28 @@ func (s *SeenSet) mark(ctx context.Context, timeline string, keys []intake.Saved
 	return exec(ctx, pipeline)
 }
 
+// Unmarked tells how many of the keys are not marked, or marked with other data,
+// on a timeline. Unlike Ask it waits, and may fail.
+func (s *SeenSet) Unmarked(ctx context.Context, timeline string, keys []intake.SavedKey) (n int, err error) {
+	for some := range slices.Chunk(keys, markAtOnce) {
+		pipeline := s.client.Pipeline()
+		commands := make([]*redis.StringCmd, len(some))
+		for i := range some {
+			at := placeOf(some[i].ID, i)
+			commands[i] = pipeline.HGet(ctx, keyOf(prefixOf(timeline, some[i].Partner), at.bucket), string(at.field[:]))
+		}
+		if err := exec(ctx, pipeline); err != nil {
+			return 0, fmt.Errorf("look up %d keys: %w", len(some), err)
+		}
+		for i, command := range commands {
+			if command.Val() != string(some[i].Fingerprint[:]) {
+				n++
+			}
+		}
+	}
+	return n, nil
+}
+
 // A place is where a key lies: a field of a bucket.
 type place struct {
 	bucket uint16

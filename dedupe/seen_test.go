@@ -620,3 +620,23 @@ func checkSlow(t *testing.T, s *seenSet) {
 	})
 	s.wantLogs(t, "redis is away")
 }
+
+// Unmarked counts the keys that are not there, and those with other data.
+func TestSeenSet_Unmarked(t *testing.T) {
+	t.Parallel()
+	s := newSeenSet(t, newClient(t, localtest.Redis(t)), patient)
+	keys := make([]intake.SavedKey, 12_000)
+	for i := range keys {
+		keys[i] = intake.SavedKey{Partner: int32(i % 3), ID: fmt.Sprint(i), Fingerprint: intake.Fingerprint{1}}
+	}
+	if err := s.Mark(t.Context(), "t", keys[:11_000]); err != nil {
+		t.Fatal(err)
+	}
+	keys[0].Fingerprint, keys[7_000].Fingerprint = intake.Fingerprint{2}, intake.Fingerprint{2}
+	if n, err := s.Unmarked(t.Context(), "t", keys); n != 1_002 || err != nil {
+		t.Errorf("%d are unmarked, want 1002 (%v)", n, err)
+	}
+	if n, err := s.Unmarked(t.Context(), "another", keys); n != len(keys) || err != nil {
+		t.Errorf("%d are unmarked on another timeline (%v)", n, err)
+	}
+}

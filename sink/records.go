@@ -41,3 +41,36 @@ func (s *Store) Record(ctx context.Context, partner int32, id string) (r intake.
 	}
 	return r, claims, err == nil, err
 }
+
+// KeysAfter gives the next keys of all that are saved, ordered by partner and id,
+// and the timeline of the data store that they were read on. It begins behind
+// last, the zero SavedKey for the first ones.
+func (s *Store) KeysAfter(ctx context.Context, last intake.SavedKey, limit int) (keys []intake.SavedKey, onTimeline string, err error) {
+	const query = `
+		select partner_id, partner_client_id, fingerprint
+		  from partner_clients
+		 where (partner_id, partner_client_id) > ($1, $2)
+		 order by partner_id, partner_client_id
+		 limit $3`
+	conn, err := s.pool.Acquire(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	defer conn.Release()
+	rows, err := conn.Query(ctx, query, last.Partner, last.ID, limit)
+	if err != nil {
+		return nil, "", err
+	}
+	keys, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (k intake.SavedKey, err error) {
+		err = row.Scan(&k.Partner, &k.ID, (*[16]byte)(&k.Fingerprint))
+		return k, err
+	})
+	return keys, timeline(conn.Conn()), err
+}
+
+// EstimateRecords tells about how many records there are.
+func (s *Store) EstimateRecords(ctx context.Context) (n int64, err error) {
+	const query = "select greatest(reltuples, 0)::bigint from pg_class where oid = 'partner_clients'::regclass"
+	err = s.pool.QueryRow(ctx, query).Scan(&n)
+	return n, err
+}

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"strconv"
+	"strings"
 
 	"intake"
 )
@@ -46,3 +47,10 @@ var lanes = func() []string {
 
 // consumerOf names the consumer of a lane.
 func consumerOf(lane string) string { return "worker-" + lane }
+
+// partnerOf gives the name of the partner in a message's subject.
+func partnerOf(subject string) string {
+	_, topic, _ := strings.Cut(strings.TrimPrefix(subject, subjectPrefix), ".")
+	name, _, _ := strings.Cut(topic, ".")
+	return name
+}

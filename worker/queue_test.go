@@ -190,6 +190,10 @@ func TestQueue_AckLost(t *testing.T) {
 		return err == nil
 	})
 	r.wantAllAcked(t)
+	eventually(t, "the message is out of the log", func() bool {
+		info, err := r.stream(t).Info(t.Context())
+		return err == nil && info.State.Msgs == 0
+	})
 	again := newBatch("a")
 	waitFor(t, r.queue(t, r.nc, QueueOptions{}).submit(t, again))
 	wantCodes(t, again, intake.CodeSaved)

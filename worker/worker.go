@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -340,6 +341,9 @@ func (w *Worker) settle(gathering []*held, saved intake.Saved) {
 	w.tell(gathering, saved.Outcomes)
 	outcomes := saved.Outcomes
 	for _, h := range gathering {
+		if !slices.ContainsFunc(outcomes[:len(h.chunks)], func(o intake.Outcome) bool { return !o.Withdrawn }) {
+			w.remove(h.msg)
+		}
 		if err := h.msg.Ack(); err != nil {
 			w.opts.Logger.Debug("cannot acknowledge, will be delivered again", zap.Error(err))
 		}
@@ -355,6 +359,23 @@ func (w *Worker) settle(gathering []*held, saved intake.Saved) {
 	case w.marks <- saved:
 	default:
 		w.metrics.marks.WithLabelValues("skipped").Inc()
+	}
+}
+
+// remove takes a message that was withdrawn out of the log: nothing of it may be
+// saved, not even by Recover when the data store has lost that it was withdrawn.
+func (w *Worker) remove(msg jetstream.Msg) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	meta, err := msg.Metadata()
+	if err == nil {
+		var stream jetstream.Stream
+		if stream, err = w.js.Stream(ctx, StreamName); err == nil {
+			err = stream.DeleteMsg(ctx, meta.Sequence.Stream)
+		}
+	}
+	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+		w.opts.Logger.Warn("cannot remove a message that was withdrawn", zap.String("subject", msg.Subject()), zap.Error(err))
 	}
 }
 

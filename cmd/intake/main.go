@@ -30,6 +30,9 @@ type commands struct {
 	Worker      workerCommand      `cmd:"" help:"Run a worker, which saves what the fronts have queued."`
 	Migrate     migrateCommand     `cmd:"" help:"Bring the schema in Postgres up to date."`
 	Partner     partnerCommand     `cmd:"" help:"Add, list and change partners."`
+	Recover     recoverCommand     `cmd:"" help:"Save again what a Postgres that was restored from a backup has lost, from the queue's log."`
+	Seen        seenCommand        `cmd:"" help:"Look after the seen set in Redis."`
+	Dead        deadCommand        `cmd:"" help:"List, show, retry and drop messages of the queue that no worker could read."`
 	Healthcheck healthcheckCommand `cmd:"" help:"Ask a front or worker on this machine whether it is ready; exits 1 if not."`
 	Version     versionCommand     `cmd:"" help:"Print the version."`
 }

@@ -68,16 +68,7 @@ func TestCases_DryRun(t *testing.T) {
 
 func (s *stack) stream(t *testing.T) jetstream.Stream {
 	t.Helper()
-	nc, err := worker.Connect(s.flags.NATSURL, t.Name(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	stream, err := js.Stream(t.Context(), worker.StreamName)
+	stream, err := jetStream(t, s.flags.NATSURL).Stream(t.Context(), worker.StreamName)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/jedib0t/go-pretty/v6/progress"
@@ -87,12 +88,9 @@ func (f *frontFlags) findFront() (env map[string]string, err error) {
 	return env, nil
 }
 
-// showProgress shows a bar on standard error while files are sent, if that is a
-// terminal. It counts what was read of the files.
+// showProgress shows on standard error how files are sent. It counts what was
+// read of the files.
 func showProgress(files []string) (step func(bytes, items int64), stop func()) {
-	if !term.IsTerminal(int(os.Stderr.Fd())) {
-		return nil, func() {}
-	}
 	var total int64
 	for _, file := range files {
 		if info, err := os.Stat(file); err == nil {
@@ -100,25 +98,41 @@ func showProgress(files []string) (step func(bytes, items int64), stop func()) {
 		}
 	}
 	bytes := &progress.Tracker{Message: "read", Total: total, Units: progress.UnitsBytes}
-	items := &progress.Tracker{Message: "items answered", Total: 0}
+	items := &progress.Tracker{Message: "items answered"}
+	stop = showTrackers(bytes, items)
+	return func(b, n int64) {
+		bytes.Increment(b)
+		items.Increment(n)
+	}, stop
+}
+
+// showSteps shows on standard error how far a command is.
+func showSteps(message string, total int64) (step func(n int64), stop func()) {
+	tracker := &progress.Tracker{Message: message, Total: total}
+	return tracker.Increment, showTrackers(tracker)
+}
+
+// showTrackers shows bars on standard error until it is stopped, if that is a
+// terminal.
+func showTrackers(trackers ...*progress.Tracker) (stop func()) {
+	if !term.IsTerminal(int(os.Stderr.Fd())) {
+		return func() {}
+	}
 	w := progress.NewWriter()
 	w.SetOutputWriter(os.Stderr)
 	w.SetUpdateFrequency(100 * time.Millisecond)
 	w.SetAutoStop(true)
 	w.Style().Visibility.ETA = true
-	w.AppendTrackers([]*progress.Tracker{bytes, items})
+	w.AppendTrackers(trackers)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		w.Render()
 	}()
-	step = func(b, n int64) {
-		bytes.Increment(b)
-		items.Increment(n)
-	}
-	return step, func() {
-		bytes.MarkAsDone()
-		items.MarkAsDone()
+	return sync.OnceFunc(func() {
+		for _, tracker := range trackers {
+			tracker.MarkAsDone()
+		}
 		<-ended
-	}
+	})
 }

@@ -1,7 +1,9 @@
 package front
 
 import (
+	"context"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -83,4 +85,22 @@ func (s *share) keepBody() {
 func (s *share) release() {
 	s.budget.gauge.Set(float64(s.budget.used.Add(-s.held)))
 	s.body, s.held = 0, 0
+}
+
+// roomPatience is how long one waits for room in memory who can.
+const roomPatience = 10 * time.Second
+
+// waitRoom waits until a share has got what it needs, or until ctx ends.
+func waitRoom(ctx context.Context, got func() bool) bool {
+	for until := time.Now().Add(roomPatience); !got(); {
+		if time.Now().After(until) {
+			return false
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
 }

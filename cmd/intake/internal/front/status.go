@@ -67,7 +67,7 @@ func (f *Front) recall(ctx context.Context, share *share, partner intake.Partner
 	defer cancel()
 	// The log goes first: a batch that is in neither when it has been looked for
 	// in the data store afterwards is in none.
-	logged, logErr := f.opts.Queue.Logged(asking, partner, id, share.add)
+	logged, logErr := f.opts.Queue.Logged(asking, partner, id, func(bytes int64) bool { return waitRoom(asking, func() bool { return share.add(bytes) }) })
 	if errors.Is(logErr, worker.ErrNoRoom) {
 		return nil, errNoRoom
 	}

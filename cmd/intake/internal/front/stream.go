@@ -28,8 +28,6 @@ const (
 	streamSilence = time.Minute
 	// streamAge is how long a stream may last.
 	streamAge = 24 * time.Hour
-	// streamPatience is how long a line waits for room in memory.
-	streamPatience = 10 * time.Second
 )
 
 const ndjson = "application/x-ndjson"
@@ -252,7 +250,7 @@ func (l *lineReader) next(ctx context.Context, share *share) (line []byte, refus
 			case refusal != nil:
 			case len(line)+len(piece) > intake.MaxBodyBytes+1:
 				refusal, line = &problem{status: http.StatusRequestEntityTooLarge, detail: "the line is longer than 32 MiB"}, nil
-			case !waitRoom(ctx, share, int64(max(2*cap(line), len(line)+len(piece), minBodyBuffer))):
+			case !waitRoom(ctx, func() bool { return share.grow(int64(max(2*cap(line), len(line)+len(piece), minBodyBuffer))) }):
 				refusal, line = &problem{status: http.StatusServiceUnavailable, retryAfter: time.Second, detail: errFull.detail}, nil
 			default:
 				line = append(line, piece...)
@@ -297,21 +295,6 @@ var errBrokenOff = &problem{status: http.StatusBadRequest, detail: "the body end
 func isBlank(line []byte) bool {
 	for _, c := range line {
 		if c != ' ' && c != '\t' && c != '\r' && c != '\n' {
-			return false
-		}
-	}
-	return true
-}
-
-// waitRoom waits until a share can be large enough for so much of a line.
-func waitRoom(ctx context.Context, share *share, bytes int64) bool {
-	for until := time.Now().Add(streamPatience); !share.grow(bytes); {
-		if time.Now().After(until) {
-			return false
-		}
-		select {
-		case <-time.After(10 * time.Millisecond):
-		case <-ctx.Done():
 			return false
 		}
 	}

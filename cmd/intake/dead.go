@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/nats-io/nats.go"
+
+	"intake/worker"
+)
+
+type deadCommand struct {
+	NATSURL string `name:"nats-url" required:"" help:"The queue: nats://user:password@host, several separated by commas for a cluster."`
+	JSON    bool   `name:"json" help:"Print JSON, for programs."`
+
+	List  deadListCommand  `cmd:"" help:"List the dead letters: messages of the queue that no worker could read."`
+	Show  deadShowCommand  `cmd:"" help:"Show a dead letter, with its items as far as they can be read."`
+	Retry deadRetryCommand `cmd:"" help:"Queue dead letters again, as after an upgrade. One that still can't be read comes back."`
+	Drop  deadDropCommand  `cmd:"" help:"Forget dead letters. Nothing of them is saved."`
+}
+
+const deadTimeout = time.Minute
+
+// with calls do with the dead letters.
+func (c *deadCommand) with(ctx context.Context, do func(context.Context, *worker.DeadLetters) error) error {
+	ctx, cancel := context.WithTimeout(ctx, deadTimeout)
+	defer cancel()
+	nc, err := connectQueue(ctx, c.NATSURL, "intake dead")
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	letters, err := worker.OpenDeadLetters(ctx, nc)
+	if err != nil {
+		return err
+	}
+	return do(ctx, letters)
+}
+
+// connectQueue connects to a queue that must be there: who runs a command waits.
+func connectQueue(ctx context.Context, url, name string) (*nats.Conn, error) {
+	nc, err := worker.Connect(url, name, nil)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for nc.Status() != nats.CONNECTED {
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			nc.Close()
+			return nil, errors.New("the queue can't be reached: see --nats-url")
+		}
+	}
+	return nc, nil
+}
+
+type deadListCommand struct{}
+
+func (deadListCommand) Run(ctx context.Context, all *commands, out output) error {
+	t := table.NewWriter()
+	t.SetOutputMirror(out)
+	t.SetStyle(table.StyleLight)
+	t.AppendHeader(table.Row{"number", "since", "partner", "batch", "bytes", "reason"})
+	return all.Dead.with(ctx, func(ctx context.Context, letters *worker.DeadLetters) error {
+		err := letters.Each(ctx, func(l *worker.DeadLetter) error {
+			if all.Dead.JSON {
+				return json.NewEncoder(out).Encode(l)
+			}
+			t.AppendRow(table.Row{l.Sequence, l.Time.UTC().Format(time.DateTime), l.Partner, l.Batch, l.Bytes, l.Reason})
+			return nil
+		})
+		if err != nil || all.Dead.JSON {
+			return err
+		}
+		if t.Length() == 0 {
+			_, err = fmt.Fprintln(out, "there are no dead letters")
+			return err
+		}
+		t.Render()
+		return nil
+	})
+}
+
+type deadShowCommand struct {
+	Number uint64 `arg:"" help:"Number of the letter, as list gives it."`
+}
+
+func (c deadShowCommand) Run(ctx context.Context, all *commands, out output) error {
+	return all.Dead.with(ctx, func(ctx context.Context, letters *worker.DeadLetters) error {
+		l, err := letters.Get(ctx, c.Number)
+		if err != nil {
+			return err
+		}
+		items := l.Items()
+		if all.Dead.JSON {
+			shown := struct {
+				*worker.DeadLetter
+				Items []json.RawMessage `json:"items"`
+			}{DeadLetter: l}
+			for _, item := range items {
+				if json.Valid(item) {
+					shown.Items = append(shown.Items, item)
+				}
+			}
+			return json.NewEncoder(out).Encode(shown)
+		}
+		fmt.Fprintf(out, "number   %d\nsince    %s\npartner  %s\nbatch    %s\nbytes    %d\nreason   %s\nitems    %d can be read\n",
+			l.Sequence, l.Time.UTC().Format(time.DateTime), l.Partner, l.Batch, l.Bytes, l.Reason, len(items))
+		for _, item := range items {
+			fmt.Fprintf(out, "%s\n", item)
+		}
+		return nil
+	})
+}
+
+// chosen says which letters are meant.
+type chosen struct {
+	Numbers []uint64 `arg:"" optional:"" name:"number" help:"Numbers of the letters, as list gives them."`
+	All     bool     `help:"All that there are."`
+}
+
+// each calls do with each of the letters that are meant, and counts them.
+func (c chosen) each(ctx context.Context, letters *worker.DeadLetters, do func(context.Context, *worker.DeadLetter) error) (n int, err error) {
+	counted := func(l *worker.DeadLetter) error {
+		err := do(ctx, l)
+		if err == nil {
+			n++
+		}
+		return err
+	}
+	if c.All == (len(c.Numbers) > 0) {
+		return 0, errors.New("say which letters: their numbers, or --all")
+	}
+	if c.All {
+		err = letters.Each(ctx, counted)
+		return n, err
+	}
+	for _, number := range c.Numbers {
+		l, err := letters.Get(ctx, number)
+		if err == nil {
+			err = counted(l)
+		}
+		if err != nil {
+			return n, fmt.Errorf("dead letter %d: %w", number, err)
+		}
+	}
+	return n, nil
+}
+
+type deadRetryCommand struct{ chosen }
+
+func (c deadRetryCommand) Run(ctx context.Context, all *commands, out output) error {
+	return all.Dead.with(ctx, func(ctx context.Context, letters *worker.DeadLetters) error {
+		n, err := c.each(ctx, letters, letters.Retry)
+		fmt.Fprintf(out, "%d letters are queued again\n", n)
+		return err
+	})
+}
+
+type deadDropCommand struct{ chosen }
+
+func (c deadDropCommand) Run(ctx context.Context, all *commands, out output) error {
+	return all.Dead.with(ctx, func(ctx context.Context, letters *worker.DeadLetters) error {
+		n, err := c.each(ctx, letters, letters.Drop)
+		fmt.Fprintf(out, "%d letters are dropped\n", n)
+		return err
+	})
+}

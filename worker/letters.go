@@ -1,0 +1,130 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// A DeadLetter is a message that no worker could read.
+type DeadLetter struct {
+	// Sequence is its number among the dead letters.
+	Sequence uint64    `json:"sequence"`
+	Time     time.Time `json:"time"` // when it was moved there
+	Partner  string    `json:"partner"`
+	Batch    uuid.UUID `json:"batch"` // of a message for several batches, the first one
+	Reason   string    `json:"reason"`
+	Bytes    int       `json:"bytes"`
+
+	subject string // that it was queued under
+	data    []byte
+}
+
+// ErrNoLetter is the answer when there is no dead letter with that number.
+var ErrNoLetter = errors.New("there is no dead letter with this number")
+
+// DeadLetters are the messages that no worker could read.
+type DeadLetters struct {
+	js     jetstream.JetStream
+	stream jetstream.Stream // nil if there is none yet
+}
+
+// OpenDeadLetters opens the dead letters.
+func OpenDeadLetters(ctx context.Context, nc *nats.Conn) (*DeadLetters, error) {
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return nil, fmt.Errorf("use JetStream: %w", err)
+	}
+	stream, err := js.Stream(ctx, DeadStreamName)
+	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, fmt.Errorf("stream %s: %w", DeadStreamName, err)
+	}
+	return &DeadLetters{js, stream}, nil
+}
+
+// Each calls each with every letter, the oldest one first, until it fails.
+func (d *DeadLetters) Each(ctx context.Context, each func(*DeadLetter) error) error {
+	if d.stream == nil {
+		return nil
+	}
+	state := d.stream.CachedInfo().State
+	for n := state.FirstSeq; n <= state.LastSeq && state.Msgs > 0; n++ {
+		letter, err := d.Get(ctx, n)
+		if errors.Is(err, ErrNoLetter) {
+			continue
+		}
+		if err == nil {
+			err = each(letter)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Get gives a letter. It may return ErrNoLetter.
+func (d *DeadLetters) Get(ctx context.Context, sequence uint64) (*DeadLetter, error) {
+	if d.stream == nil || sequence == 0 {
+		return nil, ErrNoLetter
+	}
+	msg, err := d.stream.GetMsg(ctx, sequence)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, ErrNoLetter
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read dead letter %d: %w", sequence, err)
+	}
+	letter := &DeadLetter{
+		Sequence: sequence, Time: msg.Time, Reason: msg.Header.Get(reasonHeader), Bytes: len(msg.Data),
+		subject: msg.Header.Get(subjectHeader), data: msg.Data,
+	}
+	letter.Partner = partnerOf(letter.subject)
+	if parts := strings.Split(letter.subject, "."); len(parts) > 1 {
+		letter.Batch, _ = uuid.Parse(parts[len(parts)-2])
+	}
+	return letter, nil
+}
+
+// Items gives the items as they were sent, as far as they can be read.
+func (l *DeadLetter) Items() (items [][]byte) {
+	if len(l.data) == 0 {
+		return nil
+	}
+	_ = eachField(l.data[1:], func(field protowire.Number, _ int, text []byte) error {
+		if field == fieldChunk {
+			some, _ := readItems(text)
+			items = append(items, some...)
+		}
+		return nil
+	})
+	return items
+}
+
+// Retry queues a letter again, as it was, and forgets it. If it still can't be
+// read, it comes back as another letter.
+func (d *DeadLetters) Retry(ctx context.Context, letter *DeadLetter) error {
+	msg := nats.NewMsg(letter.subject)
+	msg.Data = letter.data
+	// Should the answer get lost, it is known when it is tried again.
+	msg.Header.Set(jetstream.MsgIDHeader, fmt.Sprintf("retry-%d-%d", letter.Sequence, letter.Time.UnixNano()))
+	if _, err := d.js.PublishMsg(ctx, msg); err != nil {
+		return fmt.Errorf("queue dead letter %d again: %w", letter.Sequence, err)
+	}
+	return d.Drop(ctx, letter)
+}
+
+// Drop forgets a letter: nothing of it is saved.
+func (d *DeadLetters) Drop(ctx context.Context, letter *DeadLetter) error {
+	if err := d.stream.DeleteMsg(ctx, letter.Sequence); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+		return fmt.Errorf("drop dead letter %d: %w", letter.Sequence, err)
+	}
+	return nil
+}

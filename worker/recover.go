@@ -1,0 +1,214 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"intake"
+)
+
+// A RecoveryStore is a data store that may have lost what it had saved.
+type RecoveryStore interface {
+	// Outcomes gives those chunks of the batches that are finished.
+	Outcomes(ctx context.Context, batches []uuid.UUID) ([]intake.Outcome, error)
+	Store
+}
+
+// RecoverOptions of Recover. Store and Partners are required.
+type RecoverOptions struct {
+	Store RecoveryStore
+	// Partners are the names of those that the data store has, by ID.
+	Partners map[int32]string
+	// Since is when the first message to be looked at was queued; all that the
+	// log has when zero.
+	Since time.Time
+	// Progress, if not nil, hears how many messages of how many were looked at.
+	Progress func(done, total uint64)
+}
+
+// Recovered is what Recover has found and done.
+type Recovered struct {
+	// Messages is how many were looked at, and Chunks and Items what they held.
+	Messages int `json:"messages"`
+	Chunks   int `json:"chunks"`
+	Items    int `json:"items"`
+	// LogBegins is when the oldest message that the log still has was queued.
+	LogBegins time.Time `json:"log_begins"`
+	// MissingChunks is how many the data store did not know, and Saved how many
+	// records were saved of them; the verdicts on their other items are counted
+	// by code.
+	MissingChunks int            `json:"missing_chunks"`
+	Saved         int            `json:"saved"`
+	NotSaved      map[string]int `json:"not_saved,omitempty"`
+	// Failed says what could not be recovered, and why.
+	Failed []string `json:"failed,omitempty"`
+}
+
+// Recover goes through the log and has the data store save what it doesn't know
+// of: what was saved, and was lost when the data store was restored from a
+// backup. What was saved in another order than it was queued may come out
+// differently: of two batches with the same key the first one in the log is saved.
+//
+// It may run beside fronts and workers, and again: saving is idempotent. An error
+// means that it ended early.
+func Recover(ctx context.Context, nc *nats.Conn, opts RecoverOptions) (*Recovered, error) {
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return nil, fmt.Errorf("use JetStream: %w", err)
+	}
+	stream, err := js.Stream(ctx, StreamName)
+	if err != nil {
+		return nil, fmt.Errorf("stream %s: %w", StreamName, err)
+	}
+	state := stream.CachedInfo().State
+	r := &recovery{opts: opts, recovered: Recovered{LogBegins: state.FirstTime, NotSaved: make(map[string]int)}}
+	if state.Msgs == 0 {
+		return &r.recovered, nil
+	}
+	config := jetstream.OrderedConsumerConfig{}
+	if !opts.Since.IsZero() {
+		config.DeliverPolicy, config.OptStartTime = jetstream.DeliverByStartTimePolicy, &opts.Since
+	}
+	consumer, err := stream.OrderedConsumer(ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("read the log: %w", err)
+	}
+	if consumer.CachedInfo().NumPending == 0 {
+		return &r.recovered, nil
+	}
+	messages, err := consumer.Messages(jetstream.PullMaxMessagesWithBytesLimit(prefetchMessages, prefetchBytes))
+	if err != nil {
+		return nil, fmt.Errorf("read the log: %w", err)
+	}
+	defer messages.Stop()
+	for {
+		msg, err := messages.Next(jetstream.NextContext(ctx))
+		if err != nil {
+			return &r.recovered, fmt.Errorf("read the log: %w", err)
+		}
+		meta, err := msg.Metadata()
+		if err != nil {
+			return &r.recovered, fmt.Errorf("read the log: %w", err)
+		}
+		// What is queued from now on is new, and the workers' business.
+		last := meta.Sequence.Stream >= state.LastSeq || meta.NumPending == 0
+		r.read(msg)
+		if r.size.exceeds(gatheringBound) || last {
+			if err := r.save(ctx); err != nil {
+				return &r.recovered, err
+			}
+			if opts.Progress != nil {
+				opts.Progress(uint64(r.recovered.Messages), uint64(r.recovered.Messages)+meta.NumPending)
+			}
+		}
+		if last {
+			return &r.recovered, nil
+		}
+	}
+}
+
+// A recovery is one under way.
+type recovery struct {
+	opts      RecoverOptions
+	recovered Recovered
+	chunks    []*intake.Chunk // read, and not looked up yet
+	size      size            // of chunks
+}
+
+func (r *recovery) read(msg jetstream.Msg) {
+	r.recovered.Messages++
+	chunks, _, err := readMessage(msg.Data())
+	if err != nil {
+		r.fail("message %s can't be read: %v", msg.Subject(), err)
+		return
+	}
+	for _, chunk := range chunks {
+		r.recovered.Chunks++
+		r.recovered.Items += chunk.Len
+		// A partner that was added since the backup is gone too, and another one
+		// may have its number by now.
+		if name, want := r.opts.Partners[chunk.Partner], partnerOf(msg.Subject()); name != want {
+			r.fail("batch %s, %d items, is of partner %s, number %d, which is not there", chunk.Batch, chunk.Len, want, chunk.Partner)
+			continue
+		}
+		r.chunks = append(r.chunks, chunk)
+		r.size = size{r.size.items + chunk.Len, r.size.bytes + memoryOf(chunk)}
+	}
+}
+
+func (r *recovery) fail(format string, args ...any) {
+	r.recovered.Failed = append(r.recovered.Failed, fmt.Sprintf(format, args...))
+}
+
+// save saves those of the chunks that the data store doesn't know.
+func (r *recovery) save(ctx context.Context) error {
+	chunks := r.chunks
+	r.chunks, r.size = nil, size{}
+	if len(chunks) == 0 {
+		return nil
+	}
+	ids := make([]uuid.UUID, len(chunks))
+	for i, chunk := range chunks {
+		ids[i] = chunk.Batch
+	}
+	type key struct {
+		batch  uuid.UUID
+		number int
+	}
+	finished := make(map[key]bool)
+	var missing []*intake.Chunk
+	try := func() error {
+		ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+		defer cancel()
+		outcomes, err := r.opts.Store.Outcomes(ctx, ids)
+		if err != nil {
+			return err
+		}
+		for _, outcome := range outcomes {
+			finished[key{outcome.Batch, outcome.Chunk}] = true
+		}
+		missing = nil
+		for _, chunk := range chunks {
+			if !finished[key{chunk.Batch, chunk.Number}] {
+				missing = append(missing, chunk)
+			}
+		}
+		if len(missing) == 0 {
+			return nil
+		}
+		saved, err := r.opts.Store.Save(ctx, missing)
+		if err == nil {
+			r.count(missing, saved.Outcomes)
+		}
+		return err
+	}
+	const tries = 5
+	for n := 1; ; n++ {
+		err := try()
+		if err == nil {
+			return nil
+		}
+		if n == tries || !sleep(ctx, time.Second) {
+			return errors.Join(fmt.Errorf("save what is missing: %w", err), ctx.Err())
+		}
+	}
+}
+
+func (r *recovery) count(chunks []*intake.Chunk, outcomes []intake.Outcome) {
+	for i, outcome := range outcomes {
+		if outcome.Withdrawn {
+			continue
+		}
+		r.recovered.MissingChunks++
+		r.recovered.Saved += chunks[i].Len - len(outcome.NotSaved)
+		for _, v := range outcome.NotSaved {
+			r.recovered.NotSaved[v.Code.String()]++
+		}
+	}
+}
