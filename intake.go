@@ -14,6 +14,7 @@
 package intake
 
 import (
+	"errors"
 	"time"
 
 	"github.com/google/uuid"
@@ -153,6 +154,16 @@ const (
 	ClaimOtherBody                       // the first one had another body
 	ClaimAnswered                        // the first one was answered
 )
+
+// A Claimant is a request that has claimed an Idempotency-Key. Another one takes
+// over when it seems to have died.
+type Claimant struct {
+	Key   string
+	Owner uuid.UUID // names the request
+}
+
+// ErrTakenOver is the answer to a claimant whose claim another one has by now.
+var ErrTakenOver = errors.New("a repeat of the request has taken over")
 
 // A Claim is what one gets who claims an Idempotency-Key.
 type Claim struct {

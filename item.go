@@ -23,6 +23,9 @@ type Batch struct {
 	// Verdicts has one entry an item. The zero Verdict (CodePending) stands for
 	// an item that nothing was decided of yet.
 	Verdicts []Verdict
+	// Claimant is who works on the batch of a request with an Idempotency-Key; nil
+	// without one.
+	Claimant *Claimant
 }
 
 // An Item is one element of a batch, decoded and validated.

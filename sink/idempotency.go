@@ -14,16 +14,17 @@ import (
 )
 
 // Claim claims an Idempotency-Key of a partner for a request with a body of this
-// SHA-256, which would be batch. The claim holds for lease: when there is no
-// answer by then, a repeat takes over.
+// SHA-256, which would be batch; that names the claimant too. The claim holds for
+// lease: when there is no answer by then, a repeat takes over.
 func (s *Store) Claim(ctx context.Context, partner int32, key string, hash [32]byte, batch uuid.UUID, lease time.Duration) (intake.Claim, error) {
 	// One who takes over goes on with the first one's batch, of which some may be
 	// saved already; but not with one that was withdrawn, for nothing of it will be.
 	const claim = `
-		insert into idempotency_keys as k (partner_id, key, body_hash, batch_id, lease_until)
-		values ($1, $2, $3, $4, clock_timestamp() + $5)
+		insert into idempotency_keys as k (partner_id, key, body_hash, batch_id, owner, lease_until)
+		values ($1, $2, $3, $4, $4, clock_timestamp() + $5)
 		on conflict (partner_id, key) do update
 		   set lease_until = excluded.lease_until,
+		       owner = excluded.owner,
 		       batch_id = case when exists (select from batch_status b where b.batch_id = k.batch_id and b.withdrawn)
 		                       then excluded.batch_id else k.batch_id end
 		 where k.answer is null and k.lease_until < clock_timestamp() and k.body_hash = excluded.body_hash
@@ -60,6 +61,16 @@ func (s *Store) Claim(ctx context.Context, partner int32, key string, hash [32]b
 	}
 }
 
+// Renew lets a claim last for lease from now on, unless there is an answer
+// already, or another claimant.
+func (s *Store) Renew(ctx context.Context, partner int32, claimant intake.Claimant, lease time.Duration) error {
+	const query = "update idempotency_keys set lease_until = clock_timestamp() + $4 where partner_id = $1 and key = $2 and owner = $3 and answer is null"
+	if _, err := s.pool.Exec(ctx, query, partner, claimant.Key, claimant.Owner, lease); err != nil {
+		return fmt.Errorf("renew the claim of an idempotency key: %w", err)
+	}
+	return nil
+}
+
 // KeepAnswer keeps the answer to a request that has claimed a key, and gives the
 // one that is the first: another, if the lease has ended since and a repeat was
 // faster.
@@ -71,10 +82,15 @@ func (s *Store) KeepAnswer(ctx context.Context, partner int32, key string, answe
 	return first, nil
 }
 
-// Unclaim gives a key up whose request was refused, so that nothing is known of it.
-func (s *Store) Unclaim(ctx context.Context, partner int32, key string, batch uuid.UUID) error {
-	const query = "delete from idempotency_keys where partner_id = $1 and key = $2 and batch_id = $3 and answer is null"
-	if _, err := s.pool.Exec(ctx, query, partner, key, batch); err != nil {
+// Unclaim gives a key up whose request was refused, so that nothing is known of
+// it. It may return intake.ErrTakenOver.
+func (s *Store) Unclaim(ctx context.Context, partner int32, claimant intake.Claimant) error {
+	const query = "delete from idempotency_keys where partner_id = $1 and key = $2 and owner = $3 and answer is null"
+	tag, err := s.pool.Exec(ctx, query, partner, claimant.Key, claimant.Owner)
+	switch {
+	case err == nil && tag.RowsAffected() == 0:
+		return intake.ErrTakenOver
+	case err != nil:
 		return fmt.Errorf("give up an idempotency key: %w", err)
 	}
 	return nil

@@ -86,7 +86,7 @@ func TestStore_Finished(t *testing.T) {
 		t.Errorf("another partner's: %v %v", others, err)
 	}
 	withdrawn := chunk(client(0, "withdrawn", 1))
-	if ok, err := store.Withdraw(t.Context(), []*intake.Chunk{withdrawn}); !ok || err != nil {
+	if ok, err := store.Withdraw(t.Context(), []*intake.Chunk{withdrawn}, nil); !ok || err != nil {
 		t.Fatal(ok, err)
 	}
 	if finished, err := store.Finished(t.Context(), 1, withdrawn.Batch); err != nil || len(finished) != 0 {

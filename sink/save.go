@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"intake"
+	"intake/internal/failpoint"
 )
 
 // Save saves a gathering of chunks, of any batches and partners, in one
@@ -198,7 +199,9 @@ func (g *gathering) finish(ctx context.Context, conn *pgconn.PgConn) error {
 	if err != nil {
 		return err
 	}
+	failpoint.Hit("sink/rows")
 	tag, err := conn.CopyFrom(ctx, rows.reader(), copyStatus+"; commit")
+	failpoint.Hit("sink/committed")
 	if err == nil && tag.String() != "COMMIT" {
 		err = fmt.Errorf("postgres answered %q to a commit", tag)
 	}

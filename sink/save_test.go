@@ -2,6 +2,7 @@ package sink_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -317,7 +318,7 @@ func TestStore_Withdraw(t *testing.T) {
 	t.Parallel()
 	store, conn := open(t)
 	withdrawn := chunk(client(0, "a", 1))
-	if ok, err := store.Withdraw(t.Context(), []*intake.Chunk{withdrawn}); !ok || err != nil {
+	if ok, err := store.Withdraw(t.Context(), []*intake.Chunk{withdrawn}, nil); !ok || err != nil {
 		t.Fatal(ok, err)
 	}
 	if outcome := save(t, store, withdrawn).Outcomes[0]; !outcome.Withdrawn {
@@ -329,7 +330,7 @@ func TestStore_Withdraw(t *testing.T) {
 	finished, late := chunk(client(0, "b", 1)), chunk(client(1, "c", 1))
 	late.Batch, late.Number = finished.Batch, 1
 	save(t, store, finished)
-	if ok, err := store.Withdraw(t.Context(), []*intake.Chunk{finished, late}); ok || err != nil {
+	if ok, err := store.Withdraw(t.Context(), []*intake.Chunk{finished, late}, nil); ok || err != nil {
 		t.Fatal(ok, err)
 	}
 	outcomes, err := store.Outcomes(t.Context(), []uuid.UUID{finished.Batch, withdrawn.Batch})
@@ -337,6 +338,49 @@ func TestStore_Withdraw(t *testing.T) {
 		t.Fatal(outcomes, err)
 	}
 	wantNotSaved(t, save(t, store, late).Outcomes[0])
+}
+
+// A batch with an Idempotency-Key is its claimant's: one whom another has taken
+// over can neither withdraw it nor give up the key.
+func TestStore_WithdrawClaimed(t *testing.T) {
+	t.Parallel()
+	store, _ := open(t)
+	first, second := uuid.Must(uuid.NewV7()), uuid.Must(uuid.NewV7())
+	c := chunk(client(0, "a", 1))
+	for _, claim := range []struct {
+		owner uuid.UUID
+		want  intake.ClaimState
+	}{{first, intake.ClaimFresh}, {second, intake.ClaimTakenOver}} {
+		got, err := store.Claim(t.Context(), c.Partner, "k", [32]byte{1}, claim.owner, -time.Second)
+		if err != nil || got.State != claim.want || got.Batch != first {
+			t.Fatalf("%+v %v", got, err)
+		}
+	}
+	c.Batch = first
+	if ok, err := store.Withdraw(t.Context(), []*intake.Chunk{c}, &intake.Claimant{Key: "k", Owner: first}); ok || !errors.Is(err, intake.ErrTakenOver) {
+		t.Errorf("the first one withdraws: %v %v", ok, err)
+	}
+	if err := store.Unclaim(t.Context(), c.Partner, intake.Claimant{Key: "k", Owner: first}); !errors.Is(err, intake.ErrTakenOver) {
+		t.Errorf("the first one gives up the key: %v", err)
+	}
+	if err := store.Renew(t.Context(), c.Partner, intake.Claimant{Key: "k", Owner: first}, time.Hour); err != nil {
+		t.Error(err)
+	}
+	if got, err := store.Claim(t.Context(), c.Partner, "k", [32]byte{1}, second, time.Hour); err != nil || got.State != intake.ClaimTakenOver {
+		t.Errorf("the first one has renewed the second one's claim: %+v %v", got, err)
+	}
+	if err := store.Renew(t.Context(), c.Partner, intake.Claimant{Key: "k", Owner: second}, time.Hour); err != nil {
+		t.Error(err)
+	}
+	if got, err := store.Claim(t.Context(), c.Partner, "k", [32]byte{1}, uuid.Must(uuid.NewV7()), time.Hour); err != nil || got.State != intake.ClaimRunning {
+		t.Errorf("%+v %v", got, err)
+	}
+	if ok, err := store.Withdraw(t.Context(), []*intake.Chunk{c}, &intake.Claimant{Key: "k", Owner: second}); !ok || err != nil {
+		t.Errorf("the second one withdraws: %v %v", ok, err)
+	}
+	if err := store.Unclaim(t.Context(), c.Partner, intake.Claimant{Key: "k", Owner: second}); err != nil {
+		t.Error(err)
+	}
 }
 
 // A connection that breaks in the middle fails nobody: nothing is saved, and the

@@ -67,8 +67,9 @@ func (g *gathering) statusRows() (statusRows, error) {
 // Withdraw gives up the chunks of a batch of which it is not known whether they
 // were queued, so that its request can be refused: none of them will be saved
 // any more. If one of them was finished before, nothing is withdrawn, and ok is
-// false.
-func (s *Store) Withdraw(ctx context.Context, chunks []*intake.Chunk) (ok bool, err error) {
+// false. A batch that has a claimant is that one's to withdraw: the error is
+// intake.ErrTakenOver if there is another one by now.
+func (s *Store) Withdraw(ctx context.Context, chunks []*intake.Chunk, claimant *intake.Claimant) (ok bool, err error) {
 	rows := make(statusRows, len(chunks))
 	for i, chunk := range chunks {
 		if rows[i], err = newStatusRow(chunk, &intake.Outcome{Withdrawn: true}); err != nil {
@@ -80,9 +81,28 @@ func (s *Store) Withdraw(ctx context.Context, chunks []*intake.Chunk) (ok bool, 
 		return false, err
 	}
 	defer conn.Release()
-	_, err = conn.Conn().PgConn().CopyFrom(ctx, rows.reader(), copyStatus)
-	if err != nil && reactionTo(err) == tryAgain {
+	tx, err := conn.Begin(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer rollback(ctx, conn.Conn())
+	if claimant != nil {
+		// Locked, so that nobody takes over until this is done.
+		const query = "select from idempotency_keys where partner_id = $1 and key = $2 and owner = $3 for update"
+		tag, err := tx.Exec(ctx, query, chunks[0].Partner, claimant.Key, claimant.Owner)
+		if err != nil {
+			return false, err
+		}
+		if tag.RowsAffected() == 0 {
+			return false, intake.ErrTakenOver
+		}
+	}
+	tag, err := conn.Conn().PgConn().CopyFrom(ctx, rows.reader(), copyStatus+"; commit")
+	switch {
+	case err != nil && reactionTo(err) == tryAgain:
 		return false, nil
+	case err == nil && tag.String() != "COMMIT":
+		err = fmt.Errorf("postgres answered %q to a commit", tag)
 	}
 	return err == nil, err
 }

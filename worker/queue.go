@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 
 	"intake"
+	"intake/internal/failpoint"
 )
 
 var (
@@ -35,7 +36,8 @@ type Ledger interface {
 	Outcomes(ctx context.Context, batches []uuid.UUID) ([]intake.Outcome, error)
 	// Withdraw sees to it that no chunk of a batch will be saved, unless one is
 	// finished already: then it does nothing, and ok is false.
-	Withdraw(ctx context.Context, chunks []*intake.Chunk) (ok bool, err error)
+	// It fails for a claimant whom another one has taken over.
+	Withdraw(ctx context.Context, chunks []*intake.Chunk, claimant *intake.Claimant) (ok bool, err error)
 }
 
 // QueueOptions of a Queue. Only Ledger is required.
@@ -289,7 +291,12 @@ func (q *Queue) publishGroup(group []*submission) error {
 		}
 		q.remember(s.ticket)
 	}
-	return q.publishUntilKnown(chunks, q.messages(base, group), deadline)
+	failpoint.Hit("queue/publishing")
+	err := q.publishUntilKnown(&publication{
+		chunks: chunks, msgs: q.messages(base, group), deadline: deadline, claimant: group[0].ticket.batch.Claimant,
+	})
+	failpoint.Hit("queue/published")
+	return err
 }
 
 func (q *Queue) messages(base uuid.UUID, group []*submission) (msgs []*nats.Msg) {
@@ -318,21 +325,29 @@ func newMessage(base uuid.UUID, topic string, n int, data []byte) *nats.Msg {
 // deadline: JetStream tells by the message's id that it has it.
 const tryTimeout = 2 * time.Second
 
+// A publication is messages that are to be stored all or none.
+type publication struct {
+	chunks   []*intake.Chunk // that they hold
+	msgs     []*nats.Msg
+	deadline time.Time
+	claimant *intake.Claimant // of their one batch, if it has an Idempotency-Key
+}
+
 // publishUntilKnown publishes messages until it is known whether their chunks
 // are queued.
-func (q *Queue) publishUntilKnown(chunks []*intake.Chunk, msgs []*nats.Msg, deadline time.Time) error {
+func (q *Queue) publishUntilKnown(p *publication) error {
 	uncertain := false // whether a publish was neither confirmed nor refused
 	for try := 0; ; try++ {
-		err := q.commit(msgs, deadline)
+		err := q.commit(p.msgs, p.deadline)
 		switch {
 		case err == nil:
 			return nil
 		case isDuplicate(err):
 			// Some of them are stored, if not all.
-			return q.publishEach(chunks, msgs, deadline)
-		case refused(err) && len(msgs) > 1 && !uncertain:
+			return q.publishEach(p)
+		case refused(err) && len(p.msgs) > 1 && !uncertain:
 			// A server whose disk is full may have stored the first of them.
-			return q.withdraw(chunks, len(msgs), err)
+			return q.withdraw(p, err)
 		case refused(err) && !uncertain:
 			q.metrics.failures.WithLabelValues("refused").Inc()
 			return fmt.Errorf("%w: %w", ErrUnavailable, err)
@@ -340,27 +355,27 @@ func (q *Queue) publishUntilKnown(chunks []*intake.Chunk, msgs []*nats.Msg, dead
 			uncertain = true
 		}
 		wait := 50 * time.Millisecond << min(try, 4)
-		if time.Until(deadline) < wait {
-			return q.withdraw(chunks, len(msgs), err)
+		if time.Until(p.deadline) < wait {
+			return q.withdraw(p, err)
 		}
 		time.Sleep(wait)
 	}
 }
 
 // publishEach publishes those of a batch's messages that the stream lacks.
-func (q *Queue) publishEach(chunks []*intake.Chunk, msgs []*nats.Msg, deadline time.Time) error {
-	for _, msg := range msgs {
+func (q *Queue) publishEach(p *publication) error {
+	for _, msg := range p.msgs {
 		for _, header := range []string{jetstreamext.BatchIDHeader, jetstreamext.BatchSeqHeader, jetstreamext.BatchCommitHeader} {
 			msg.Header.Del(header)
 		}
 		for try := 0; ; try++ {
-			err := q.commit([]*nats.Msg{msg}, deadline)
+			err := q.commit([]*nats.Msg{msg}, p.deadline)
 			if err == nil {
 				break
 			}
 			wait := 50 * time.Millisecond << min(try, 4)
-			if time.Until(deadline) < wait {
-				return q.withdraw(chunks, len(msgs), err)
+			if time.Until(p.deadline) < wait {
+				return q.withdraw(p, err)
 			}
 			time.Sleep(wait)
 		}
@@ -409,10 +424,10 @@ func isDuplicate(err error) bool {
 // withdraw settles chunks of which it isn't known whether the messages that hold
 // them are queued. The partner may only be told to send it again when it will never be saved:
 // else the answer to the repeat, Duplicate, would be of a batch that was refused.
-func (q *Queue) withdraw(chunks []*intake.Chunk, messages int, cause error) error {
+func (q *Queue) withdraw(p *publication, cause error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	ok, err := q.opts.Ledger.Withdraw(ctx, chunks)
+	ok, err := q.opts.Ledger.Withdraw(ctx, p.chunks, p.claimant)
 	switch {
 	case err != nil:
 		q.metrics.failures.WithLabelValues("uncertain").Inc()
@@ -420,7 +435,7 @@ func (q *Queue) withdraw(chunks []*intake.Chunk, messages int, cause error) erro
 	case ok:
 		q.metrics.failures.WithLabelValues("withdrawn").Inc()
 		return fmt.Errorf("%w: %w", ErrUnavailable, cause)
-	case messages > 1: // one is finished, others may not even be queued
+	case len(p.msgs) > 1: // one is finished, others may not even be queued
 		q.metrics.failures.WithLabelValues("uncertain").Inc()
 		return fmt.Errorf("%w: %w", ErrUncertain, cause)
 	}

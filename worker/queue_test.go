@@ -216,7 +216,7 @@ func TestQueue_AckLostButSaved(t *testing.T) {
 // brokenLedger can't be asked.
 type brokenLedger struct{ Ledger }
 
-func (brokenLedger) Withdraw(context.Context, []*intake.Chunk) (bool, error) {
+func (brokenLedger) Withdraw(context.Context, []*intake.Chunk, *intake.Claimant) (bool, error) {
 	return false, errors.New("away")
 }
 

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"intake"
+	"intake/internal/failpoint"
 )
 
 // A Store saves chunks: the data store.
@@ -273,6 +274,7 @@ func (w *Worker) saveGathering(ctx context.Context, gathering []*held) {
 		items += h.items
 	}
 	w.metrics.gathering.Observe(float64(items))
+	failpoint.Hit("worker/taken")
 	began := time.Now()
 	for delay := firstDelay; ; delay = min(2*delay, maxDelay) {
 		saved, err := w.save(ctx, chunks)
@@ -339,6 +341,7 @@ func (w *Worker) settle(gathering []*held, saved intake.Saved) {
 		w.committed()
 	}
 	w.tell(gathering, saved.Outcomes)
+	failpoint.Hit("worker/told")
 	outcomes := saved.Outcomes
 	for _, h := range gathering {
 		if !slices.ContainsFunc(outcomes[:len(h.chunks)], func(o intake.Outcome) bool { return !o.Withdrawn }) {
@@ -352,6 +355,7 @@ func (w *Worker) settle(gathering []*held, saved intake.Saved) {
 		}
 		outcomes = outcomes[len(h.chunks):]
 	}
+	failpoint.Hit("worker/acknowledged")
 	if w.opts.Marker == nil || len(saved.Keys) == 0 {
 		return
 	}

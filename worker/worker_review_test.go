@@ -290,7 +290,7 @@ func TestReview_PartOfABatchIsQueued(t *testing.T) {
 	if err := q.commit(msgs[:1], deadline); err != nil {
 		t.Fatal(err)
 	}
-	if err := q.publishUntilKnown(chunks, msgs, deadline); err != nil {
+	if err := q.publishUntilKnown(&publication{chunks: chunks, msgs: msgs, deadline: deadline}); err != nil {
 		t.Fatal(err)
 	}
 	if info, err := r.stream(t).Info(t.Context()); err != nil || info.State.Msgs != 2 {

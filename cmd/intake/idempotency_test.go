@@ -229,7 +229,7 @@ func TestIdempotency_FirstDied(t *testing.T) {
 	t.Run("withdrawn", func(t *testing.T) {
 		batch := batchOf(t, dead(t, "withdrawn", body("c")), body("c"))
 		chunk := &intake.Chunk{Batch: batch.ID, Chunks: 1, Partner: partner, Len: 1}
-		if ok, err := f.store.Withdraw(t.Context(), []*intake.Chunk{chunk}); !ok || err != nil {
+		if ok, err := f.store.Withdraw(t.Context(), []*intake.Chunk{chunk}, nil); !ok || err != nil {
 			t.Fatal(ok, err)
 		}
 		check(t, "withdrawn", body("c"), 1)

@@ -27,6 +27,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(commandEnv) != "" {
 		os.Exit(run())
 	}
+	if dir := os.Getenv(natsEnv); dir != "" {
+		os.Exit(runNATS(dir))
+	}
 	redis.SetLogger(redisLog{zap.NewNop()})
 	localtest.Main(m)
 }
@@ -42,7 +45,8 @@ type stack struct {
 type stackOptions struct {
 	flags           serverFlags // what is empty gets a server
 	noRedis         bool
-	fronts, workers int // 1 when zero
+	none            bool // no front and no worker
+	fronts, workers int  // 1 when zero
 }
 
 func startStack(t testing.TB, opts stackOptions) *stack {
@@ -81,14 +85,19 @@ func startStack(t testing.TB, opts stackOptions) *stack {
 			}
 		})
 	}
-	for range max(opts.workers, 1) {
+	if opts.none {
+		opts.fronts, opts.workers = 0, 0
+	} else {
+		opts.fronts, opts.workers = max(opts.fronts, 1), max(opts.workers, 1)
+	}
+	for range opts.workers {
 		w, err := newWorkerProcess(ctx, workerCommand{serverFlags: s.flags, AdminListen: "127.0.0.1:0"}, logger)
 		if err != nil {
 			t.Fatal(err)
 		}
 		run(w.Run, workCtx)
 	}
-	for range max(opts.fronts, 1) {
+	for range opts.fronts {
 		f, err := newFrontProcess(ctx, frontCommand{serverFlags: s.flags, Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", PublicURL: "http://intake.test"}, logger)
 		if err != nil {
 			t.Fatal(err)
@@ -126,8 +135,11 @@ func (s *stack) addPartner(t testing.TB, name string) (secret string) {
 
 // client gives an HTTP client with tokens of a partner.
 func (s *stack) client(ctx context.Context, f *frontProcess, partner, secret string) *http.Client {
-	config := clientcredentials.Config{ClientID: partner, ClientSecret: secret, TokenURL: f.url() + "/oauth/token"}
-	return config.Client(ctx)
+	return credentials(f.url(), partner, secret).Client(ctx)
+}
+
+func credentials(url, partner, secret string) *clientcredentials.Config {
+	return &clientcredentials.Config{ClientID: partner, ClientSecret: secret, TokenURL: url + "/oauth/token"}
 }
 
 // An answer to a batch, or its refusal.

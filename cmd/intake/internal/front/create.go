@@ -14,6 +14,7 @@ import (
 
 	"intake"
 	"intake/dedupe"
+	"intake/internal/failpoint"
 	"intake/worker"
 )
 
@@ -159,7 +160,9 @@ func (f *Front) save(ctx context.Context, request *request) *problem {
 	request.share.keepBody()
 	ctx, cancel := context.WithDeadline(ctx, request.until)
 	defer cancel()
+	failpoint.Hit("front/queued")
 	final := !request.isPending() || ticket.Wait(ctx)
+	failpoint.Hit("front/decided")
 	f.opts.Logger.Debug("batch", zap.Stringer("batch", batch.ID), zap.String("partner", batch.Partner.Name),
 		zap.Int("items", len(batch.Items)), zap.Bool("final", final))
 	return nil

@@ -294,6 +294,8 @@ type fakeLedger struct {
 	claim     func(batch uuid.UUID) (intake.Claim, error)
 	keep      func(answer []byte) ([]byte, error)
 	unclaimed atomic.Int64
+	unclaim   error
+	renewed   atomic.Int64
 	records   map[string]intake.Record
 	away      error // of records
 }
@@ -333,9 +335,14 @@ func (l *fakeLedger) KeepAnswer(_ context.Context, _ int32, _ string, answer []b
 	return l.keep(answer)
 }
 
-func (l *fakeLedger) Unclaim(context.Context, int32, string, uuid.UUID) error {
-	l.unclaimed.Add(1)
+func (l *fakeLedger) Renew(context.Context, int32, intake.Claimant, time.Duration) error {
+	l.renewed.Add(1)
 	return nil
+}
+
+func (l *fakeLedger) Unclaim(context.Context, int32, intake.Claimant) error {
+	l.unclaimed.Add(1)
+	return l.unclaim
 }
 
 func saveAll(batch *intake.Batch) {

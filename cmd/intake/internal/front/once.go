@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"intake"
+	"intake/internal/failpoint"
 	"intake/worker"
 )
 
@@ -37,10 +38,12 @@ func idempotencyKey(header http.Header) (string, *problem) {
 	return key, nil
 }
 
-// A request with a key is worked on for claimLease, which is more than the longest
-// wait and all else that it can take. When there is no answer by then, its front
-// has died, and a repeat takes over.
-const claimLease = maxWait + 45*time.Second
+// The claim of a key ends with claimLease unless it is renewed, every renewEvery:
+// then its front has died, and a repeat takes over.
+const (
+	claimLease = 5 * time.Second
+	renewEvery = claimLease / 4
+)
 
 // onceTimeout bounds each question to the ledger about a key.
 const onceTimeout = 5 * time.Second
@@ -62,6 +65,7 @@ func (f *Front) createOnce(ctx context.Context, request *request, answer *answer
 		f.opts.Logger.Warn("cannot claim an idempotency key", zap.Error(err))
 		return errNoLedger
 	}
+	failpoint.Hit("front/claimed")
 	answer.queued = true
 	request.ID = claim.Batch
 	switch claim.State {
@@ -72,6 +76,8 @@ func (f *Front) createOnce(ctx context.Context, request *request, answer *answer
 	case intake.ClaimAnswered:
 		return f.replay(request, answer, claim.Answer)
 	}
+	request.Claimant = &intake.Claimant{Key: key, Owner: id}
+	defer f.keepClaim(partner, *request.Claimant)()
 	if claim.State == intake.ClaimTakenOver {
 		known, refusal := f.goOn(ctx, request)
 		if refusal != nil {
@@ -87,12 +93,39 @@ func (f *Front) createOnce(ctx context.Context, request *request, answer *answer
 	if refusal := f.save(ctx, request); refusal != nil {
 		giving, cancel := context.WithTimeout(context.WithoutCancel(ctx), onceTimeout)
 		defer cancel()
-		if err := f.opts.Ledger.Unclaim(giving, partner, key, request.ID); err != nil {
+		switch err := f.opts.Ledger.Unclaim(giving, partner, *request.Claimant); {
+		case errors.Is(err, intake.ErrTakenOver):
+			// That nothing is queued may not be true of the repeat.
+			panic(http.ErrAbortHandler)
+		case err != nil:
 			f.opts.Logger.Warn("an idempotency key stays claimed until its lease ends", zap.Error(err))
 		}
 		return refusal
 	}
 	return f.keepAnswer(ctx, request, answer, key)
+}
+
+// keepClaim renews a claim until it is stopped. One that can't be renewed may be
+// taken over by a repeat: then the first of their answers counts for both.
+func (f *Front) keepClaim(partner int32, claimant intake.Claimant) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	timer := time.NewTimer(renewEvery)
+	go func() {
+		for {
+			select {
+			case <-timer.C:
+			case <-ctx.Done():
+				return
+			}
+			asking, cancel := context.WithTimeout(ctx, claimLease)
+			if err := f.opts.Ledger.Renew(asking, partner, claimant, claimLease); err != nil && ctx.Err() == nil {
+				f.opts.Logger.Warn("cannot renew the claim of an idempotency key", zap.Error(err))
+			}
+			cancel()
+			timer.Reset(renewEvery)
+		}
+	}()
+	return cancel
 }
 
 // goOn goes on with a batch that a front has left. It tells whether the batch was
@@ -148,6 +181,7 @@ func (f *Front) keepAnswer(ctx context.Context, request *request, answer *answer
 			return f.replay(request, answer, first)
 		}
 	}
+	failpoint.Hit("front/kept")
 	if err != nil {
 		// An answer that can't be given again must not be given: a repeat may get
 		// another one. It is told when it comes after the lease.
@@ -187,8 +221,10 @@ type Idempotency interface {
 	// Claim claims a key of a partner for a body with this SHA-256. The claim
 	// ends with its lease if there is no answer by then.
 	Claim(ctx context.Context, partner int32, key string, hash [32]byte, batch uuid.UUID, lease time.Duration) (intake.Claim, error)
+	// Renew lets a claim last for lease from now on.
+	Renew(ctx context.Context, partner int32, claimant intake.Claimant, lease time.Duration) error
 	// KeepAnswer keeps the answer, and gives the first one that was kept.
 	KeepAnswer(ctx context.Context, partner int32, key string, answer []byte) (first []byte, err error)
 	// Unclaim gives up a claim that has no answer.
-	Unclaim(ctx context.Context, partner int32, key string, batch uuid.UUID) error
+	Unclaim(ctx context.Context, partner int32, claimant intake.Claimant) error
 }

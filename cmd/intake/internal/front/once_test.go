@@ -3,8 +3,10 @@ package front_test
 import (
 	"context"
 	"errors"
+	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -33,6 +35,10 @@ func TestCreateOnce_LedgerAway(t *testing.T) {
 		{"queue away", func(f *testFront) {
 			f.queue.submit = func(context.Context, *intake.Batch) (front.Ticket, error) { return nil, worker.ErrUnavailable }
 		}, "", 503, false, 1, 1},
+		{"refused, and taken over", func(f *testFront) {
+			f.queue.submit = func(context.Context, *intake.Batch) (front.Ticket, error) { return nil, worker.ErrUnavailable }
+			f.ledger.unclaim = intake.ErrTakenOver
+		}, "", 0, false, 1, 1},
 		{"it may be queued", func(f *testFront) {
 			f.queue.submit = func(context.Context, *intake.Batch) (front.Ticket, error) { return nil, worker.ErrUncertain }
 		}, "", 0, false, 0, 1},
@@ -80,5 +86,23 @@ func TestCreateOnce_LedgerAway(t *testing.T) {
 				t.Errorf("%d keys are given up, %d batches submitted", f.ledger.unclaimed.Load(), f.queue.submitted())
 			}
 		})
+	}
+}
+
+// A claim is renewed for as long as its request is worked on.
+func TestCreateOnce_Renew(t *testing.T) {
+	t.Parallel()
+	f := startFront(t)
+	f.queue.submit = func(_ context.Context, batch *intake.Batch) (front.Ticket, error) {
+		return &fakeTicket{wait: func(ctx context.Context) bool {
+			for f.ledger.renewed.Load() < 2 && ctx.Err() == nil {
+				time.Sleep(time.Millisecond)
+			}
+			saveAll(batch)
+			return ctx.Err() == nil
+		}}, nil
+	}
+	if a := f.do(t, f.create(t, f.token(t), strings.NewReader(items("a")), "Idempotency-Key", "k", "Prefer", "wait=30")); a.status != http.StatusOK {
+		t.Errorf("%d %s", a.status, a.Bytes())
 	}
 }
