@@ -21,6 +21,7 @@ type replayCommand struct {
 	Duration    time.Duration `help:"How long to send, over and over. 0: each batch --loop times."`
 	Loop        int           `default:"1" help:"How many times to send each batch, without --duration."`
 	FreshKeys   bool          `help:"Send new clients each time: every key gets a new beginning."`
+	Async       bool          `help:"Don't wait until batches are saved (Prefer: respond-async)."`
 	JSON        bool          `name:"json" help:"Print the report as JSON."`
 	HTML        string        `name:"html" help:"Write the report as a page with plots to this file."`
 	Verify      bool          `help:"Afterwards compare every answer with what is in Postgres; exits 1 if one was untrue."`
@@ -45,7 +46,7 @@ func (c replayCommand) Run(ctx context.Context, out output) error {
 	}
 	options := traffic.ReplayOptions{
 		URL: c.URL, ClientID: c.ClientID, ClientSecret: c.ClientSecret, Batches: batches,
-		Rate: c.Rate, Concurrency: c.Concurrency, Duration: c.Duration, Loop: c.Loop, FreshKeys: c.FreshKeys, Keep: c.Verify,
+		Rate: c.Rate, Concurrency: c.Concurrency, Duration: c.Duration, Loop: c.Loop, FreshKeys: c.FreshKeys, Async: c.Async, Keep: c.Verify,
 	}
 	if c.FreshKeys {
 		options.Salt = int(time.Now().UnixMicro())

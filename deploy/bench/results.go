@@ -21,6 +21,7 @@ type results struct {
 	Half     *halfLoad `json:"half_load,omitempty"`
 	Growth   []growth  `json:"growth,omitempty"`
 	Soak     []minute  `json:"soak,omitempty"`
+	Lanes    []lane    `json:"lanes,omitempty"`
 
 	markdown bool // how tables are printed
 }
@@ -84,6 +85,9 @@ func (r *results) print(out io.Writer) {
 	}
 	if len(r.Soak) > 0 {
 		r.printSoak(out)
+	}
+	if len(r.Lanes) > 0 {
+		r.printLanes(out)
 	}
 }
 

@@ -213,17 +213,8 @@ func (b *bench) startIntake(ctx context.Context) error {
 		"INTAKE_POSTGRES_URL=" + b.databaseURL("intake"), "INTAKE_REDIS_URL=" + b.redis.URL(), "INTAKE_NATS_URL=" + nats.url,
 		"INTAKE_LOG_LEVEL=warn",
 	}
-	add := exec.CommandContext(ctx, b.program, "partner", "add", "bench", "--currency=GBP", "--json")
-	add.Env = append(os.Environ(), env...)
-	out, err := add.Output()
+	client, secret, err := b.addPartner(ctx, "bench")
 	if err != nil {
-		return fmt.Errorf("intake partner add: %w", err)
-	}
-	var credentials struct {
-		ID     string `json:"client_id"`
-		Secret string `json:"client_secret"`
-	}
-	if err := json.Unmarshal(out, &credentials); err != nil {
 		return err
 	}
 	worker, err := b.run("worker", b.program, env, "worker", "--admin-listen="+workerAdmin)
@@ -235,7 +226,7 @@ func (b *bench) startIntake(ctx context.Context) error {
 		return err
 	}
 	b.systems[1] = system{
-		name: "intake", url: "http://" + frontAddress, client: credentials.ID, secret: credentials.Secret,
+		name: "intake", url: "http://" + frontAddress, client: client, secret: secret,
 		processes: []*child{front, worker, nats}, conn: b.intake,
 		admins: map[string]string{"front": frontAdmin, "worker": workerAdmin},
 	}
@@ -249,6 +240,20 @@ func (b *bench) startIntake(ctx context.Context) error {
 		b.redisEmpty = empty.redis
 	}
 	return err
+}
+
+// addPartner adds a partner to Intake.
+func (b *bench) addPartner(ctx context.Context, name string) (id, secret string, err error) {
+	out, err := exec.CommandContext(ctx, b.program, "partner", "add", name, "--currency=GBP", "--json", "--postgres-url="+b.databaseURL("intake")).Output()
+	if err != nil {
+		return "", "", fmt.Errorf("intake partner add: %w", err)
+	}
+	var credentials struct {
+		ID     string `json:"client_id"`
+		Secret string `json:"client_secret"`
+	}
+	err = json.Unmarshal(out, &credentials)
+	return credentials.ID, credentials.Secret, err
 }
 
 func waitReady(ctx context.Context, url string) error {

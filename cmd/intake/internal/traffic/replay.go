@@ -37,6 +37,8 @@ type ReplayOptions struct {
 	FreshKeys bool
 	// Salt is the number of the first round.
 	Salt int
+	// Async does not wait until batches are saved.
+	Async bool
 	// Keep keeps what is needed to verify the answers.
 	Keep bool
 }
@@ -102,6 +104,10 @@ func newTarget(ctx context.Context, opts ReplayOptions) (*target, error) {
 	if _, err := tokens.Token(); err != nil {
 		return nil, fmt.Errorf("get a token: %w", err)
 	}
+	prefer := "return=minimal, wait=30"
+	if opts.Async {
+		prefer = "return=minimal, respond-async"
+	}
 	return &target{opts: opts, url: url + "/api/v1/clients", header: func() (http.Header, error) {
 		token, err := tokens.Token()
 		if err != nil {
@@ -110,7 +116,7 @@ func newTarget(ctx context.Context, opts ReplayOptions) (*target, error) {
 		return http.Header{
 			"Authorization": {"Bearer " + token.AccessToken},
 			"Content-Type":  {"application/json"},
-			"Prefer":        {"return=minimal, wait=30"},
+			"Prefer":        {prefer},
 		}, nil
 	}}, nil
 }
