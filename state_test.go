@@ -52,6 +52,7 @@ func TestCode(t *testing.T) {
 		intake.CodeConflictInRequest:  {"conflict_in_request", intake.Conflict},
 		intake.CodeInvalid:            {"invalid", intake.Failed},
 		intake.CodeRefused:            {"refused", intake.Failed},
+		intake.CodeWouldBeSaved:       {"would_be_saved", intake.Completed},
 	} {
 		text, err := code.MarshalText()
 		if err != nil || string(text) != want.name || code.String() != want.name || code.State() != want.state {
@@ -62,7 +63,7 @@ func TestCode(t *testing.T) {
 			t.Errorf("%s is read as %v, %v", text, back, err)
 		}
 	}
-	if _, err := intake.Code(7).MarshalText(); err == nil {
+	if _, err := intake.Code(8).MarshalText(); err == nil {
 		t.Error("a code that is none was written")
 	}
 	if err := new(intake.Code).UnmarshalText([]byte("Saved")); err == nil {

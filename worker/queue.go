@@ -60,7 +60,9 @@ type Queue struct {
 	reply   string
 	metrics *queueMetrics
 	line    *line
-	crowded atomic.Bool // the stream's room runs out
+	// used is how many bytes the stream holds, as far as is known, and room how
+	// many it may for batches that nobody waits for; 0: not known.
+	used, room atomic.Int64
 
 	mu      sync.Mutex
 	tickets map[uuid.UUID]*Ticket // guarded by mu
@@ -174,7 +176,7 @@ func (q *Queue) createLog(ctx context.Context) {
 // What is processed takes half of the room at most: beyond three quarters, it is
 // unprocessed batches that take it.
 func (q *Queue) watchRoom(ctx context.Context) {
-	for sleep(ctx, time.Second) {
+	for ; ctx.Err() == nil; sleep(ctx, time.Second) {
 		try, cancel := context.WithTimeout(ctx, 5*time.Second)
 		stream, err := q.js.Stream(try, StreamName)
 		cancel()
@@ -182,8 +184,8 @@ func (q *Queue) watchRoom(ctx context.Context) {
 			continue // then nothing can be queued either
 		}
 		info := stream.CachedInfo()
-		room := uint64(max(info.Config.MaxBytes, 0))
-		q.crowded.Store(room > 0 && info.State.Bytes > room/4*3)
+		q.used.Store(int64(info.State.Bytes))
+		q.room.Store(info.Config.MaxBytes / 4 * 3)
 	}
 }
 
@@ -192,7 +194,7 @@ func (q *Queue) watchRoom(ctx context.Context) {
 // they are on disk. The ticket must be released. It may return ErrUnavailable,
 // ErrUncertain or ErrTooLarge.
 func (q *Queue) Submit(ctx context.Context, batch *intake.Batch, lane Lane) (*Ticket, error) {
-	if lane == Later && q.crowded.Load() {
+	if room := q.room.Load(); lane == Later && room > 0 && q.used.Load() > room {
 		return nil, fmt.Errorf("%w: what room the queue has left is for those who wait", ErrUnavailable)
 	}
 	if q.nc.Status() != nats.CONNECTED {
@@ -398,6 +400,9 @@ func (q *Queue) commit(msgs []*nats.Msg, deadline time.Time) error {
 	q.metrics.publish.Observe(time.Since(began).Seconds())
 	if err == nil {
 		q.metrics.published.Add(float64(len(msgs)))
+		for _, msg := range msgs {
+			q.used.Add(int64(len(msg.Data))) // until it is read again
+		}
 	}
 	return err
 }
