@@ -33,6 +33,18 @@ type Partner struct {
 	EntityTypes []string
 	// Disabled partners get no tokens, and those they hold are refused.
 	Disabled bool
+	Limits   Limits
+}
+
+// Limits are how much a partner may send, over all fronts together. Zero stands
+// for no limit.
+type Limits struct {
+	// ItemsPerSecond is the rate in the long run, and Burst how many may come at
+	// once when none came for a while: at least as many as the largest batch has.
+	ItemsPerSecond, Burst int
+	// Requests and Bytes bound the requests in flight, and what they hold.
+	Requests int
+	Bytes    int64
 }
 
 // A PartnerClient is a merchant as one valid item describes it, in the form in

@@ -49,7 +49,8 @@ func (s *Store) AddPartner(ctx context.Context, partner intake.Partner, secretHa
 // Partners gives all partners, by name.
 func (s *Store) Partners(ctx context.Context) ([]PartnerRecord, error) {
 	const query = `
-		select id, name, currency, entity_types, secret_hash, disabled, created_at
+		select id, name, currency, entity_types, secret_hash, disabled, created_at,
+		       items_per_second, burst, max_requests, max_bytes
 		  from partners
 		 order by name collate "C"`
 	rows, err := s.pool.Query(ctx, query)
@@ -58,7 +59,8 @@ func (s *Store) Partners(ctx context.Context) ([]PartnerRecord, error) {
 	}
 	partners, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p PartnerRecord, err error) {
 		var hash []byte
-		err = row.Scan(&p.ID, &p.Name, &p.Currency, &p.EntityTypes, &hash, &p.Disabled, &p.CreatedAt)
+		err = row.Scan(&p.ID, &p.Name, &p.Currency, &p.EntityTypes, &hash, &p.Disabled, &p.CreatedAt,
+			&p.Limits.ItemsPerSecond, &p.Limits.Burst, &p.Limits.Requests, &p.Limits.Bytes)
 		if err == nil && copy(p.SecretHash[:], hash) != len(p.SecretHash) {
 			err = fmt.Errorf("partner %s: the secret's hash is no SHA-256", p.Name)
 		}
@@ -81,8 +83,14 @@ func (s *Store) SetDisabled(ctx context.Context, name string, disabled bool) err
 	return s.setPartner(ctx, "update partners set disabled = $2 where name = $1", name, disabled)
 }
 
-func (s *Store) setPartner(ctx context.Context, update, name string, value any) error {
-	result, err := s.pool.Exec(ctx, update, name, value)
+// SetLimits changes what a partner may send. It may return ErrNoPartner.
+func (s *Store) SetLimits(ctx context.Context, name string, limits intake.Limits) error {
+	const update = "update partners set items_per_second = $2, burst = $3, max_requests = $4, max_bytes = $5 where name = $1"
+	return s.setPartner(ctx, update, name, limits.ItemsPerSecond, limits.Burst, limits.Requests, limits.Bytes)
+}
+
+func (s *Store) setPartner(ctx context.Context, update, name string, values ...any) error {
+	result, err := s.pool.Exec(ctx, update, append([]any{name}, values...)...)
 	switch {
 	case err != nil:
 		return fmt.Errorf("change partner %s: %w", name, err)

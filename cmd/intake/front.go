@@ -13,6 +13,7 @@ import (
 	"intake"
 	"intake/cmd/intake/internal/admin"
 	"intake/cmd/intake/internal/front"
+	"intake/cmd/intake/internal/limit"
 	"intake/worker"
 )
 
@@ -40,6 +41,7 @@ type frontProcess struct {
 	logger *zap.Logger
 	parts
 	queue    *worker.Queue
+	limiter  *limit.Limiter
 	front    *front.Front
 	listener net.Listener
 	admin    net.Listener
@@ -75,9 +77,10 @@ func newFrontProcess(ctx context.Context, c frontCommand, logger *zap.Logger) (_
 	if publicURL == "" {
 		publicURL = p.url()
 	}
+	p.limiter = limit.New(limit.Options{Redis: p.redis, Logger: logger, Registerer: p.metrics})
 	p.front, err = front.New(front.Options{
 		Queue: queue{p.queue}, Ledger: p.store, SeenSet: p.seen, Registry: p.store, PublicURL: publicURL,
-		MaxInflightBytes: c.MaxInflightBytes, Ready: p.health.ServeReady, Live: p.health.ServeLive,
+		MaxInflightBytes: c.MaxInflightBytes, Limiter: p.limiter, Ready: p.health.ServeReady, Live: p.health.ServeLive,
 		Logger: logger, Registerer: p.metrics,
 	})
 	return p, err
@@ -97,6 +100,7 @@ func (p *frontProcess) Run(ctx context.Context) error {
 	group.Go(func() error { return p.queue.Run(background) })
 	group.Go(func() error { return p.seen.Run(background) })
 	group.Go(func() error { return p.front.Run(background) })
+	group.Go(func() error { return p.limiter.Run(background) })
 	serving, stopServing := context.WithCancel(ctx)
 	defer stopServing()
 	context.AfterFunc(serving, p.health.Drain)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -21,6 +22,8 @@ type partnerCommand struct {
 
 	Add     partnerAddCommand     `cmd:"" help:"Add a partner, and print its client secret, which is shown only this once."`
 	List    partnerListCommand    `cmd:"" help:"List the partners."`
+	Show    partnerShowCommand    `cmd:"" help:"Show a partner, with its limits."`
+	Set     partnerSetCommand     `cmd:"" help:"Change what a partner may send. All fronts know within 5 s."`
 	Rotate  partnerRotateCommand  `cmd:"" help:"Give a partner a new client secret. The old one gets no more tokens; those it got last until they expire."`
 	Disable partnerDisableCommand `cmd:"" help:"Shut a partner out: within 5 s it gets no tokens, and those it holds are refused."`
 	Enable  partnerEnableCommand  `cmd:"" help:"Let a disabled partner in again."`
@@ -149,6 +152,136 @@ func (c *partnerCommand) change(ctx context.Context, name string, change func(co
 	return err
 }
 
+// A partnerEntry is a partner as it is shown.
+type partnerEntry struct {
+	ClientID    string     `json:"client_id"`
+	Currency    string     `json:"currency"`
+	EntityTypes []string   `json:"entity_types"`
+	Disabled    bool       `json:"disabled"`
+	CreatedAt   time.Time  `json:"created_at"`
+	Limits      limitEntry `json:"limits"`
+}
+
+// A limitEntry is a partner's limits; 0 stands for none.
+type limitEntry struct {
+	ItemsPerSecond int   `json:"items_per_second"`
+	Burst          int   `json:"burst"`
+	Requests       int   `json:"requests"`
+	Bytes          int64 `json:"bytes"`
+}
+
+func newPartnerEntry(p *sink.PartnerRecord) partnerEntry {
+	l := p.Limits
+	return partnerEntry{p.Name, p.Currency, p.EntityTypes, p.Disabled, p.CreatedAt.UTC(), limitEntry{l.ItemsPerSecond, l.Burst, l.Requests, l.Bytes}}
+}
+
+// find gives a partner by its name.
+func (c *partnerCommand) find(ctx context.Context, store *sink.Store, name string) (*sink.PartnerRecord, error) {
+	partners, err := store.Partners(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for i := range partners {
+		if partners[i].Name == name {
+			return &partners[i], nil
+		}
+	}
+	return nil, sink.ErrNoPartner
+}
+
+type partnerShowCommand struct {
+	Name string `arg:"" help:"Name of the partner."`
+}
+
+func (c partnerShowCommand) Run(ctx context.Context, all *commands, out output) error {
+	return all.Partner.change(ctx, c.Name, func(ctx context.Context, store *sink.Store) error {
+		return all.Partner.show(ctx, store, c.Name, out)
+	})
+}
+
+func (c *partnerCommand) show(ctx context.Context, store *sink.Store, name string, out output) error {
+	partner, err := c.find(ctx, store, name)
+	if err != nil {
+		return err
+	}
+	p := newPartnerEntry(partner)
+	if c.JSON {
+		return json.NewEncoder(out).Encode(p)
+	}
+	none := func(n int64) string {
+		if n == 0 {
+			return "no limit"
+		}
+		return strconv.FormatInt(n, 10)
+	}
+	types, state := "any", "enabled"
+	if len(p.EntityTypes) > 0 {
+		types = strings.Join(p.EntityTypes, ", ")
+	}
+	if p.Disabled {
+		state = "disabled"
+	}
+	_, err = fmt.Fprintf(out, "partner              %s\ncurrency             %s\nentity types         %s\nstate                %s\nsince                %s\n"+
+		"items a second       %s\nburst, items         %s\nrequests in flight   %s\nbytes in flight      %s\n",
+		p.ClientID, p.Currency, types, state, p.CreatedAt.Format(time.DateTime),
+		none(int64(p.Limits.ItemsPerSecond)), none(int64(p.Limits.Burst)), none(int64(p.Limits.Requests)), none(p.Limits.Bytes))
+	return err
+}
+
+type partnerSetCommand struct {
+	Name           string `arg:"" help:"Name of the partner."`
+	ItemsPerSecond *int   `env:"-" help:"Items a second in the long run; 0: no limit."`
+	Burst          *int   `env:"-" help:"Items that may come at once when none came for a while, at least 10,000, as many as a batch may have. Not given, it is the larger of that and the items of two seconds."`
+	Requests       *int   `env:"-" help:"Requests in flight at once; 0: no limit."`
+	Bytes          *int64 `env:"-" help:"Bytes of requests in flight at once; 0: no limit."`
+}
+
+func (c partnerSetCommand) Run(ctx context.Context, all *commands, out output) error {
+	return all.Partner.change(ctx, c.Name, func(ctx context.Context, store *sink.Store) error {
+		partner, err := all.Partner.find(ctx, store, c.Name)
+		if err != nil {
+			return err
+		}
+		limits, err := c.limits(partner.Limits)
+		if err != nil {
+			return err
+		}
+		if err := store.SetLimits(ctx, c.Name, limits); err != nil {
+			return err
+		}
+		return all.Partner.show(ctx, store, c.Name, out)
+	})
+}
+
+// limits changes those limits that were given.
+func (c partnerSetCommand) limits(l intake.Limits) (intake.Limits, error) {
+	if c.ItemsPerSecond == nil && c.Burst == nil && c.Requests == nil && c.Bytes == nil {
+		return l, errors.New("say what to set: --items-per-second, --burst, --requests or --bytes")
+	}
+	if c.ItemsPerSecond != nil {
+		l.ItemsPerSecond, l.Burst = *c.ItemsPerSecond, max(2**c.ItemsPerSecond, intake.MaxBatchItems)
+	}
+	if c.Burst != nil {
+		l.Burst = *c.Burst
+	}
+	if c.Requests != nil {
+		l.Requests = *c.Requests
+	}
+	if c.Bytes != nil {
+		l.Bytes = *c.Bytes
+	}
+	const most = 1 << 30
+	switch {
+	case l.ItemsPerSecond < 0 || l.Burst < 0 || l.Requests < 0 || l.Bytes < 0 || l.ItemsPerSecond > most || l.Burst > most || l.Requests > most:
+		return l, fmt.Errorf("limits are between 0 and %d", most)
+	case l.ItemsPerSecond == 0:
+		l.Burst = 0
+	case l.Burst < intake.MaxBatchItems:
+		return l, fmt.Errorf("--burst must be at least %d: a batch may have as many items", intake.MaxBatchItems)
+	}
+	return l, nil
+}
+
 type partnerListCommand struct{}
 
 func (partnerListCommand) Run(ctx context.Context, all *commands, out output) error {
@@ -185,16 +318,9 @@ func (partnerListCommand) Run(ctx context.Context, all *commands, out output) er
 }
 
 func listJSON(out output, partners []sink.PartnerRecord) error {
-	type entry struct {
-		ClientID    string    `json:"client_id"`
-		Currency    string    `json:"currency"`
-		EntityTypes []string  `json:"entity_types"`
-		Disabled    bool      `json:"disabled"`
-		CreatedAt   time.Time `json:"created_at"`
-	}
-	entries := make([]entry, len(partners))
-	for i, p := range partners {
-		entries[i] = entry{p.Name, p.Currency, p.EntityTypes, p.Disabled, p.CreatedAt.UTC()}
+	entries := make([]partnerEntry, len(partners))
+	for i := range partners {
+		entries[i] = newPartnerEntry(&partners[i])
 	}
 	return json.NewEncoder(out).Encode(entries)
 }

@@ -28,6 +28,7 @@ type answer struct {
 	minimal  bool   // without data
 	applied  string // the preferences that were honoured
 	replayed bool   // it was given before
+	usage    *usage // of the partner's rate
 }
 
 // writeAnswer answers a request that has sent a batch.
@@ -35,6 +36,7 @@ func writeAnswer(w http.ResponseWriter, batch *intake.Batch, a *answer) error {
 	if a.applied != "" {
 		w.Header().Set("Preference-Applied", a.applied)
 	}
+	a.usage.set(w.Header())
 	if a.replayed {
 		w.Header().Set("Idempotent-Replayed", "true")
 	}

@@ -39,13 +39,16 @@ func (f *Front) create(w http.ResponseWriter, r *http.Request) {
 	}
 	share := &share{budget: f.budget}
 	defer share.release()
-	body, refusal := f.readBody(w, r, share)
+	body, pass, refusal := f.readLimited(w, r, &partner, share)
 	if refusal != nil {
 		writeProblem(w, *refusal)
 		return
 	}
+	defer pass.Leave()
 	defer putBody(body)
-	request, answer, refusal := f.take(r.Context(), partner, *body, share, readPreferences(r.Header), key)
+	request, answer, refusal := f.take(r.Context(), &incoming{
+		partner: partner, body: *body, share: share, prefer: readPreferences(r.Header), key: key,
+	})
 	if refusal != nil {
 		writeProblem(w, *refusal)
 		return
@@ -56,30 +59,43 @@ func (f *Front) create(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// An incoming is a batch that was read.
+type incoming struct {
+	partner intake.Partner
+	body    []byte
+	share   *share
+	prefer  preferences
+	key     string // its Idempotency-Key
+	line    bool   // it is one of a stream
+}
+
 // take takes a batch in: it decodes, judges and saves it.
-func (f *Front) take(ctx context.Context, partner intake.Partner, body []byte, share *share, prefer preferences, key string) (*request, *answer, *problem) {
-	received := time.Now()
-	items, err := f.decode(body, &partner, received)
+func (f *Front) take(ctx context.Context, in *incoming) (*request, *answer, *problem) {
+	partner, prefer, received := in.partner, in.prefer, time.Now()
+	items, err := f.decode(in.body, &partner, received)
 	if err != nil {
 		return nil, nil, decodeProblem(err)
 	}
-	if !share.addItems(items) {
+	if !in.share.addItems(items) {
 		return nil, nil, &errFull
+	}
+	usage, refusal := f.takeItems(ctx, &partner, len(items), in.line)
+	if refusal != nil {
+		return nil, nil, refusal
 	}
 	request := &request{
 		Batch: &intake.Batch{Partner: partner, Items: items, Verdicts: make([]intake.Verdict, len(items))},
-		share: share, until: received.Add(prefer.wait),
+		share: in.share, until: received.Add(prefer.wait),
 	}
 	if prefer.wait == 0 {
 		request.lane = worker.Later
 	}
-	answer := &answer{minimal: prefer.minimal, applied: strings.Join(prefer.applied, ", ")}
-	var refusal *problem
+	answer := &answer{minimal: prefer.minimal, applied: strings.Join(prefer.applied, ", "), usage: usage}
 	switch {
 	case prefer.validate:
 		return request, answer, f.validate(ctx, request.Batch)
-	case key != "":
-		refusal = f.createOnce(ctx, request, answer, key, sha256.Sum256(body))
+	case in.key != "":
+		refusal = f.createOnce(ctx, request, answer, in.key, sha256.Sum256(in.body))
 	default:
 		if f.judge(ctx, request.Batch, true); request.isPending() {
 			answer.queued = true

@@ -24,6 +24,7 @@ import (
 	"go.uber.org/zap"
 
 	"intake"
+	"intake/cmd/intake/internal/limit"
 	"intake/dedupe"
 	"intake/sink"
 	"intake/worker"
@@ -72,6 +73,8 @@ type Options struct {
 	// MaxInflightBytes bounds the memory of all requests together; 256 MiB when
 	// zero, and never less than one request of the largest kind needs.
 	MaxInflightBytes int64
+	// Limiter holds partners to their limits; this front by itself when nil.
+	Limiter *limit.Limiter
 	// Ready and Live are what /readyz and /livez answer with.
 	Ready, Live http.HandlerFunc
 	Logger      *zap.Logger
@@ -105,6 +108,9 @@ func New(opts Options) (*Front, error) {
 	opts.MaxInflightBytes = max(opts.MaxInflightBytes, minInflightBytes)
 	if opts.Logger == nil {
 		opts.Logger = zap.NewNop()
+	}
+	if opts.Limiter == nil {
+		opts.Limiter = limit.New(limit.Options{Logger: opts.Logger})
 	}
 	decoders, err := newZstdDecoders()
 	if err != nil {

@@ -234,7 +234,7 @@ func (a *answer) checkProblem(t testing.TB, status int, says string) {
 	if p.Type != "about:blank" || p.Status != status || p.Title != http.StatusText(status) || !strings.Contains(p.Detail, says) {
 		t.Errorf("the problem is %+v, want one that says %q", p, says)
 	}
-	if retry := a.header.Get("Retry-After"); (status == http.StatusServiceUnavailable || status == http.StatusConflict) != (retry != "") {
+	if retry := a.header.Get("Retry-After"); (status == http.StatusServiceUnavailable || status == http.StatusConflict || status == http.StatusTooManyRequests) != (retry != "") {
 		t.Errorf("Retry-After is %q", retry)
 	}
 }

@@ -14,6 +14,7 @@ type problem struct {
 	detail string
 	// retryAfter, if set, is when to try again.
 	retryAfter time.Duration
+	usage      *usage // of a rate that is used up
 }
 
 func writeProblem(w http.ResponseWriter, p problem) {
@@ -23,6 +24,7 @@ func writeProblem(w http.ResponseWriter, p problem) {
 	if p.retryAfter > 0 {
 		header.Set("Retry-After", strconv.Itoa(int((p.retryAfter+time.Second-1)/time.Second)))
 	}
+	p.usage.set(header)
 	w.WriteHeader(p.status)
 	_, _ = w.Write(p.line()) // a client that is gone needs no answer
 }

@@ -105,17 +105,24 @@ func (f *Front) reconcile(w http.ResponseWriter, r *http.Request) {
 	}
 	share := &share{budget: f.budget}
 	defer share.release()
-	body, refusal := f.readBody(w, r, share)
+	body, pass, refusal := f.readLimited(w, r, &partner, share)
 	if refusal != nil {
 		writeProblem(w, *refusal)
 		return
 	}
+	defer pass.Leave()
 	defer putBody(body)
 	items, err := f.decode(*body, &partner, time.Now())
 	if err != nil {
 		writeProblem(w, *decodeProblem(err))
 		return
 	}
+	usage, refusal := f.takeItems(r.Context(), &partner, len(items), false)
+	if refusal != nil {
+		writeProblem(w, *refusal)
+		return
+	}
+	usage.set(w.Header())
 	const answerSize = 512 // of an entry, with what is read of its record
 	if !share.addItems(items) || !share.add(int64(answerSize*len(items))) {
 		writeProblem(w, errFull)

@@ -154,7 +154,11 @@ func (f *Front) takeLine(ctx context.Context, partner intake.Partner, s *streame
 			}
 		}
 	}()
-	s.request, s.answer, s.refusal = f.take(ctx, partner, s.body, s.share, prefer, "")
+	pass, refusal := f.enterLine(ctx, &partner, len(s.body))
+	defer pass.Leave()
+	if s.refusal = refusal; refusal == nil {
+		s.request, s.answer, s.refusal = f.take(ctx, &incoming{partner: partner, body: s.body, share: s.share, prefer: prefer, line: true})
+	}
 }
 
 // writeStream writes the answers as they come. When the client is gone it still

@@ -1,0 +1,197 @@
+// Package limit holds partners to what was agreed with them: how many items a
+// second they send, and how many requests, of how many bytes, are in flight at
+// once. All fronts share what is used, in Redis. While Redis is away each front
+// holds partners to the limits by itself.
+package limit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/go-redis/redis_rate/v10"
+	"github.com/nats-io/nuid"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"github.com/redis/go-redis/v9"
+	"github.com/sony/gobreaker/v2"
+	"go.uber.org/zap"
+	"golang.org/x/time/rate"
+
+	"intake"
+)
+
+// Options of a Limiter. All may be left out.
+type Options struct {
+	Redis      redis.UniversalClient // nil: each front by itself
+	Logger     *zap.Logger
+	Registerer prometheus.Registerer
+}
+
+// A Limiter limits partners. Any number of goroutines may use it at once.
+type Limiter struct {
+	redis   redis.UniversalClient
+	rates   *redis_rate.Limiter
+	breaker *gobreaker.CircuitBreaker[struct{}]
+	refused *prometheus.CounterVec
+	name    string // of this process, in Redis
+
+	mu       sync.Mutex
+	last     int                // guarded by mu; number of the last pass
+	partners map[int32]*account // guarded by mu
+}
+
+// An account is what a partner uses of this front.
+type account struct {
+	rate    *rate.Limiter
+	blocked time.Time // until then its items were refused already
+	bytes   int64
+	passes  map[string]*Pass // of the requests in flight
+}
+
+// An Exceeded says which limit a request exceeds, and when to try again.
+type Exceeded struct {
+	Detail string
+	After  time.Duration
+}
+
+// Usage is how much of a partner's rate is left.
+type Usage struct {
+	Remaining int           // items that may be sent at once
+	Reset     time.Duration // until all of the burst may be
+}
+
+// timeout bounds each question to Redis.
+const timeout = 50 * time.Millisecond
+
+// New makes a Limiter.
+func New(opts Options) *Limiter {
+	if opts.Logger == nil {
+		opts.Logger = zap.NewNop()
+	}
+	l := &Limiter{
+		redis: opts.Redis, name: nuid.Next(), partners: make(map[int32]*account),
+		refused: promauto.With(opts.Registerer).NewCounterVec(prometheus.CounterOpts{
+			Name: "intake_front_limited_total", Help: "Requests and lines of streams that exceeded a limit of their partner.",
+		}, []string{"limit"}),
+	}
+	if opts.Redis == nil {
+		return l
+	}
+	l.rates = redis_rate.NewLimiter(opts.Redis)
+	l.breaker = gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
+		Name: "limits", Timeout: time.Second,
+		ReadyToTrip: func(counts gobreaker.Counts) bool { return counts.ConsecutiveFailures >= 3 },
+		IsExcluded:  func(err error) bool { return errors.Is(err, context.Canceled) },
+		OnStateChange: func(_ string, from, to gobreaker.State) {
+			switch {
+			case to == gobreaker.StateOpen && from == gobreaker.StateClosed:
+				opts.Logger.Warn("redis is away or slow: each front holds partners to their limits by itself")
+			case to == gobreaker.StateClosed:
+				opts.Logger.Info("partners are held to their limits by all fronts together again")
+			}
+		},
+	})
+	return l
+}
+
+// shared asks Redis, and tells whether it has answered.
+func (l *Limiter) shared(ctx context.Context, ask func(context.Context) error) bool {
+	if l.redis == nil {
+		return false
+	}
+	_, err := l.breaker.Execute(func() (struct{}, error) {
+		ctx, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
+		return struct{}{}, ask(ctx)
+	})
+	return err == nil
+}
+
+// accountOf must be called with mu held.
+func (l *Limiter) accountOf(partner *intake.Partner) *account {
+	a := l.partners[partner.ID]
+	if a == nil {
+		a = &account{passes: make(map[string]*Pass), rate: rate.NewLimiter(0, 0)}
+		l.partners[partner.ID] = a
+	}
+	limit, burst := rate.Limit(partner.Limits.ItemsPerSecond), partner.Limits.Burst
+	if a.rate.Limit() != limit || a.rate.Burst() != burst {
+		a.rate = rate.NewLimiter(limit, burst)
+	}
+	return a
+}
+
+// maxBlock bounds for how long items are refused unseen: a smaller batch may have
+// a chance sooner than the one that was refused.
+const maxBlock = 500 * time.Millisecond
+
+// Blocked tells of a partner whose rate was used up just now, before anything is
+// read of its request.
+func (l *Limiter) Blocked(partner *intake.Partner) *Exceeded {
+	if partner.Limits.ItemsPerSecond == 0 {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	after := time.Until(l.accountOf(partner).blocked)
+	if after <= 0 {
+		return nil
+	}
+	return l.exceedRate(partner, after)
+}
+
+func (l *Limiter) exceedRate(partner *intake.Partner, after time.Duration) *Exceeded {
+	l.refused.WithLabelValues("rate").Inc()
+	return &Exceeded{fmt.Sprintf("more than %d items a second; nothing of this batch was saved or queued", partner.Limits.ItemsPerSecond), after}
+}
+
+// Take takes items from a partner's rate, all or none.
+func (l *Limiter) Take(ctx context.Context, partner *intake.Partner, items int) (Usage, *Exceeded) {
+	limits := partner.Limits
+	if limits.ItemsPerSecond == 0 {
+		return Usage{}, nil
+	}
+	var usage Usage
+	after := time.Duration(-1)
+	if !l.shared(ctx, func(ctx context.Context) error {
+		got, err := l.rates.AllowN(ctx, keyOf(partner, "rate"), redis_rate.Limit{Rate: limits.ItemsPerSecond, Burst: limits.Burst, Period: time.Second}, items)
+		if err == nil {
+			usage, after = Usage{got.Remaining, got.ResetAfter}, got.RetryAfter
+		}
+		return err
+	}) {
+		usage, after = l.takeAlone(partner, items)
+	}
+	if after < 0 {
+		return usage, nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.accountOf(partner).blocked = time.Now().Add(min(after, maxBlock))
+	return usage, l.exceedRate(partner, after)
+}
+
+// takeAlone takes items from what this front has of a rate.
+func (l *Limiter) takeAlone(partner *intake.Partner, items int) (usage Usage, after time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	limiter := l.accountOf(partner).rate
+	now := time.Now()
+	after = -1
+	reservation := limiter.ReserveN(now, items)
+	if delay := reservation.DelayFrom(now); !reservation.OK() || delay > 0 {
+		reservation.CancelAt(now)
+		after = max(delay, time.Millisecond)
+	}
+	left := max(limiter.TokensAt(now), 0)
+	missing := float64(partner.Limits.Burst) - left
+	return Usage{int(left), time.Duration(missing / float64(partner.Limits.ItemsPerSecond) * float64(time.Second))}, after
+}
+
+func keyOf(partner *intake.Partner, what string) string {
+	return "intake:limit:{" + strconv.Itoa(int(partner.ID)) + "}:" + what
+}

@@ -1,0 +1,164 @@
+package limit_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+
+	"intake"
+	"intake/cmd/intake/internal/limit"
+	"intake/dedupe"
+	"intake/deploy/local/localtest"
+)
+
+func TestMain(m *testing.M) {
+	redis.SetLogger(silent{})
+	localtest.Main(m)
+}
+
+type silent struct{}
+
+func (silent) Printf(context.Context, string, ...any) {}
+
+func newLimiter(t *testing.T, url string) *limit.Limiter {
+	t.Helper()
+	var client redis.UniversalClient
+	if url != "" {
+		var err error
+		if client, err = dedupe.NewClient(url); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { client.Close() })
+	}
+	return limit.New(limit.Options{Redis: client, Registerer: prometheus.NewRegistry()})
+}
+
+// Each limit holds for all fronts together, or for each by itself without Redis;
+// and for each partner by itself.
+func TestLimiter(t *testing.T) {
+	t.Parallel()
+	for name, url := range map[string]string{"redis": localtest.Redis(t), "alone": "", "redis away": "redis://127.0.0.1:1"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx := t.Context()
+			a := newLimiter(t, url)
+			b := a
+			if name == "redis" {
+				b = newLimiter(t, url)
+			}
+			partner := &intake.Partner{ID: 1, Limits: intake.Limits{ItemsPerSecond: 1, Burst: 10_000, Requests: 3, Bytes: 1_000}}
+			other := &intake.Partner{ID: 2, Limits: partner.Limits}
+
+			if usage, exceeded := a.Take(ctx, partner, 6_000); exceeded != nil || usage.Remaining != 4_000 || usage.Reset < 5_900*time.Second {
+				t.Errorf("%+v %+v", usage, exceeded)
+			}
+			if _, exceeded := b.Take(ctx, partner, 6_000); exceeded == nil || exceeded.After < 1_900*time.Second || exceeded.After > 2_000*time.Second {
+				t.Errorf("%+v", exceeded)
+			}
+			if exceeded := b.Blocked(partner); exceeded == nil || exceeded.After > time.Second {
+				t.Errorf("%+v", exceeded)
+			}
+			if usage, exceeded := a.Take(ctx, partner, 4_000); exceeded != nil || usage.Remaining > 10 {
+				t.Errorf("%+v %+v", usage, exceeded)
+			}
+			if usage, exceeded := b.Take(ctx, other, 10_000); exceeded != nil {
+				t.Errorf("another partner: %+v %+v", usage, exceeded)
+			}
+
+			var passes []*limit.Pass
+			for n, front := range []*limit.Limiter{a, b, a} {
+				pass, exceeded := front.Enter(ctx, partner, 100)
+				if exceeded != nil {
+					t.Fatalf("request %d: %+v", n, exceeded)
+				}
+				passes = append(passes, pass)
+			}
+			if _, exceeded := b.Enter(ctx, partner, 100); exceeded == nil {
+				t.Error("a request too many")
+			}
+			if _, exceeded := b.Enter(ctx, other, 100); exceeded != nil {
+				t.Errorf("another partner: %+v", exceeded)
+			}
+			passes[0].Leave()
+			if exceeded := passes[1].Grow(ctx, 901); exceeded == nil {
+				t.Error("a byte too many")
+			}
+			if exceeded := passes[1].Grow(ctx, 900); exceeded != nil {
+				t.Errorf("%+v", exceeded)
+			}
+			if _, exceeded := a.Enter(ctx, partner, 1); exceeded == nil {
+				t.Error("a byte too many, of another request")
+			}
+			passes[1].Leave()
+			passes[2].Leave()
+			pass, exceeded := a.Enter(ctx, partner, 5_000)
+			if exceeded != nil {
+				t.Errorf("one that is too large may be in by itself: %+v", exceeded)
+			}
+			if _, exceeded := b.Enter(ctx, partner, 1); exceeded == nil {
+				t.Error("another one beside it")
+			}
+			pass.Leave()
+		})
+	}
+}
+
+// Who has no limits is not counted.
+func TestLimiter_NoLimits(t *testing.T) {
+	t.Parallel()
+	l := newLimiter(t, "")
+	partner := &intake.Partner{ID: 1}
+	for range 10 {
+		if _, exceeded := l.Take(t.Context(), partner, 10_000); exceeded != nil {
+			t.Error(exceeded)
+		}
+		pass, exceeded := l.Enter(t.Context(), partner, 1<<40)
+		if exceeded != nil || pass.Grow(t.Context(), 1<<50) != nil {
+			t.Error(exceeded)
+		}
+		defer pass.Leave()
+	}
+	if exceeded := l.Blocked(partner); exceeded != nil {
+		t.Error(exceeded)
+	}
+}
+
+// Requests of a front that has died are in flight no longer than a pass lasts;
+// those of one that lives for as long as they are.
+func TestLimiter_Renewal(t *testing.T) {
+	t.Parallel()
+	url := localtest.Redis(t)
+	living, dead, asking := newLimiter(t, url), newLimiter(t, url), newLimiter(t, url)
+	partner := &intake.Partner{ID: 1, Limits: intake.Limits{Requests: 2}}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- living.Run(ctx) }()
+	for _, l := range []*limit.Limiter{living, dead} {
+		if _, exceeded := l.Enter(t.Context(), partner, 1); exceeded != nil {
+			t.Fatal(exceeded)
+		}
+	}
+	deadline := time.After(time.Minute)
+	for {
+		pass, exceeded := asking.Enter(t.Context(), partner, 1)
+		if exceeded == nil {
+			if _, exceeded := asking.Enter(t.Context(), partner, 1); exceeded == nil {
+				t.Error("the living front's request is not counted")
+			}
+			pass.Leave()
+			break
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-deadline:
+			t.Fatal("the dead front's request is in flight for ever")
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
