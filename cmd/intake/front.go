@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -22,6 +24,9 @@ type frontCommand struct {
 	Listen           string        `default:"127.0.0.1:8080" help:"Address that partners talk to."`
 	AdminListen      string        `default:"127.0.0.1:9090" help:"Address of /livez, /readyz, /metrics and /debug/pprof/, not for partners."`
 	PublicURL        string        `name:"public-url" help:"Address as partners see it, the issuer and audience of tokens; http:// and the address listened to if empty."`
+	TLSCert          string        `name:"tls-cert" help:"File with the certificate and its chain, in PEM, for TLS. It is read again when it changes."`
+	TLSKey           string        `name:"tls-key" help:"File with the certificate's key, in PEM."`
+	TrustedProxies   []string      `help:"Networks of proxies in front, as in 10.0.0.0/8, whose X-Forwarded-For tells where a request comes from."`
 	MaxInflightBytes int64         `default:"268435456" help:"Bound on the memory of all requests together; beyond it they are refused with 503."`
 	ShutdownTimeout  time.Duration `default:"30s" help:"How long requests that are in may take at shutdown."`
 }
@@ -77,17 +82,47 @@ func newFrontProcess(ctx context.Context, c frontCommand, logger *zap.Logger) (_
 	if publicURL == "" {
 		publicURL = p.url()
 	}
+	certificate, proxies, err := c.security(logger)
+	if err != nil {
+		return nil, err
+	}
 	p.limiter = limit.New(limit.Options{Redis: p.redis, Logger: logger, Registerer: p.metrics})
 	p.front, err = front.New(front.Options{
 		Queue: queue{p.queue}, Ledger: p.store, SeenSet: p.seen, Registry: p.store, PublicURL: publicURL,
-		MaxInflightBytes: c.MaxInflightBytes, Limiter: p.limiter, Ready: p.health.ServeReady, Live: p.health.ServeLive,
+		MaxInflightBytes: c.MaxInflightBytes, Limiter: p.limiter, Certificate: certificate, TrustedProxies: proxies, Ready: p.health.ServeReady, Live: p.health.ServeLive,
 		Logger: logger, Registerer: p.metrics,
 	})
 	return p, err
 }
 
+// security reads what keeps strangers away.
+func (c *frontCommand) security(logger *zap.Logger) (certificate *front.Certificate, proxies []netip.Prefix, err error) {
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		return nil, nil, errors.New("--tls-cert and --tls-key go together")
+	}
+	if c.TLSCert != "" {
+		if certificate, err = front.LoadCertificate(c.TLSCert, c.TLSKey, logger); err != nil {
+			return nil, nil, fmt.Errorf("--tls-cert: %w", err)
+		}
+	}
+	for _, text := range c.TrustedProxies {
+		network, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, nil, fmt.Errorf("--trusted-proxies: %q is no network like 10.0.0.0/8", text)
+		}
+		proxies = append(proxies, network)
+	}
+	return certificate, proxies, nil
+}
+
 // url is where the front listens.
-func (p *frontProcess) url() string { return "http://" + p.listener.Addr().String() }
+func (p *frontProcess) url() string {
+	scheme := "http://"
+	if p.config.TLSCert != "" {
+		scheme = "https://"
+	}
+	return scheme + p.listener.Addr().String()
+}
 
 // Run serves until ctx ends, and then finishes the requests that are in.
 func (p *frontProcess) Run(ctx context.Context) error {

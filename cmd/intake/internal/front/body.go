@@ -164,6 +164,9 @@ func putBody(buffer *[]byte) {
 // checkContent reads what the body is said to be. What can be sent is told with
 // the refusal (RFC 9110 §15.5.16).
 func checkContent(w http.ResponseWriter, r *http.Request) (encoding string, refusal *problem) {
+	if len(r.Header.Values("Content-Type")) > 1 {
+		return "", &problem{status: http.StatusBadRequest, detail: "Content-Type must be given once"}
+	}
 	mediaType, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	charset := params["charset"]
 	if err != nil || mediaType != "application/json" || charset != "" && !strings.EqualFold(charset, "utf-8") {

@@ -11,3 +11,10 @@ func (f *Front) SetBudget(bytes int64) { f.budget.limit = bytes }
 
 // SetStreamSilence sets for how long nothing need come of a stream.
 func (f *Front) SetStreamSilence(d time.Duration) { f.streamSilence = d }
+
+// LookAgain has the files of a certificate looked at when it is needed next.
+func (c *Certificate) LookAgain() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.looked = time.Time{}
+}

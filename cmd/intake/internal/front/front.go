@@ -5,10 +5,12 @@ package front
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -22,6 +24,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+	"golang.org/x/net/netutil"
 
 	"intake"
 	"intake/cmd/intake/internal/limit"
@@ -75,6 +78,11 @@ type Options struct {
 	MaxInflightBytes int64
 	// Limiter holds partners to their limits; this front by itself when nil.
 	Limiter *limit.Limiter
+	// TrustedProxies are the networks of proxies in front, whose X-Forwarded-For
+	// tells where a request comes from.
+	TrustedProxies []netip.Prefix
+	// Certificate is for TLS; without, requests come in plain.
+	Certificate *Certificate
 	// Ready and Live are what /readyz and /livez answer with.
 	Ready, Live http.HandlerFunc
 	Logger      *zap.Logger
@@ -87,6 +95,7 @@ type Front struct {
 	routes    map[string]map[string]http.HandlerFunc // by path and method
 	directory atomic.Pointer[directory]
 	tokens    tokenCache
+	guesses   *guesses
 	budget    *budget
 	closing   chan struct{} // closed by close when the front takes no more
 	close     func()
@@ -116,7 +125,7 @@ func New(opts Options) (*Front, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &Front{opts: opts, zstd: decoders, metrics: newMetrics(opts.Registerer)}
+	f := &Front{opts: opts, zstd: decoders, guesses: newGuesses(), metrics: newMetrics(opts.Registerer)}
 	f.closing = make(chan struct{})
 	f.close = sync.OnceFunc(func() { close(f.closing) })
 	f.streamSilence = streamSilence
@@ -292,6 +301,10 @@ func baseOf(r *http.Request) context.Context {
 	return r.Context()
 }
 
+// maxConnections bounds the connections at once; another one waits until there
+// is room. Those that send no request, or no more of it, end after some seconds.
+const maxConnections = 20_000
+
 // Serve serves partners at a listener until ctx ends. Then it takes no more of
 // them, and ends when those that are in are answered, or when timeout has passed.
 func (f *Front) Serve(ctx context.Context, listener net.Listener, timeout time.Duration) error {
@@ -304,7 +317,12 @@ func (f *Front) Serve(ctx context.Context, listener net.Listener, timeout time.D
 	}
 	server.Protocols = new(http.Protocols)
 	server.Protocols.SetHTTP1(true)
+	server.Protocols.SetHTTP2(true)
 	server.Protocols.SetUnencryptedHTTP2(true)
+	listener = netutil.LimitListener(listener, maxConnections)
+	if f.opts.Certificate != nil {
+		listener = tls.NewListener(listener, f.opts.Certificate.Config())
+	}
 	base, stopWaits := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWaits()
 	server.BaseContext = func(net.Listener) context.Context { return context.WithValue(base, baseKey{}, base) }

@@ -34,7 +34,7 @@ const ndjson = "application/x-ndjson"
 
 func isStream(r *http.Request) bool {
 	mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	return err == nil && mediaType == ndjson
+	return err == nil && mediaType == ndjson && len(r.Header.Values("Content-Type")) == 1
 }
 
 // answerEarly lets a request be answered, or refused, before all of it is read.

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -77,7 +78,14 @@ func (f *Front) issueToken(w http.ResponseWriter, r *http.Request) {
 		tokenError(w, http.StatusBadRequest, "invalid_request", problem)
 		return
 	}
+	from := pair{f.addressOf(r), id}
+	if wait := f.guesses.wait(from); wait > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(wait/time.Second)))
+		tokenError(w, http.StatusTooManyRequests, "slow_down", "too many wrong credentials came from this address")
+		return
+	}
 	partner, ok := directory.authenticate(id, secret)
+	f.guesses.note(from, ok)
 	if !ok {
 		tokenError(w, http.StatusUnauthorized, "invalid_client", "unknown client, or wrong secret")
 		return

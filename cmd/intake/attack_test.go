@@ -1,0 +1,83 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"regexp"
+	"strconv"
+	"testing"
+	"time"
+)
+
+// Ten thousand connections that never send a whole request take little memory,
+// keep nobody waiting, and are hung up on.
+func TestSlowConnections(t *testing.T) {
+	t.Parallel()
+	s := startStack(t, stackOptions{})
+	address, admin := freeAddress(t), freeAddress(t)
+	cmd := command(t, "front", "--listen="+address, "--admin-listen="+admin, "--public-url=http://intake.test",
+		"--postgres-url="+s.flags.PostgresURL, "--nats-url="+s.flags.NATSURL, "--redis-url="+s.flags.RedisURL)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	eventually(t, "the front is ready", func() bool {
+		response, err := http.Get("http://" + admin + "/readyz")
+		if err != nil {
+			return false
+		}
+		response.Body.Close()
+		return response.StatusCode == http.StatusOK
+	})
+	const connections = 10_000
+	conns := make([]net.Conn, 0, connections)
+	defer func() {
+		for _, conn := range conns {
+			conn.Close()
+		}
+	}()
+	dialer := net.Dialer{Timeout: 10 * time.Second}
+	for n := range connections {
+		// There are only so many ports from one address.
+		dialer.LocalAddr = &net.TCPAddr{IP: net.IPv4(127, 0, byte(1+n/5_000), 1)}
+		conn, err := dialer.DialContext(t.Context(), "tcp", address)
+		if err != nil {
+			t.Fatalf("connection %d: %v", n, err)
+		}
+		conns = append(conns, conn)
+		if _, err := io.WriteString(conn, "POST /api/v1/clients HTTP/1.1\r\nHost: intake.test\r\nX: "); err != nil {
+			t.Fatal(err)
+		}
+	}
+	client := credentials("http://"+address, "acme", s.secret).Client(t.Context())
+	for n := range 20 {
+		var a answer
+		if status := call(t.Context(), t, client, http.MethodPost, "http://"+address+"/api/v1/clients", "["+itemOf(fmt.Sprint(n), 1)+"]", &a); status != http.StatusOK {
+			t.Errorf("another one is answered %d", status)
+		}
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid))
+	if err != nil {
+		t.Skip("memory is measured on Linux only")
+	}
+	peak, err := strconv.Atoi(regexp.MustCompile(`VmHWM:\s+(\d+)`).FindStringSubmatch(string(status))[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d connections, at most %d MiB", connections, peak>>10)
+	if peak > 400<<10 {
+		t.Errorf("the front has taken %d MiB", peak>>10)
+	}
+	for _, conn := range conns[:100] {
+		_ = conn.SetReadDeadline(time.Now().Add(30 * time.Second))
+		if _, err := io.Copy(io.Discard, conn); err != nil {
+			t.Fatalf("a connection stays open: %v", err)
+		}
+	}
+}

@@ -1,0 +1,125 @@
+package front
+
+import (
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2/simplelru"
+	"golang.org/x/time/rate"
+)
+
+// Wrong credentials that may come from an address for one client, and from an
+// address altogether: so many at once, and then one in the time given.
+const (
+	pairFailures    = 10
+	pairEvery       = 6 * time.Second
+	addressFailures = 100
+	addressEvery    = time.Second
+)
+
+// guesses keeps those away who guess client secrets. What is counted is counted
+// for an address, so that nobody is locked out by what others do elsewhere; and
+// a client that has come in from an address before is not held up there by wrong
+// secrets for other clients.
+type guesses struct {
+	mu        sync.Mutex
+	pairs     *lru.LRU[pair, *rate.Limiter]
+	addresses *lru.LRU[netip.Addr, *rate.Limiter]
+	known     *lru.LRU[pair, struct{}]
+}
+
+type pair struct {
+	address netip.Addr
+	client  string
+}
+
+func newGuesses() *guesses {
+	return &guesses{
+		pairs:     newLRU[pair, *rate.Limiter](),
+		addresses: newLRU[netip.Addr, *rate.Limiter](),
+		known:     newLRU[pair, struct{}](),
+	}
+}
+
+// newLRU makes a map of the 10,000 keys that were used last.
+func newLRU[K comparable, V any]() *lru.LRU[K, V] {
+	l, err := lru.NewLRU[K, V](10_000, nil)
+	if err != nil {
+		panic(err) // of a size that isn't positive
+	}
+	return l
+}
+
+// wait tells how long credentials from there are not looked at; zero if they are.
+func (g *guesses) wait(p pair) time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if limiter, ok := g.pairs.Get(p); ok && limiter.Tokens() < 1 {
+		return pairEvery
+	}
+	if _, ok := g.known.Get(p); ok {
+		return 0
+	}
+	if limiter, ok := g.addresses.Get(p.address); ok && limiter.Tokens() < 1 {
+		return addressEvery
+	}
+	return 0
+}
+
+// note notes what credentials from there were.
+func (g *guesses) note(p pair, right bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if right {
+		g.known.Add(p, struct{}{})
+		return
+	}
+	spend(g.pairs, p, pairEvery, pairFailures)
+	spend(g.addresses, p.address, addressEvery, addressFailures)
+}
+
+func spend[K comparable](limiters *lru.LRU[K, *rate.Limiter], key K, every time.Duration, burst int) {
+	limiter, ok := limiters.Get(key)
+	if !ok {
+		limiter = rate.NewLimiter(rate.Every(every), burst)
+	}
+	limiters.Add(key, limiter)
+	limiter.Allow()
+}
+
+// addressOf gives the address that a request comes from: the last one that is no
+// trusted proxy's. All addresses of an IPv6 network of 64 bits are one's.
+func (f *Front) addressOf(r *http.Request) netip.Addr {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		host = r.RemoteAddr
+	}
+	address, _ := netip.ParseAddr(host)
+	forwarded := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	for i := len(forwarded) - 1; i >= 0 && f.isProxy(address); i-- {
+		next, err := netip.ParseAddr(strings.TrimSpace(forwarded[i]))
+		if err != nil {
+			break
+		}
+		address = next
+	}
+	address = address.Unmap()
+	if address.Is6() {
+		network, _ := address.Prefix(64)
+		address = network.Addr()
+	}
+	return address
+}
+
+func (f *Front) isProxy(address netip.Addr) bool {
+	for _, prefix := range f.opts.TrustedProxies {
+		if prefix.Contains(address.Unmap()) {
+			return true
+		}
+	}
+	return false
+}
