@@ -118,6 +118,8 @@ type Chunk struct {
 	// their usable keys, "" where there is none; see Item.Key.
 	Rejected     []ItemVerdict
 	RejectedKeys []string
+	// Claimant has the Idempotency-Key of the batch's request; nil without one.
+	Claimant *Claimant
 }
 
 // Covers tells whether the chunk covers the item at a position of the batch.
@@ -170,8 +172,9 @@ const (
 // A Claimant is a request that has claimed an Idempotency-Key. Another one takes
 // over when it seems to have died.
 type Claimant struct {
-	Key   string
-	Owner uuid.UUID // names the request
+	Key      string
+	BodyHash [32]byte  // SHA-256 of the body after decompression
+	Owner    uuid.UUID // names the request
 }
 
 // ErrTakenOver is the answer to a claimant whose claim another one has by now.

@@ -31,6 +31,9 @@ const (
 	fieldIndex = 3
 	// fieldChunk is a chunk, with the fields below.
 	fieldChunk = 4
+	// fieldKey is the SHA-256 of the body and the Idempotency-Key of the request
+	// that the chunks after it belong to.
+	fieldKey = 5
 )
 
 // The fields of a chunk.
@@ -79,16 +82,19 @@ var errNewer = errors.New("the message is of a newer version than this worker ca
 
 // appendMessage appends the message of a run of chunks, each with what
 // appendChunk has made of it.
-func appendMessage(b []byte, base uuid.UUID, reply string, index int, datas ...[]byte) []byte {
+func appendMessage(b []byte, base uuid.UUID, reply string, index int, claimant *intake.Claimant, datas ...[]byte) []byte {
 	b = append(b, messageVersion)
 	b = appendBytes(b, fieldBase, base[:])
 	b = appendBytes(b, fieldReply, []byte(reply))
-	return appendChunks(b, index, datas...)
+	return appendChunks(b, index, claimant, datas...)
 }
 
 // appendChunks appends chunks of one batch to a message.
-func appendChunks(b []byte, index int, datas ...[]byte) []byte {
+func appendChunks(b []byte, index int, claimant *intake.Claimant, datas ...[]byte) []byte {
 	b = appendNumber(b, fieldIndex, index)
+	if claimant != nil {
+		b = appendBytes(b, fieldKey, append(claimant.BodyHash[:], claimant.Key...))
+	}
 	for _, data := range datas {
 		b = appendBytes(b, fieldChunk, data)
 	}
@@ -164,6 +170,7 @@ func readMessage(data []byte) (chunks []*intake.Chunk, reply string, err error) 
 	}
 	var base uuid.UUID
 	index := 0
+	var claimant *intake.Claimant
 	err = eachField(data[1:], func(field protowire.Number, number int, text []byte) (err error) {
 		switch field {
 		case fieldBase:
@@ -171,9 +178,11 @@ func readMessage(data []byte) (chunks []*intake.Chunk, reply string, err error) 
 		case fieldReply:
 			reply = string(text)
 		case fieldIndex:
-			index = number
+			index, claimant = number, nil
+		case fieldKey:
+			claimant, err = readKey(text)
 		case fieldChunk:
-			chunk := &intake.Chunk{Batch: nameBatch(base, index)}
+			chunk := &intake.Chunk{Batch: nameBatch(base, index), Claimant: claimant}
 			if err = readChunk(chunk, text); err == nil {
 				chunks = append(chunks, chunk)
 			}
@@ -184,6 +193,15 @@ func readMessage(data []byte) (chunks []*intake.Chunk, reply string, err error) 
 		err = errors.New("the message lacks its name or its chunks")
 	}
 	return chunks, reply, err
+}
+
+func readKey(text []byte) (*intake.Claimant, error) {
+	c := new(intake.Claimant)
+	if len(text) <= len(c.BodyHash) {
+		return nil, errCutShort
+	}
+	c.Key = string(text[copy(c.BodyHash[:], text):])
+	return c, nil
 }
 
 func readChunk(chunk *intake.Chunk, data []byte) error {

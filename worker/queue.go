@@ -304,13 +304,13 @@ func (q *Queue) publishGroup(group []*submission) error {
 func (q *Queue) messages(base uuid.UUID, group []*submission) (msgs []*nats.Msg) {
 	if len(group) == 1 {
 		for _, data := range group[0].datas {
-			msgs = append(msgs, newMessage(base, group[0].topic, len(msgs), appendMessage(nil, base, q.reply, 0, data)))
+			msgs = append(msgs, newMessage(base, group[0].topic, len(msgs), appendMessage(nil, base, q.reply, 0, group[0].ticket.batch.Claimant, data)))
 		}
 		return msgs
 	}
-	data := appendMessage(make([]byte, 0, maxGroupBytes/4), base, q.reply, 0, group[0].datas[0])
+	data := appendMessage(make([]byte, 0, maxGroupBytes/4), base, q.reply, 0, nil, group[0].datas[0])
 	for i, s := range group[1:] {
-		data = appendChunks(data, i+1, s.datas[0])
+		data = appendChunks(data, i+1, nil, s.datas[0])
 	}
 	return []*nats.Msg{newMessage(base, group[0].topic, 0, data)}
 }

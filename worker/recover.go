@@ -17,6 +17,8 @@ import (
 type RecoveryStore interface {
 	// Outcomes gives those chunks of the batches that are finished.
 	Outcomes(ctx context.Context, batches []uuid.UUID) ([]intake.Outcome, error)
+	// Claim claims an Idempotency-Key for a batch, unless it was claimed before.
+	Claim(ctx context.Context, partner int32, key string, hash [32]byte, batch uuid.UUID, lease time.Duration) (intake.Claim, error)
 	Store
 }
 
@@ -46,6 +48,8 @@ type Recovered struct {
 	MissingChunks int            `json:"missing_chunks"`
 	Saved         int            `json:"saved"`
 	NotSaved      map[string]int `json:"not_saved,omitempty"`
+	// Keys is how many Idempotency-Keys of them the data store did not know.
+	Keys int `json:"keys"`
 	// Failed says what could not be recovered, and why.
 	Failed []string `json:"failed,omitempty"`
 }
@@ -182,6 +186,9 @@ func (r *recovery) save(ctx context.Context) error {
 		if len(missing) == 0 {
 			return nil
 		}
+		if err := r.claim(ctx, missing); err != nil {
+			return err
+		}
 		saved, err := r.opts.Store.Save(ctx, missing)
 		if err == nil {
 			r.count(missing, saved.Outcomes)
@@ -198,6 +205,24 @@ func (r *recovery) save(ctx context.Context) error {
 			return errors.Join(fmt.Errorf("save what is missing: %w", err), ctx.Err())
 		}
 	}
+}
+
+// claim claims the keys of batches again. A repeat finds no answer then, and that
+// nobody works on the batch: it takes over, and gets the states that it has.
+func (r *recovery) claim(ctx context.Context, chunks []*intake.Chunk) error {
+	for _, chunk := range chunks {
+		if chunk.Claimant == nil || chunk.Number > 0 {
+			continue
+		}
+		claim, err := r.opts.Store.Claim(ctx, chunk.Partner, chunk.Claimant.Key, chunk.Claimant.BodyHash, chunk.Batch, 0)
+		if err != nil {
+			return err
+		}
+		if claim.State == intake.ClaimFresh {
+			r.recovered.Keys++
+		}
+	}
+	return nil
 }
 
 func (r *recovery) count(chunks []*intake.Chunk, outcomes []intake.Outcome) {

@@ -70,7 +70,7 @@ func (c recoverCommand) print(out output, r *worker.Recovered) {
 		fmt.Fprintf(out, "the log begins at %s: what was queued before is not in it\n", r.LogBegins.UTC().Format(time.RFC3339))
 	}
 	fmt.Fprintf(out, "found %d messages with %d items; %d parts of batches were missing\n", r.Messages, r.Items, r.MissingChunks)
-	fmt.Fprintf(out, "saved %d records\n", r.Saved)
+	fmt.Fprintf(out, "saved %d records, and %d Idempotency-Keys\n", r.Saved, r.Keys)
 	for _, code := range slices.Sorted(maps.Keys(r.NotSaved)) {
 		fmt.Fprintf(out, "not saved: %d items, %s\n", r.NotSaved[code], code)
 	}

@@ -89,6 +89,8 @@ func TestRecover(t *testing.T) {
 	sending.Wait()
 	send(large("after"), "respond-async")
 	send(large("before"), "wait=30") // all of them are duplicates
+	keyed := "[" + itemOf("keyed", 1) + "]"
+	firstKeyed := postKeyed(t, client, s.fronts[0], "key", keyed, "wait=30")
 	late := s.addPartner(t, "late")
 	if err := s.fronts[0].front.Reload(t.Context()); err != nil {
 		t.Fatal(err)
@@ -97,7 +99,7 @@ func TestRecover(t *testing.T) {
 		t.Fatalf("%+v %v", a, err)
 	}
 	after := s.count(t, "select count(*) from partner_clients") - 1 // without the late one's
-	if after != before+20+40+2_500 {
+	if after != before+20+40+2_500+1 {
 		t.Fatalf("%d records after %d", after, before)
 	}
 
@@ -127,7 +129,10 @@ func TestRecover(t *testing.T) {
 			t.Errorf("another time it recovered %+v", r)
 		}
 	}
-	completed, again := 0, 0
+	if again := postKeyed(t, client, s.fronts[1], "key", keyed, "wait=30"); again.status != http.StatusOK || again.body != firstKeyed.body {
+		t.Errorf("a repeat is answered %s, at first %s", again, firstKeyed)
+	}
+	completed, again := 1, 1 // the one with a key
 	for id, before := range answers {
 		if id == "" {
 			continue // it was answered without being queued

@@ -76,7 +76,7 @@ func (f *Front) createOnce(ctx context.Context, request *request, answer *answer
 	case intake.ClaimAnswered:
 		return f.replay(request, answer, claim.Answer)
 	}
-	request.Claimant = &intake.Claimant{Key: key, Owner: id}
+	request.Claimant = &intake.Claimant{Key: key, BodyHash: hash, Owner: id}
 	defer f.keepClaim(partner, *request.Claimant)()
 	if claim.State == intake.ClaimTakenOver {
 		known, refusal := f.goOn(ctx, request)
