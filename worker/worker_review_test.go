@@ -285,7 +285,7 @@ func TestReview_PartOfABatchIsQueued(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	msgs := q.messages(base, []*submission{{topic: "waiting.acme", chunks: chunks, datas: datas}})
+	msgs := q.messages(base, []*submission{{ticket: &Ticket{batch: batch}, topic: "waiting.acme", chunks: chunks, datas: datas}})
 	deadline := time.Now().Add(10 * time.Second)
 	if err := q.commit(msgs[:1], deadline); err != nil {
 		t.Fatal(err)

@@ -228,7 +228,7 @@ func (s *stack) wantToken(t *testing.T, partner, secret string, want bool) {
 		if time.Now().After(deadline) {
 			t.Fatalf("a token for %s is answered %d after 5 s", partner, response.StatusCode)
 		}
-		<-time.After(50 * time.Millisecond)
+		<-time.After(250 * time.Millisecond)
 	}
 }
 

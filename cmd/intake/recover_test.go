@@ -68,6 +68,12 @@ func TestRecover(t *testing.T) {
 			t.Fatal(err)
 		}
 		eventually(t, "Postgres is back", func() bool { return s.conn.Ping(ctx) == nil })
+		// A front finds out by failing that its connections are gone.
+		for _, f := range s.fronts {
+			for range 4 {
+				eventually(t, "a front has Postgres back", func() bool { return f.store.Ping(ctx) == nil })
+			}
+		}
 	}
 	var data string
 	if err := s.conn.QueryRow(t.Context(), "show data_directory").Scan(&data); err != nil {
@@ -129,15 +135,25 @@ func TestRecover(t *testing.T) {
 			t.Errorf("another time it recovered %+v", r)
 		}
 	}
-	if again := postKeyed(t, client, s.fronts[1], "key", keyed, "wait=30"); again.status != http.StatusOK || again.body != firstKeyed.body {
-		t.Errorf("a repeat is answered %s, at first %s", again, firstKeyed)
+	var repeated keyedAnswer
+	eventually(t, "a repeat is answered", func() bool {
+		repeated = postKeyed(t, client, s.fronts[1], "key", keyed, "wait=30")
+		return repeated.status != http.StatusServiceUnavailable
+	})
+	if repeated.status != http.StatusOK || repeated.body != firstKeyed.body {
+		t.Errorf("a repeat is answered %s, at first %s", repeated, firstKeyed)
 	}
 	completed, again := 1, 1 // the one with a key
 	for id, before := range answers {
 		if id == "" {
 			continue // it was answered without being queued
 		}
-		a := final(t, client, s.fronts[1], id)
+		var a answer
+		eventually(t, "the batch is final", func() bool {
+			var err error
+			a, err = check(t.Context(), client, s.fronts[1], id)
+			return err == nil && a.http == http.StatusOK && a.Status == string(intake.Completed)
+		})
 		for i := range a.Result {
 			if before.Result[i].Status.Code == intake.CodeSaved {
 				completed++

@@ -15,7 +15,7 @@ import (
 // Wrong credentials that may come from an address for one client, and from an
 // address altogether: so many at once, and then one in the time given.
 const (
-	pairFailures    = 10
+	pairFailures    = 30
 	pairEvery       = 6 * time.Second
 	addressFailures = 100
 	addressEvery    = time.Second
