@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -93,12 +94,12 @@ func createLog(ctx context.Context, js jetstream.JetStream, opts StreamOptions) 
 // setUp makes the streams and the workers' consumers, or brings them up to date.
 // There is a consumer a lane.
 func setUp(ctx context.Context, js jetstream.JetStream, opts StreamOptions, ackWait time.Duration) ([]jetstream.Consumer, error) {
-	stream, err := js.CreateOrUpdateStream(ctx, opts.log())
+	stream, err := setUpStream(ctx, js, opts.log())
 	if err != nil {
-		return nil, fmt.Errorf("set up stream %s: %w", StreamName, err)
+		return nil, err
 	}
-	if _, err := js.CreateOrUpdateStream(ctx, opts.dead()); err != nil {
-		return nil, fmt.Errorf("set up stream %s: %w", DeadStreamName, err)
+	if _, err := setUpStream(ctx, js, opts.dead()); err != nil {
+		return nil, err
 	}
 	consumers := make([]jetstream.Consumer, len(lanes))
 	for i, lane := range lanes {
@@ -115,6 +116,32 @@ func setUp(ctx context.Context, js jetstream.JetStream, opts StreamOptions, ackW
 		}
 	}
 	return consumers, nil
+}
+
+// setUpStream makes a stream, or changes it if it is another one than is wanted:
+// most workers that start find it as it should be.
+func setUpStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) (jetstream.Stream, error) {
+	stream, err := js.Stream(ctx, want.Name)
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		stream, err = js.CreateStream(ctx, want)
+		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+			stream, err = js.UpdateStream(ctx, want)
+		}
+	case err == nil && !isAsWanted(stream.CachedInfo().Config, want):
+		stream, err = js.UpdateStream(ctx, want)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("set up stream %s: %w", want.Name, err)
+	}
+	return stream, nil
+}
+
+// isAsWanted compares what a worker sets.
+func isAsWanted(have, want jetstream.StreamConfig) bool {
+	return slices.Equal(have.Subjects, want.Subjects) && have.Retention == want.Retention && have.Discard == want.Discard &&
+		have.MaxBytes == want.MaxBytes && have.Replicas == want.Replicas && have.Duplicates == want.Duplicates &&
+		have.AllowAtomicPublish == want.AllowAtomicPublish && have.AllowDirect == want.AllowDirect && have.Description == want.Description
 }
 
 // Connect connects to NATS, at one URL or several separated by commas, and

@@ -1,0 +1,230 @@
+package prove
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/redis/go-redis/v9"
+
+	"intake/worker"
+)
+
+// A fault is something bad that can be done, and undone.
+type fault struct {
+	kind   string
+	where  string
+	atMost time.Duration // that it lasts
+	do     func(context.Context) error
+	undo   func(context.Context) error // nil: it passes by itself
+}
+
+// A nemesis does what can go wrong.
+type nemesis struct {
+	stack *stack
+	out   io.Writer
+	began time.Time
+
+	mu     sync.Mutex
+	report *Report // guarded by mu
+}
+
+func newNemesis(s *stack, report *Report, out io.Writer) *nemesis {
+	return &nemesis{stack: s, report: report, out: out, began: time.Now()}
+}
+
+// run does one fault after the other until ctx ends, and undoes each.
+func (n *nemesis) run(ctx context.Context, random *rand.Rand, faults []fault) {
+	for {
+		pause := time.Duration(200+random.IntN(1_800)) * time.Millisecond
+		f := faults[random.IntN(len(faults))]
+		lasts := time.Duration(float64(f.atMost) * (0.1 + 0.9*random.Float64()))
+		if !sleep(ctx, pause) {
+			return
+		}
+		began := time.Since(n.began)
+		doing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+		err := f.do(doing)
+		cancel()
+		if f.undo != nil {
+			sleep(ctx, lasts)
+			undoing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 90*time.Second)
+			for f.undo(undoing) != nil && sleep(undoing, 200*time.Millisecond) {
+			}
+			cancel()
+		}
+		n.note(f, began, time.Since(n.began), err)
+	}
+}
+
+func (n *nemesis) note(f fault, began, ended time.Duration, err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	note := ""
+	if err != nil {
+		note = ": " + err.Error()
+	}
+	fmt.Fprintf(n.out, "%6.1f s  %-8s %s, for %.1f s%s\n", began.Seconds(), f.kind, f.where, (ended - began).Seconds(), note)
+	n.report.Faults[f.kind]++
+	n.report.Timeline = append(n.report.Timeline, faultSpan{f.kind, f.where, began.Seconds(), ended.Seconds()})
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// processFaults kill and stop processes.
+func (n *nemesis) processFaults() (faults []fault) {
+	s := n.stack
+	for _, p := range s.parts {
+		faults = append(faults,
+			fault{"kill", p.name, 2 * time.Second,
+				func(context.Context) error { p.kill(); return nil },
+				func(context.Context) error { return p.begin() }},
+			fault{"stop", p.name, 3 * ackWait,
+				func(context.Context) error { p.signal(syscall.SIGSTOP); return nil },
+				func(context.Context) error { p.signal(syscall.SIGCONT); return nil }})
+	}
+	return append(faults,
+		fault{"kill", "postgres", 2 * time.Second,
+			func(context.Context) error { s.postgres.Kill(); return nil }, s.postgres.Start},
+		fault{"kill", "redis", 2 * time.Second,
+			func(context.Context) error { s.redis.Kill(); return nil }, s.redis.Start})
+}
+
+// otherFaults are done to links, and to what servers hold.
+func (n *nemesis) otherFaults() (faults []fault) {
+	for _, l := range n.stack.links {
+		faults = append(faults, n.linkFaults(l)...)
+	}
+	faults = append(faults, n.redisFaults()...)
+	return append(faults, n.serverFaults()...)
+}
+
+func (n *nemesis) linkFaults(l *link) []fault {
+	toxic := func(json string) (do, undo func(context.Context) error) {
+		return func(context.Context) error {
+				_, err := l.proxy.Toxics.AddToxicJson(strings.NewReader(json))
+				return err
+			}, func(ctx context.Context) error {
+				l.proxy.Toxics.ResetToxics(ctx)
+				return nil
+			}
+	}
+	slow, fast := toxic(`{"name":"slow","type":"latency","attributes":{"latency":200,"jitter":200}}`)
+	deaf, heard := toxic(`{"name":"deaf","type":"timeout","stream":"downstream","attributes":{"timeout":0}}`)
+	mute, spoken := toxic(`{"name":"mute","type":"timeout","stream":"upstream","attributes":{"timeout":0}}`)
+	return []fault{
+		{"cut", l.name, 5 * time.Second,
+			func(context.Context) error { l.proxy.Stop(); return nil },
+			func(context.Context) error { return l.proxy.Start() }},
+		{"slow", l.name, 5 * time.Second, slow, fast},
+		{"deaf", l.name, 8 * time.Second, deaf, heard},
+		{"mute", l.name, 8 * time.Second, mute, spoken},
+	}
+}
+
+// redisFaults make the seen set forget, go back in time, or refuse.
+func (n *nemesis) redisFaults() []fault {
+	client := n.stack.seen
+	var old map[string]map[string]string // an old copy of all
+	return []fault{
+		{"redis", "emptied", 0, func(ctx context.Context) error { return client.FlushAll(ctx).Err() }, nil},
+		{"redis", "copied", 0, func(ctx context.Context) (err error) {
+			old, err = copyRedis(ctx, client)
+			return err
+		}, nil},
+		{"redis", "put back to an old copy", 0, func(ctx context.Context) error {
+			if old == nil {
+				return nil
+			}
+			if err := client.FlushAll(ctx).Err(); err != nil {
+				return err
+			}
+			pipeline := client.Pipeline()
+			for key, fields := range old {
+				pipeline.HSet(ctx, key, fields)
+			}
+			_, err := pipeline.Exec(ctx)
+			return err
+		}, nil},
+		{"redis", "refusing writes", 5 * time.Second,
+			func(ctx context.Context) error { return client.ConfigSet(ctx, "maxmemory", "1").Err() },
+			func(ctx context.Context) error { return client.ConfigSet(ctx, "maxmemory", "0").Err() }},
+	}
+}
+
+func copyRedis(ctx context.Context, client *redis.Client) (map[string]map[string]string, error) {
+	all := make(map[string]map[string]string)
+	keys := client.Scan(ctx, 0, "intake:seen:*", 1_000).Iterator()
+	for keys.Next(ctx) {
+		fields, err := client.HGetAll(ctx, keys.Val()).Result()
+		if err != nil {
+			return nil, err
+		}
+		if len(fields) > 0 {
+			all[keys.Val()] = fields
+		}
+	}
+	return all, keys.Err()
+}
+
+// serverFaults are what Postgres and NATS may do to those who use them.
+func (n *nemesis) serverFaults() []fault {
+	s := n.stack
+	query := func(sql string) func(context.Context) error {
+		return func(ctx context.Context) error {
+			_, err := s.pool.Exec(ctx, sql)
+			return err
+		}
+	}
+	const others = " from pg_stat_activity where application_name = 'intake' and pid <> pg_backend_pid()"
+	const settings = "select pg_reload_conf()"
+	both := func(first, second string) func(context.Context) error {
+		return func(ctx context.Context) error {
+			if err := query(first)(ctx); err != nil {
+				return err
+			}
+			return query(second)(ctx)
+		}
+	}
+	return []fault{
+		{"postgres", "cancelling statements", 0, query("select pg_cancel_backend(pid)" + others), nil},
+		{"postgres", "ending sessions", 0, query("select pg_terminate_backend(pid)" + others), nil},
+		{"postgres", "read-only", 4 * time.Second,
+			both("alter system set default_transaction_read_only = on", settings),
+			both("alter system reset default_transaction_read_only", settings)},
+		{"nats", "without the consumer", 0, func(ctx context.Context) error {
+			return s.withStream(ctx, func(stream jetstream.Stream) error { return stream.DeleteConsumer(ctx, "worker-waiting") })
+		}, nil},
+	}
+}
+
+// withStream calls do with the log.
+func (s *stack) withStream(ctx context.Context, do func(jetstream.Stream) error) error {
+	nc, err := worker.Connect(s.natsURL, "intake prove", nil)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return err
+	}
+	stream, err := js.Stream(ctx, worker.StreamName)
+	if err != nil {
+		return err
+	}
+	return do(stream)
+}

@@ -1,0 +1,77 @@
+// Package prove tries to catch Intake at losing, doubling or misreporting a
+// record. It runs fronts, workers and servers as processes of their own, sends
+// batches whose keys meet again and again, and meanwhile kills, stops and cuts off
+// each part at random. Then it heals all, waits until all is final, and compares
+// every answer with what is in Postgres.
+package prove
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// Options of a run. Program and Dir are required.
+type Options struct {
+	Program  string        // the intake program
+	Dir      string        // for the servers' data and all logs
+	Duration time.Duration // of the load; 5 minutes when zero
+	Seed     uint64        // of the schedule of faults, and of the load
+	Out      io.Writer     // hears what is done
+	Logger   *zap.Logger
+}
+
+// Run makes a run. An error means that there is no verdict.
+func Run(ctx context.Context, opts Options) (*Report, error) {
+	if opts.Duration <= 0 {
+		opts.Duration = 5 * time.Minute
+	}
+	s, err := startStack(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	defer s.stop()
+	report := &Report{Seed: opts.Seed, Began: time.Now().UTC(), Seconds: opts.Duration.Seconds(), Faults: make(map[string]int)}
+	l := newLoad(s, opts.Seed)
+	loading, stopLoad := context.WithCancel(ctx)
+	defer stopLoad()
+	var clients sync.WaitGroup
+	for n := range loadClients {
+		clients.Go(func() { l.run(loading, n) })
+	}
+	nemesis := newNemesis(s, report, opts.Out)
+	tormenting, heal := context.WithTimeout(ctx, opts.Duration)
+	defer heal()
+	var nemeses sync.WaitGroup
+	// One that has to do with processes, and one with all between them, at once.
+	for n, faults := range [][]fault{nemesis.processFaults(), nemesis.otherFaults()} {
+		nemeses.Go(func() { nemesis.run(tormenting, rand.New(rand.NewPCG(opts.Seed, uint64(n))), faults) })
+	}
+	nemeses.Wait()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	fmt.Fprintln(opts.Out, "all is healed; the load ends when it has gone on for a while")
+	if err := s.waitReady(ctx); err != nil {
+		return nil, err
+	}
+	select {
+	case <-time.After(5 * time.Second):
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	l.end()
+	clients.Wait()
+	stopLoad()
+	auditing, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	if err := l.audit(auditing, report); err != nil {
+		return nil, err
+	}
+	return report, nil
+}

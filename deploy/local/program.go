@@ -1,0 +1,28 @@
+package local
+
+import (
+	"os"
+	"os/exec"
+	"syscall"
+)
+
+// A Program is any program that goes with this process.
+type Program struct{ process *process }
+
+// StartProgram starts a program. What it says goes to a file.
+func StartProgram(cmd *exec.Cmd, logFile string) (*Program, error) {
+	p, err := startProcess(cmd, logFile, syscall.SIGKILL)
+	if err != nil {
+		return nil, err
+	}
+	return &Program{p}, nil
+}
+
+// Done is closed when the program has ended.
+func (p *Program) Done() <-chan struct{} { return p.process.ended }
+
+// Signal sends it a signal.
+func (p *Program) Signal(signal os.Signal) error { return p.process.cmd.Process.Signal(signal) }
+
+// Kill ends it as a crash does.
+func (p *Program) Kill() { p.process.kill() }
