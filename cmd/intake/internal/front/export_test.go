@@ -1,6 +1,9 @@
 package front
 
-import "time"
+import (
+	"net/http"
+	"time"
+)
 
 // Inflight gives what the requests that are in have of the budget, in bytes.
 func (f *Front) Inflight() int64 { return f.budget.used.Load() }
@@ -11,3 +14,8 @@ func (f *Front) SetBudget(bytes int64) { f.budget.limit = bytes }
 
 // SetStreamSilence sets for how long nothing need come of a stream.
 func (f *Front) SetStreamSilence(d time.Duration) { f.streamSilence = d }
+
+// SetIssuerTransport sets how the external issuer is reached.
+func (f *Front) SetIssuerTransport(transport http.RoundTripper) {
+	f.issuer.discovery.client.Transport = transport
+}
