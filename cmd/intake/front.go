@@ -19,8 +19,21 @@ import (
 	"intake/worker"
 )
 
+// issuerFlags say whose tokens let partners in.
+type issuerFlags struct {
+	OAuthIssuer       string `name:"oauth-issuer" placeholder:"URL" help:"Take access tokens of this issuer too: its URL exactly as in their iss, https, or http on this machine."`
+	OAuthAudience     string `name:"oauth-audience" placeholder:"AUDIENCE" help:"What the aud of its tokens must contain; the public URL if empty."`
+	OAuthPartnerClaim string `name:"oauth-partner-claim" default:"client_id" help:"The claim of its tokens that has the partner's name, such as client_id, azp or sub."`
+	NoBuiltinIssuer   bool   `help:"Issue no tokens, and take only those of --oauth-issuer."`
+}
+
+func (f issuerFlags) external() front.ExternalIssuer {
+	return front.ExternalIssuer{URL: f.OAuthIssuer, Audience: f.OAuthAudience, PartnerClaim: f.OAuthPartnerClaim}
+}
+
 type frontCommand struct {
 	serverFlags
+	issuerFlags
 	Listen           string        `default:"127.0.0.1:8080" help:"Address that partners talk to."`
 	AdminListen      string        `default:"127.0.0.1:9090" help:"Address of /livez, /readyz, /metrics and /debug/pprof/, not for partners."`
 	PublicURL        string        `name:"public-url" help:"Address as partners see it, the issuer and audience of tokens; http:// and the address listened to if empty."`
@@ -89,7 +102,8 @@ func newFrontProcess(ctx context.Context, c frontCommand, logger *zap.Logger) (_
 	p.limiter = limit.New(limit.Options{Redis: p.redis, Logger: logger, Registerer: p.metrics})
 	p.front, err = front.New(front.Options{
 		Queue: queue{p.queue}, Ledger: p.store, SeenSet: p.seen, Registry: p.store, PublicURL: publicURL,
-		MaxInflightBytes: c.MaxInflightBytes, Limiter: p.limiter, Certificate: certificate, TrustedProxies: proxies, Ready: p.health.ServeReady, Live: p.health.ServeLive,
+		MaxInflightBytes: c.MaxInflightBytes, Limiter: p.limiter, Certificate: certificate, TrustedProxies: proxies,
+		Issuer: c.external(), NoBuiltinIssuer: c.NoBuiltinIssuer, Ready: p.health.ServeReady, Live: p.health.ServeLive,
 		Logger: logger, Registerer: p.metrics,
 	})
 	return p, err

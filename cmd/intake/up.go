@@ -21,6 +21,7 @@ import (
 )
 
 type upCommand struct {
+	issuerFlags
 	Listen      string `default:"127.0.0.1:8080" help:"Address that partners talk to."`
 	PublicURL   string `name:"public-url" help:"Address as partners see it; http:// and the address listened to if empty."`
 	Data        string `default:".intake" help:"Folder that keeps everything: the servers' data, their logs, and up.env."`
@@ -38,6 +39,9 @@ const (
 )
 
 func (c upCommand) Run(ctx context.Context, logger *zap.Logger, out output) error {
+	if c.Demo && c.NoBuiltinIssuer {
+		return errors.New("--demo needs the built-in issuer: leave out one of --demo and --no-builtin-issuer")
+	}
 	data, err := filepath.Abs(c.Data)
 	if err != nil {
 		return err
@@ -79,7 +83,7 @@ func (c upCommand) serve(ctx context.Context, data string, logger *zap.Logger, o
 	if err != nil {
 		return err
 	}
-	f, err := newFrontProcess(ctx, frontCommand{serverFlags: flags, Listen: c.Listen, PublicURL: c.PublicURL, AdminListen: "127.0.0.1:0"}, logger.Named("front"))
+	f, err := newFrontProcess(ctx, frontCommand{serverFlags: flags, issuerFlags: c.issuerFlags, Listen: c.Listen, PublicURL: c.PublicURL, AdminListen: "127.0.0.1:0"}, logger.Named("front"))
 	if err != nil {
 		w.close()
 		if errors.Is(err, syscall.EADDRINUSE) {
@@ -180,18 +184,26 @@ func (c upCommand) welcome(ctx context.Context, data string, env map[string]stri
 	fmt.Fprintf(out, `Intake is up at %[1]s
 
   . %[2]s
-  TOKEN=$(curl -s -u "$INTAKE_CLIENT_ID:$INTAKE_CLIENT_SECRET" -d grant_type=client_credentials "$INTAKE_URL/oauth/token" | sed 's/.*"access_token":"\([^"]*\)".*/\1/')
+  %[7]s
   curl -s "$INTAKE_URL/api/v1/clients" -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json" -d '[{"partner_client_id": "shop-1", "entity_type": "SoleTrader"}]'
 
   metrics  http://%[3]s/metrics (front), http://%[4]s/metrics (worker)
   logs     %[5]s/%[6]s, and those of its servers in %[5]s/*/*.log
   stop     Ctrl-C; everything is kept in %[5]s
 
-`, f.url(), shellPath(file), f.admin.Addr(), w.admin.Addr(), shown, logFile)
+`, f.url(), shellPath(file), f.admin.Addr(), w.admin.Addr(), shown, logFile, c.howToGetToken())
 	if !c.Demo {
 		return nil
 	}
 	return sendSample(ctx, env, out)
+}
+
+// howToGetToken is a line of a shell that puts a token into TOKEN.
+func (c upCommand) howToGetToken() string {
+	if c.NoBuiltinIssuer {
+		return "TOKEN=… # from " + c.OAuthIssuer
+	}
+	return `TOKEN=$(curl -s -u "$INTAKE_CLIENT_ID:$INTAKE_CLIENT_SECRET" -d grant_type=client_credentials "$INTAKE_URL/oauth/token" | sed 's/.*"access_token":"\([^"]*\)".*/\1/')`
 }
 
 // shellPath is a file's name such that a shell's dot finds it.

@@ -14,7 +14,8 @@ import (
 	"intake/sink"
 )
 
-// A directory is who may come in, and the key of their tokens. It never changes;
+// A directory is who may come in, and the key of the tokens that the front issues
+// them; it has none where the built-in issuer is off. It never changes;
 // a new one takes its place.
 type directory struct {
 	partners map[string]*sink.PartnerRecord // by name
@@ -36,8 +37,10 @@ func (f *Front) Reload(ctx context.Context) error {
 	}
 	if old := f.directory.Load(); old != nil {
 		fresh.key, fresh.keyID = old.key, old.keyID
-	} else if err := fresh.readKey(ctx, f.opts.Registry); err != nil {
-		return err
+	} else if !f.opts.NoBuiltinIssuer {
+		if err := fresh.readKey(ctx, f.opts.Registry); err != nil {
+			return err
+		}
 	}
 	f.directory.Store(fresh)
 	return nil

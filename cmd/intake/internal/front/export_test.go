@@ -1,6 +1,9 @@
 package front
 
-import "time"
+import (
+	"net/http"
+	"time"
+)
 
 // Inflight gives what the requests that are in have of the budget, in bytes.
 func (f *Front) Inflight() int64 { return f.budget.used.Load() }
@@ -17,4 +20,9 @@ func (c *Certificate) LookAgain() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.looked = time.Time{}
+}
+
+// SetIssuerTransport sets how the external issuer is reached.
+func (f *Front) SetIssuerTransport(transport http.RoundTripper) {
+	f.issuer.discovery.client.Transport = transport
 }

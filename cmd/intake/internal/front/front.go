@@ -73,6 +73,10 @@ type Options struct {
 	// PublicURL is where partners reach the front, without a slash at its end:
 	// the issuer and the audience of its tokens.
 	PublicURL string
+	// Issuer is whose tokens let partners in besides the front's own.
+	Issuer ExternalIssuer
+	// NoBuiltinIssuer has the front issue no tokens, and take none of its own.
+	NoBuiltinIssuer bool
 	// MaxInflightBytes bounds the memory of all requests together; 256 MiB when
 	// zero, and never less than one request of the largest kind needs.
 	MaxInflightBytes int64
@@ -94,6 +98,7 @@ type Front struct {
 	opts      Options
 	routes    map[string]map[string]http.HandlerFunc // by path and method
 	directory atomic.Pointer[directory]
+	issuer    *issuer // the external one; may be nil
 	tokens    tokenCache
 	guesses   *guesses
 	budget    *budget
@@ -110,6 +115,12 @@ type Front struct {
 func New(opts Options) (*Front, error) {
 	if opts.Queue == nil || opts.Ledger == nil || opts.SeenSet == nil || opts.Registry == nil || opts.PublicURL == "" {
 		return nil, errors.New("a front needs a queue, a ledger, a seen set, a registry and its public URL")
+	}
+	if opts.NoBuiltinIssuer && opts.Issuer.URL == "" {
+		return nil, errors.New("nobody could get in: without the built-in issuer there must be an external one")
+	}
+	if !opts.NoBuiltinIssuer && opts.Issuer.URL == opts.PublicURL {
+		return nil, errors.New("the external issuer is the front itself: it must be another one, or the built-in issuer off")
 	}
 	if opts.MaxInflightBytes <= 0 {
 		opts.MaxInflightBytes = 256 << 20
@@ -131,14 +142,21 @@ func New(opts Options) (*Front, error) {
 	f.streamSilence = streamSilence
 	f.decoding = make(chan struct{}, max(runtime.GOMAXPROCS(0)-1, 1))
 	f.budget = &budget{limit: opts.MaxInflightBytes, gauge: f.metrics.inflight}
+	if opts.Issuer.URL != "" {
+		if f.issuer, err = newIssuer(opts.Issuer, opts.PublicURL, opts.Logger, opts.Registerer); err != nil {
+			return nil, err
+		}
+	}
 	f.routes = map[string]map[string]http.HandlerFunc{
 		"/api/v1/clients":        {http.MethodPost: f.create},
 		statusPath:               {http.MethodGet: f.status},
 		recordRoute:              {http.MethodGet: f.record},
 		recordPath + "reconcile": {http.MethodGet: f.record, http.MethodPost: f.reconcile},
-		"/oauth/token":           {http.MethodPost: f.issueToken},
-		"/.well-known/jwks.json": {http.MethodGet: f.serveKeys},
-		"/.well-known/oauth-authorization-server": {http.MethodGet: f.serveMetadata},
+	}
+	if !opts.NoBuiltinIssuer {
+		f.routes["/oauth/token"] = map[string]http.HandlerFunc{http.MethodPost: f.issueToken}
+		f.routes["/.well-known/jwks.json"] = map[string]http.HandlerFunc{http.MethodGet: f.serveKeys}
+		f.routes["/.well-known/oauth-authorization-server"] = map[string]http.HandlerFunc{http.MethodGet: f.serveMetadata}
 	}
 	if opts.Live != nil {
 		f.routes["/livez"] = map[string]http.HandlerFunc{http.MethodGet: opts.Live}
@@ -153,9 +171,19 @@ func New(opts Options) (*Front, error) {
 // well within the 5 s that are promised.
 const directoryEvery = 2 * time.Second
 
-// Run keeps up with the partners until ctx ends. When they can't be read, those
-// known last stay.
+// Run keeps up with the partners, and with the keys of an external issuer, until
+// ctx ends. When they can't be read, those known last stay.
 func (f *Front) Run(ctx context.Context) error {
+	var running sync.WaitGroup
+	defer running.Wait()
+	if f.issuer != nil {
+		running.Go(func() { f.issuer.run(ctx) })
+	}
+	f.followPartners(ctx)
+	return nil
+}
+
+func (f *Front) followPartners(ctx context.Context) {
 	ticker := time.NewTicker(directoryEvery)
 	defer ticker.Stop()
 	failing := false
@@ -163,7 +191,7 @@ func (f *Front) Run(ctx context.Context) error {
 		err := f.Reload(ctx)
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return
 		case err != nil && !failing:
 			f.opts.Logger.Warn("cannot read the partners, going on with those known", zap.Error(err))
 		case err == nil && failing:
@@ -173,7 +201,7 @@ func (f *Front) Run(ctx context.Context) error {
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
-			return nil
+			return
 		}
 	}
 }

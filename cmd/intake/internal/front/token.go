@@ -221,9 +221,9 @@ func (f *Front) serveMetadata(w http.ResponseWriter, _ *http.Request) {
 }
 
 // partnerOf gives the partner that a token names, if it may still come in.
-func (d *directory) partnerOf(c *claims) (intake.Partner, bool) {
-	partner := d.partners[c.Subject]
-	if partner == nil || partner.ID != c.Partner || partner.Disabled {
+func (d *directory) partnerOf(p *pass) (intake.Partner, bool) {
+	partner := d.partners[p.partner]
+	if partner == nil || partner.Disabled || p.number != 0 && p.number != partner.ID {
 		return intake.Partner{}, false
 	}
 	return partner.Partner, true

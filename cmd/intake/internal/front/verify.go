@@ -1,6 +1,7 @@
 package front
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -36,7 +37,11 @@ func (f *Front) authenticate(w http.ResponseWriter, r *http.Request, scope strin
 	if !ok || len(headers) > 1 || !strings.EqualFold(kind, "Bearer") {
 		return refuse(http.StatusUnauthorized, `, error="invalid_request"`, "Authorization must be given once, as Bearer and an access token")
 	}
-	c, err := f.verify(directory, strings.TrimSpace(token))
+	pass, err := f.verify(r.Context(), directory, strings.TrimSpace(token))
+	if errors.Is(err, errKeysUnread) {
+		writeProblem(w, problem{status: http.StatusServiceUnavailable, retryAfter: f.issuer.keys.pace.cooldown, detail: errKeysUnread.Error()})
+		return intake.Partner{}, false
+	}
 	if err != nil {
 		detail := "the access token is not valid"
 		if errors.Is(err, jwt.ErrTokenExpired) {
@@ -44,11 +49,11 @@ func (f *Front) authenticate(w http.ResponseWriter, r *http.Request, scope strin
 		}
 		return refuse(http.StatusUnauthorized, `, error="invalid_token", error_description="`+detail+`"`, detail)
 	}
-	partner, ok := directory.partnerOf(c)
+	partner, ok := directory.partnerOf(pass)
 	if !ok {
 		return refuse(http.StatusUnauthorized, `, error="invalid_token"`, "the access token's partner may not come in")
 	}
-	if !slices.Contains(strings.Fields(c.Scope), scope) {
+	if !slices.Contains(pass.scopes, scope) {
 		return refuse(http.StatusForbidden, `, error="insufficient_scope", scope="`+scope+`"`, "the access token lacks the scope "+scope)
 	}
 	return partner, true
@@ -56,11 +61,44 @@ func (f *Front) authenticate(w http.ResponseWriter, r *http.Request, scope strin
 
 const clockLeeway = time.Minute
 
-// verify checks a token as RFC 9068 §4 has it.
-func (f *Front) verify(d *directory, token string) (*claims, error) {
-	if c := f.tokens.get(token); c != nil {
-		return c, nil
+// A pass is what a verified token says.
+type pass struct {
+	partner string
+	// number is the partner's; 0 where the token has only the name.
+	number  int32
+	scopes  []string
+	expires time.Time
+	issuer  *issuer // nil: the built-in one
+	key     *issuerKey
+}
+
+// isOver tells whether the pass is worth nothing any more: it has expired, or its
+// issuer has withdrawn the key that it was signed with.
+func (p *pass) isOver() bool {
+	return time.Now().After(p.expires.Add(clockLeeway)) || p.issuer != nil && !p.issuer.keys.has(p.key)
+}
+
+// verify checks a token, by the rules of the issuer that it says it is from.
+func (f *Front) verify(ctx context.Context, d *directory, token string) (*pass, error) {
+	if p := f.tokens.get(token); p != nil {
+		return p, nil
 	}
+	var p *pass
+	var err error
+	if f.issuer != nil && (f.opts.NoBuiltinIssuer || issuerOf(token) == f.issuer.URL) {
+		p, err = f.issuer.verify(ctx, token)
+	} else {
+		p, err = f.verifyOwn(d, token)
+	}
+	if err != nil {
+		return nil, err
+	}
+	f.tokens.put(token, p)
+	return p, nil
+}
+
+// verifyOwn checks a token that the front must have issued, as RFC 9068 §4 has it.
+func (f *Front) verifyOwn(d *directory, token string) (*pass, error) {
 	c := new(claims)
 	parsed, err := jwt.ParseWithClaims(token, c, func(t *jwt.Token) (any, error) {
 		typ, _ := t.Header["typ"].(string)
@@ -78,41 +116,40 @@ func (f *Front) verify(d *directory, token string) (*claims, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !parsed.Valid || c.Subject == "" {
+	if !parsed.Valid || c.Subject == "" || c.Partner == 0 {
 		return nil, jwt.ErrTokenInvalidClaims
 	}
-	f.tokens.put(token, c)
-	return c, nil
+	return &pass{partner: c.Subject, number: c.Partner, scopes: strings.Fields(c.Scope), expires: c.ExpiresAt.Time}, nil
 }
 
 // A tokenCache keeps tokens that were verified, so that a signature is checked
 // once. Whether its partner may still come in is asked each time.
 type tokenCache struct {
 	mu     sync.Mutex
-	claims map[[32]byte]*claims // guarded by mu; by the token's SHA-256
+	passes map[[32]byte]*pass // guarded by mu; by the token's SHA-256
 }
 
-// maxTokens bounds the cache. Only tokens that were issued here get into it.
+// maxTokens bounds the cache. Only tokens that were verified get into it.
 const maxTokens = 10_000
 
-func (c *tokenCache) get(token string) *claims {
+func (c *tokenCache) get(token string) *pass {
 	key := sha256.Sum256([]byte(token))
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	found := c.claims[key]
-	if found != nil && time.Now().After(found.ExpiresAt.Add(clockLeeway)) {
-		delete(c.claims, key)
+	found := c.passes[key]
+	if found != nil && found.isOver() {
+		delete(c.passes, key)
 		return nil
 	}
 	return found
 }
 
-func (c *tokenCache) put(token string, verified *claims) {
+func (c *tokenCache) put(token string, verified *pass) {
 	key := sha256.Sum256([]byte(token))
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.claims == nil || len(c.claims) >= maxTokens {
-		c.claims = make(map[[32]byte]*claims)
+	if c.passes == nil || len(c.passes) >= maxTokens {
+		c.passes = make(map[[32]byte]*pass)
 	}
-	c.claims[key] = verified
+	c.passes[key] = verified
 }

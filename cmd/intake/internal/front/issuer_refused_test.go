@@ -1,0 +1,227 @@
+package front_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha512"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/golang-jwt/jwt/v5"
+)
+
+// Every algorithm of the list gets in, with a key of its kind.
+func TestIssuer_Algorithms(t *testing.T) {
+	t.Parallel()
+	methods := []jwt.SigningMethod{jwt.SigningMethodES256, jwt.SigningMethodES384, jwt.SigningMethodRS256, jwt.SigningMethodPS256, jwt.SigningMethodEdDSA}
+	keys := make([]testKey, len(methods))
+	for i, method := range methods {
+		keys[i] = newKey(t, method.Alg(), method)
+	}
+	issuer := newIssuer(t, "https://issuer.example", keys...)
+	f := withIssuer(t, issuer.url, issuer, nil)
+	for _, key := range keys {
+		f.wantPost(t, key.sign(t, issuer.claims()), http.StatusOK)
+		for _, method := range methods {
+			if _, err := method.Sign("x", key.private); err != nil || method == key.method || method.Alg() == "ES384" {
+				continue // the key is of another type
+			}
+			t.Run(method.Alg()+" with the key for "+key.id, func(t *testing.T) {
+				f.wantPost(t, signWith(t, method, key.private, issuer.claims(), map[string]any{"kid": key.id, "typ": "at+jwt"}), http.StatusUnauthorized)
+			})
+		}
+	}
+}
+
+// Only tokens that the issuer has issued, for the front, for now, get in (RFC 8725).
+func TestIssuer_Refused(t *testing.T) {
+	t.Parallel()
+	key := newKey(t, "rsa", jwt.SigningMethodRS256)
+	elliptic256 := newKey(t, "ec", jwt.SigningMethodES256)
+	issuer := newIssuer(t, "https://issuer.example", key, elliptic256)
+	another := newKey(t, "rsa", jwt.SigningMethodRS256)
+	f := withIssuer(t, issuer.url, issuer, nil)
+	public := key.private.Public().(*rsa.PublicKey)
+	der, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inPEM := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
+	inJSON, err := json.Marshal(jose.JSONWebKey{Key: public, KeyID: "rsa"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	embedded := jose.JSONWebKey{Key: another.private.Public(), KeyID: "rsa"}
+	type changes = map[string]any // nil: left out
+	in := func(d time.Duration) int64 { return time.Now().Add(d).Unix() }
+	rs256 := jwt.SigningMethodRS256
+	for _, c := range []struct {
+		name           string
+		header, claims changes
+		method         jwt.SigningMethod
+		key            any
+		status         int
+	}{
+		{"as issued", nil, nil, rs256, key.private, 200},
+		{"type in full", changes{"typ": "application/at+JWT"}, nil, rs256, key.private, 200},
+		{"type JWT", changes{"typ": "JWT"}, nil, rs256, key.private, 200},
+		{"no key id, and one key of the kind", changes{"kid": nil}, nil, rs256, key.private, 200},
+		{"several audiences", nil, changes{"aud": []string{"x", publicURL}}, rs256, key.private, 200},
+		{"a clock ahead", nil, changes{"iat": in(30 * time.Second), "nbf": in(30 * time.Second)}, rs256, key.private, 200},
+		{"expired within the leeway", nil, changes{"exp": in(-30 * time.Second)}, rs256, key.private, 200},
+		{"no time of issue", nil, changes{"iat": nil}, rs256, key.private, 200},
+
+		{"no algorithm", nil, nil, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, 401},
+		{"HS256 with the public key, DER", nil, nil, jwt.SigningMethodHS256, der, 401},
+		{"HS256 with the public key, PEM", nil, nil, jwt.SigningMethodHS256, []byte(inPEM), 401},
+		{"HS256 with the public key, JWK", nil, nil, jwt.SigningMethodHS256, inJSON, 401},
+		{"HS256 with nothing", nil, nil, jwt.SigningMethodHS256, []byte{}, 401},
+		{"an algorithm that the key isn't for", nil, nil, jwt.SigningMethodPS256, key.private, 401},
+		{"an algorithm that isn't in the list", nil, nil, jwt.SigningMethodRS512, key.private, 401},
+		{"an algorithm in other letters", changes{"alg": "rs256"}, nil, rs256, key.private, 401},
+		{"another key's type", changes{"kid": "ec"}, nil, rs256, key.private, 401},
+		{"another key", nil, nil, rs256, another.private, 401},
+		{"another key, embedded", changes{"jwk": embedded}, nil, rs256, another.private, 401},
+		{"another key, embedded, no id", changes{"jwk": embedded, "kid": nil}, nil, rs256, another.private, 401},
+		{"another key, from elsewhere", changes{"jku": "https://evil.example/keys", "x5u": "https://evil.example/cert"}, nil, rs256, another.private, 401},
+		{"another key, with a certificate", changes{"x5c": []string{base64.StdEncoding.EncodeToString(der)}}, nil, rs256, another.private, 401},
+		{"a key id that is a path", changes{"kid": "../../../../dev/null"}, nil, rs256, key.private, 401},
+		{"a key id that goes on", changes{"kid": "rsa\x00"}, nil, rs256, key.private, 401},
+		{"a key id that is a query", changes{"kid": "x' or '1'='1"}, nil, rs256, key.private, 401},
+		{"a key id that is an address", changes{"kid": "https://evil.example/keys"}, nil, rs256, key.private, 401},
+		{"an empty key id", changes{"kid": ""}, nil, rs256, key.private, 401},
+		{"a key id that is no string", changes{"kid": []string{"rsa"}}, nil, rs256, key.private, 401},
+		{"extensions", changes{"crit": []string{"exp"}}, nil, rs256, key.private, 401},
+		{"an ID token's type", changes{"typ": "id+jwt"}, nil, rs256, key.private, 401},
+		{"a logout token's type", changes{"typ": "logout+jwt"}, nil, rs256, key.private, 401},
+		{"no type", changes{"typ": nil}, nil, rs256, key.private, 401},
+		{"a type that is no string", changes{"typ": 1}, nil, rs256, key.private, 401},
+
+		{"another issuer", nil, changes{"iss": "https://evil.example"}, rs256, key.private, 401},
+		{"the issuer and a slash", nil, changes{"iss": "https://issuer.example/"}, rs256, key.private, 401},
+		{"the issuer in other letters", nil, changes{"iss": "https://Issuer.example"}, rs256, key.private, 401},
+		{"the issuer is the front", nil, changes{"iss": publicURL}, rs256, key.private, 401},
+		{"several issuers", nil, changes{"iss": []string{"https://issuer.example"}}, rs256, key.private, 401},
+		{"no issuer", nil, changes{"iss": nil}, rs256, key.private, 401},
+		{"an ID token, whose audience is the client", nil, changes{"aud": "acme"}, rs256, key.private, 401},
+		{"another audience", nil, changes{"aud": []string{publicURL + "/other", "x"}}, rs256, key.private, 401},
+		{"no audience", nil, changes{"aud": nil}, rs256, key.private, 401},
+		{"an empty audience", nil, changes{"aud": []string{}}, rs256, key.private, 401},
+		{"expired", nil, changes{"exp": in(-61 * time.Second)}, rs256, key.private, 401},
+		{"never expires", nil, changes{"exp": nil}, rs256, key.private, 401},
+		{"expires at a text", nil, changes{"exp": "tomorrow"}, rs256, key.private, 401},
+		{"not yet", nil, changes{"nbf": in(70 * time.Second)}, rs256, key.private, 401},
+		{"from the future", nil, changes{"iat": in(70 * time.Second)}, rs256, key.private, 401},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			claims := issuer.claims()
+			for name, value := range c.claims {
+				if claims[name] = value; value == nil {
+					delete(claims, name)
+				}
+			}
+			header := changes{"kid": "rsa", "typ": "at+jwt"}
+			for name, value := range c.header {
+				header[name] = value
+			}
+			token := signWith(t, c.method, c.key, claims, header)
+			for range 2 { // what is refused must not be in the cache then
+				f.wantPost(t, token, c.status)
+			}
+		})
+	}
+}
+
+// Each byte of a token matters, also of one that is in the cache.
+func TestIssuer_Tampered(t *testing.T) {
+	t.Parallel()
+	issuer := newIssuer(t, "https://issuer.example", newKey(t, "1", jwt.SigningMethodEdDSA))
+	f := withIssuer(t, issuer.url, issuer, nil)
+	token := issuer.token(t)
+	f.wantPost(t, token, http.StatusOK)
+	for i := range token {
+		for _, tampered := range []string{token[:i], token[:i] + "A" + token[i+1:], token[:i] + "B" + token[i:]} {
+			if tampered != token {
+				f.wantPost(t, tampered, http.StatusUnauthorized)
+			}
+		}
+	}
+}
+
+// What stands in the set of keys but no token may be signed with is left out, and
+// doesn't spoil the rest.
+func TestIssuer_KeysLeftOut(t *testing.T) {
+	t.Parallel()
+	good := newKey(t, "good", jwt.SigningMethodES256)
+	weak, err := rsa.GenerateKey(rand.Reader, 1024)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p521, err := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret := []byte(strings.Repeat("x", 32))
+	forEncryption, private, twice, unnamed := newKey(t, "enc", jwt.SigningMethodRS256), newKey(t, "private", jwt.SigningMethodES256), newKey(t, "twice", jwt.SigningMethodEdDSA), newKey(t, "", jwt.SigningMethodES384)
+	var raw []json.RawMessage
+	for _, jwk := range []jose.JSONWebKey{
+		{KeyID: "weak", Key: &weak.PublicKey}, {KeyID: "secret", Key: secret}, {KeyID: "p521", Key: &p521.PublicKey},
+		{KeyID: "enc", Key: forEncryption.private.Public(), Use: "enc"}, {KeyID: "private", Key: private.private},
+		{KeyID: "twice", Key: twice.private.Public()}, {KeyID: "twice", Key: newKey(t, "", jwt.SigningMethodEdDSA).private.Public()},
+		{Key: unnamed.private.Public()},
+		{KeyID: "good", Key: good.private.Public()},
+	} {
+		text, err := json.Marshal(jwk)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw = append(raw, text)
+	}
+	for _, text := range []string{`{}`, `null`, `1`, `{"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"}`, `{"kty": "XX", "kid": "good"}`, `{"kty": "EC", "crv": "secp256k1", "kid": "good"}`} {
+		raw = append(raw, json.RawMessage(text))
+	}
+	issuer := newIssuer(t, "https://issuer.example", good)
+	f := withIssuer(t, issuer.url, inMemory{serveKeys(t, issuer.url, map[string]any{"keys": raw})}, nil)
+	f.wantPost(t, good.sign(t, issuer.claims()), http.StatusOK)
+	f.wantPost(t, unnamed.sign(t, issuer.claims()), http.StatusOK)
+	f.wantPost(t, signWith(t, unnamed.method, unnamed.private, issuer.claims(), map[string]any{"typ": "JWT"}), http.StatusOK)
+	for id, token := range map[string]string{
+		"weak":                         signWith(t, jwt.SigningMethodRS256, weak, issuer.claims(), map[string]any{"kid": "weak", "typ": "JWT"}),
+		"p521":                         signWith(t, jwt.SigningMethodES512, p521, issuer.claims(), map[string]any{"kid": "p521", "typ": "JWT"}),
+		"secret":                       signWith(t, jwt.SigningMethodHS256, secret, issuer.claims(), map[string]any{"kid": "secret", "typ": "JWT"}),
+		"enc":                          forEncryption.sign(t, issuer.claims()),
+		"private":                      private.sign(t, issuer.claims()),
+		"twice":                        twice.sign(t, issuer.claims()),
+		"a curve of another algorithm": signES384(t, good, issuer.claims()),
+	} {
+		t.Run(id, func(t *testing.T) { f.wantPost(t, token, http.StatusUnauthorized) })
+	}
+}
+
+// signES384 signs with a key of any curve, as no library would.
+func signES384(t testing.TB, key testKey, claims jwt.Claims) string {
+	t.Helper()
+	token := jwt.NewWithClaims(jwt.SigningMethodES384, claims)
+	token.Header["kid"], token.Header["typ"] = key.id, "at+jwt"
+	text, err := token.SigningString()
+	if err != nil {
+		t.Fatal(err)
+	}
+	hash := sha512.Sum384([]byte(text))
+	r, s, err := ecdsa.Sign(rand.Reader, key.private.(*ecdsa.PrivateKey), hash[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	signature := append(r.FillBytes(make([]byte, 48)), s.FillBytes(make([]byte, 48))...)
+	return text + "." + base64.RawURLEncoding.EncodeToString(signature)
+}
