@@ -207,6 +207,10 @@ func TestQueue_AckLostButSaved(t *testing.T) {
 	start(t, r.worker(t, Options{}).Run)
 	nc, deafen := r.deafen(t)
 	q := r.queue(t, nc, QueueOptions{PublishTimeout: time.Second})
+	eventually(t, "the worker waits for messages", func() bool {
+		consumer, err := r.stream(t).Consumer(t.Context(), consumerOf(waitingLane))
+		return err == nil && consumer.CachedInfo().NumWaiting > 0
+	})
 	deafen()
 	batch := newBatch("a")
 	waitFor(t, q.submit(t, batch))

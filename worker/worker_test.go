@@ -245,13 +245,9 @@ func (r *rig) wantAllAcked(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, lane := range lanes {
-		consumer, err := js.Consumer(t.Context(), StreamName, consumerOf(lane))
-		if err != nil {
-			t.Fatal(err)
-		}
 		eventually(t, "every message is acknowledged", func() bool {
-			info, err := consumer.Info(t.Context())
-			return err == nil && info.NumAckPending == 0 && info.NumPending == 0
+			consumer, err := js.Consumer(t.Context(), StreamName, consumerOf(lane))
+			return err == nil && consumer.CachedInfo().NumAckPending == 0 && consumer.CachedInfo().NumPending == 0
 		})
 	}
 }

@@ -158,9 +158,8 @@ func TestServe_Headers(t *testing.T) {
 }
 
 // Bodies that are made to take memory or time are refused, or fail an item, and
-// take little of either.
+// take little of either. Nothing runs beside it, for what is allocated is counted.
 func TestCreate_Bombs(t *testing.T) {
-	t.Parallel()
 	f := startFront(t)
 	token := f.token(t)
 	zip := func(text io.Reader) []byte {
@@ -182,8 +181,8 @@ func TestCreate_Bombs(t *testing.T) {
 		status int
 		says   string
 	}{
-		{"1000 to 1", bytes.NewReader(zip(spaces(1 << 30))), true, 413, "32 MiB"},
-		{"1000 to 1 of 1000 to 1", bytes.NewReader(zip(bytes.NewReader(zip(spaces(1 << 30))))), true, 400, ""},
+		{"1000 to 1", bytes.NewReader(zip(spaces(64 << 20))), true, 413, "32 MiB"},
+		{"1000 to 1 of 1000 to 1", bytes.NewReader(zip(bytes.NewReader(zip(spaces(64 << 20))))), true, 400, ""},
 		{"100,000 deep", strings.NewReader(strings.Repeat("[", 100_000)), false, 400, "deep"},
 		{"100,000 objects deep", strings.NewReader("[" + strings.Repeat(`{"a":`, 100_000)), false, 400, "deep"},
 		{"a million digits", strings.NewReader(`[{"partner_client_id":"a","entity_type":"X","revenue_claims":[{"total_amount":` + strings.Repeat("9", 1_000_000) + `}]}]`), false, 200, `"state":"Failed"`},

@@ -283,7 +283,6 @@ func TestToken_Refused(t *testing.T) {
 		{"a scope that begins like it", nil, changes{"scope": "clients:write2"}, jwt.SigningMethodES256, key, 403},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
 			token := jwt.New(c.method)
 			changed := func(to, from, by map[string]any) {
 				for name, value := range from {
