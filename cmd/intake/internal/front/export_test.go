@@ -1,6 +1,10 @@
 package front
 
-import "time"
+import (
+	"maps"
+	"slices"
+	"time"
+)
 
 // Inflight gives what the requests that are in have of the budget, in bytes.
 func (f *Front) Inflight() int64 { return f.budget.used.Load() }
@@ -11,3 +15,16 @@ func (f *Front) SetBudget(bytes int64) { f.budget.limit = bytes }
 
 // SetStreamSilence sets for how long nothing need come of a stream.
 func (f *Front) SetStreamSilence(d time.Duration) { f.streamSilence = d }
+
+// Routes gives the methods that are answered, by path. What follows a path that
+// takes an id is part of it here.
+func (f *Front) Routes() map[string][]string {
+	routes := make(map[string][]string)
+	for path, methods := range f.routes {
+		if path == statusPath {
+			path += "{status_check_id}"
+		}
+		routes[path] = slices.Sorted(maps.Keys(methods))
+	}
+	return routes
+}
