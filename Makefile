@@ -20,11 +20,11 @@ up: servers build ## run the whole stack here on private servers, and send it a 
 	bin/intake up --demo
 
 .PHONY: test
-test: servers ## run all tests, on private servers of their own
+test: servers browser ## run all tests, on private servers of their own
 	go test -timeout 15m ./...
 
 .PHONY: race
-race: servers ## run all tests with the race detector
+race: servers browser ## run all tests with the race detector
 	go test -race -timeout 20m ./...
 
 .PHONY: lint
@@ -51,7 +51,16 @@ bench: servers build ## measure against the bare save, raw COPY and a plain hand
 compose-test: ## bring the docker-compose stack up, send to it, restart each part, count, and take it down
 	deploy/compose-test
 
+.PHONY: docs-bundle
+docs-bundle: ## fetch the newest program of the reference page through npm, or that of SCALAR=1.2.3
+	cmd/intake/internal/reference/scalar/update $(SCALAR)
+
 # Postgres and Redis as programs; NATS is part of the binary.
 .PHONY: servers
 servers:
 	@deploy/local/install
+
+# A test opens the reference page.
+.PHONY: browser
+browser:
+	@deploy/local/install chromium

@@ -187,6 +187,7 @@ func (c upCommand) welcome(ctx context.Context, data string, env map[string]stri
   %[7]s
   curl -s "$INTAKE_URL/api/v1/clients" -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json" -d '[{"partner_client_id": "shop-1", "entity_type": "SoleTrader"}]'
 
+  docs     %[1]s/docs (try it with the client id and secret in %[2]s), %[1]s/openapi.yaml
   metrics  http://%[3]s/metrics (front), http://%[4]s/metrics (worker)
   logs     %[5]s/%[6]s, and those of its servers in %[5]s/*/*.log
   stop     Ctrl-C; everything is kept in %[5]s

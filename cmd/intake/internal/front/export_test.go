@@ -1,7 +1,9 @@
 package front
 
 import (
+	"maps"
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -25,4 +27,17 @@ func (c *Certificate) LookAgain() {
 // SetIssuerTransport sets how the external issuer is reached.
 func (f *Front) SetIssuerTransport(transport http.RoundTripper) {
 	f.issuer.discovery.client.Transport = transport
+}
+
+// Routes gives the methods that are answered, by path. What follows a path that
+// takes an id is part of it here.
+func (f *Front) Routes() map[string][]string {
+	routes := make(map[string][]string)
+	for path, methods := range f.routes {
+		if path == statusPath {
+			path += "{status_check_id}"
+		}
+		routes[path] = slices.Sorted(maps.Keys(methods))
+	}
+	return routes
 }

@@ -28,6 +28,7 @@ import (
 
 	"intake"
 	"intake/cmd/intake/internal/limit"
+	"intake/cmd/intake/internal/reference"
 	"intake/dedupe"
 	"intake/sink"
 	"intake/worker"
@@ -158,6 +159,9 @@ func New(opts Options) (*Front, error) {
 		f.routes["/.well-known/jwks.json"] = map[string]http.HandlerFunc{http.MethodGet: f.serveKeys}
 		f.routes["/.well-known/oauth-authorization-server"] = map[string]http.HandlerFunc{http.MethodGet: f.serveMetadata}
 	}
+	for path, serve := range reference.Handlers() {
+		f.routes[path] = map[string]http.HandlerFunc{http.MethodGet: serve}
+	}
 	if opts.Live != nil {
 		f.routes["/livez"] = map[string]http.HandlerFunc{http.MethodGet: opts.Live}
 	}
@@ -228,6 +232,7 @@ func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
 	rec := &recorder{ResponseWriter: w}
 	rec.limitTime(r)
+	secure(w.Header())
 	defer func() {
 		f.metrics.requests.WithLabelValues(strconv.Itoa(rec.status)).Inc()
 		f.metrics.seconds.Observe(time.Since(began).Seconds())
@@ -267,6 +272,21 @@ func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	handler(rec, r)
+}
+
+// Headers of every answer. None of them is a page of ours, except the reference,
+// which sets a policy of its own. They are shared, and never changed.
+var (
+	strictPolicy = []string{"default-src 'none'; frame-ancestors 'none'"}
+	noSniff      = []string{"nosniff"}
+	noReferrer   = []string{"no-referrer"}
+)
+
+// secure keeps browsers from making more of an answer than it is.
+func secure(header http.Header) {
+	header["Content-Security-Policy"] = strictPolicy
+	header["X-Content-Type-Options"] = noSniff
+	header["Referrer-Policy"] = noReferrer
 }
 
 // routeOf gives the path of a request as the routes have it. An id may hold a

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+)
+
+// A partner opens the reference, signs in with its own credentials and sends the
+// first example, which gets saved. The page asks nobody but the front.
+func TestDocs(t *testing.T) {
+	t.Parallel()
+	s := startStack(t, stackOptions{})
+	ctx, watched := startBrowser(t)
+	const (
+		clientID = `//label[.="Client ID"]/ancestor::td//*[@role="combobox"]`
+		secret   = `//label[.="Client Secret"]/ancestor::td//input`
+		token    = `//label[.="Access Token"]`
+		send     = `(//button[@data-addressbar-action="send"])[1]`
+		saved    = `(document.querySelector("section[aria-label=Response]")?.innerText ?? "").includes('"state": "Completed"')`
+	)
+	for _, step := range []struct {
+		does   string
+		action chromedp.Action[chromedp.Void]
+	}{
+		{"opens the page", chromedp.Navigate(s.fronts[0].url() + "/docs#tag/batches/POST/api/v1/clients")},
+		{"gives the client id", chromedp.SendKeys(chromedp.Search(clientID), "acme")},
+		{"gives the secret", chromedp.SendKeys(chromedp.Search(secret), s.secret)},
+		{"signs in", chromedp.Click(chromedp.Search(`//button[normalize-space()="Authorize"]`))},
+		{"has a token", chromedp.WaitVisible(chromedp.Search(token))},
+		{"tries it", clickOn(`section[aria-labelledby][id$="POST/api/v1/clients"] .show-api-client-button`)},
+		{"sends the example", chromedp.Click(chromedp.Search(send))},
+		{"sees that it is saved", isTrue(saved)},
+	} {
+		limited, cancel := context.WithTimeout(ctx, 30*time.Second)
+		err := chromedp.Do(limited, step.action)
+		cancel()
+		if err != nil {
+			screenshot(ctx, t, "docs-failed.png")
+			t.Fatalf("%s: %v", step.does, err)
+		}
+	}
+	screenshot(ctx, t, "docs.png")
+	if n := s.count(t, "select count(*) from saved_clients where partner = 'acme'"); n != 1 {
+		t.Errorf("%d clients are saved", n)
+	}
+	watched.check(t, s.fronts[0].url())
+}
+
+// clickOn clicks on an element that may be below what is seen of the page.
+func clickOn(selector string) chromedp.Action[chromedp.Void] {
+	return isTrue(`(e => { e?.click(); return !!e })(document.querySelector('` + selector + `'))`)
+}
+
+// isTrue waits until an expression is true.
+func isTrue(expression string) chromedp.Action[chromedp.Void] {
+	poll := chromedp.Poll[bool](expression)
+	return func(ctx context.Context, t *chromedp.Target) (chromedp.Void, error) {
+		_, err := poll(ctx, t)
+		return chromedp.Void{}, err
+	}
+}
+
+// startBrowser starts a Chromium that reaches nothing but this machine.
+func startBrowser(t *testing.T) (context.Context, *watched) {
+	t.Helper()
+	options := append(chromedp.DefaultExecAllocatorOptions[:],
+		chromedp.WindowSize(1400, 1400),
+		chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"))
+	if os.Geteuid() == 0 {
+		options = append(options, chromedp.NoSandbox) // Chromium's own refuses to be root's
+	}
+	ctx, stop := chromedp.NewExecAllocator(t.Context(), options...)
+	t.Cleanup(stop)
+	w := new(watched)
+	ctx, end := chromedp.NewContext(ctx, chromedp.WithListener(w.note))
+	t.Cleanup(end)
+	if err := chromedp.Do(ctx); err != nil {
+		t.Fatalf("start Chromium, which deploy/local/install chromium installs: %v", err)
+	}
+	return ctx, w
+}
+
+func screenshot(ctx context.Context, t *testing.T, name string) {
+	t.Helper()
+	image, err := chromedp.Run(ctx, chromedp.CaptureScreenshot())
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.ArtifactDir(), name)
+	if err := os.WriteFile(file, image, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("the page is in %s (kept with -artifacts)", file)
+}
+
+// watched is what a page has done.
+type watched struct {
+	mu       sync.Mutex
+	asked    []string // addresses, guarded by mu
+	complain []string // what it or the browser said in the console, guarded by mu
+}
+
+func (w *watched) note(event any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch event := event.(type) {
+	case *network.EventRequestWillBeSent:
+		w.asked = append(w.asked, event.Request.URL)
+	case *network.EventWebSocketCreated:
+		w.asked = append(w.asked, event.URL)
+	case *runtime.EventExceptionThrown:
+		w.complain = append(w.complain, event.ExceptionDetails.Text)
+	case *log.EventEntryAdded:
+		w.complain = append(w.complain, event.Entry.Text)
+	}
+}
+
+// check sees to it that the page has asked nobody but a front, and that nothing
+// of it was forbidden, by its policy for one.
+func (w *watched) check(t *testing.T, front string) {
+	t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.asked) < 5 {
+		t.Errorf("the page has asked for %q only", w.asked)
+	}
+	for _, address := range w.asked {
+		parsed, err := url.Parse(address)
+		if err != nil || parsed.Scheme != "data" && parsed.Scheme != "blob" && parsed.Scheme+"://"+parsed.Host != front {
+			t.Errorf("the page has asked for %s", address)
+		}
+	}
+	for _, text := range w.complain {
+		t.Errorf("the console says: %s", text)
+	}
+}

@@ -1,0 +1,210 @@
+package reference_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pb33f/libopenapi"
+	validator "github.com/pb33f/libopenapi-validator"
+	"github.com/pb33f/libopenapi-validator/schema_validation"
+	"github.com/pb33f/libopenapi/datamodel/high/base"
+	v3 "github.com/pb33f/libopenapi/datamodel/high/v3"
+	"github.com/pb33f/libopenapi/orderedmap"
+
+	"intake"
+	"intake/cmd/intake/internal/reference"
+)
+
+func readDocument(t *testing.T) (libopenapi.Document, *v3.Document) {
+	t.Helper()
+	document, err := libopenapi.NewDocument(reference.Document())
+	if err != nil {
+		t.Fatal(err)
+	}
+	model, err := document.BuildV3Model()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return document, &model.Model
+}
+
+func TestDocument(t *testing.T) {
+	t.Parallel()
+	document, model := readDocument(t)
+	if document.GetVersion() != "3.1.0" {
+		t.Errorf("it is of OpenAPI %s", document.GetVersion())
+	}
+	v, errs := validator.NewValidator(document)
+	if len(errs) > 0 {
+		t.Fatal(errs)
+	}
+	if ok, errs := v.ValidateDocument(); !ok {
+		for _, err := range errs {
+			t.Errorf("%s: %s %v", err.Message, err.Reason, err.SchemaValidationErrors)
+		}
+	}
+	if len(model.Servers) != 1 || model.Servers[0].URL != "/" {
+		t.Error("its server is another one than the one that it comes from")
+	}
+}
+
+// Each example of a request can be read, and is what the schema says if it has no
+// error in it; each example of an answer is what its schema says.
+func TestDocument_Examples(t *testing.T) {
+	t.Parallel()
+	_, model := readDocument(t)
+	requests, answers := 0, 0
+	for path, item := range model.Paths.PathItems.FromOldest() {
+		for method, operation := range item.GetOperations().FromOldest() {
+			where := method + " " + path
+			if operation.RequestBody != nil {
+				requests += eachExample(t, operation.RequestBody.Content, func(mediaType, name, text string, schema *base.Schema) {
+					checkRequest(t, where+" "+name, mediaType, text, schema)
+				})
+			}
+			for status, response := range operation.Responses.Codes.FromOldest() {
+				answers += checkAnswers(t, where+" "+status, response)
+			}
+		}
+	}
+	for name, response := range model.Components.Responses.FromOldest() {
+		answers += checkAnswers(t, name, response)
+	}
+	if requests < 6 || answers < 30 {
+		t.Errorf("there are %d examples of requests and %d of answers only", requests, answers)
+	}
+}
+
+// eachExample calls check with each example as JSON text, or as text if it isn't
+// JSON, and counts them.
+func eachExample(t *testing.T, contents *orderedmap.Map[string, *v3.MediaType], check func(mediaType, name, text string, schema *base.Schema)) (n int) {
+	t.Helper()
+	for mediaType, content := range contents.FromOldest() {
+		for name, example := range content.Examples.FromOldest() {
+			var value any
+			if err := example.Value.Decode(&value); err != nil {
+				t.Fatal(err)
+			}
+			text, isText := value.(string)
+			if !isText {
+				encoded, err := json.Marshal(value)
+				if err != nil {
+					t.Fatal(err)
+				}
+				text = string(encoded)
+			}
+			check(mediaType, name, text, content.Schema.Schema())
+			n++
+		}
+	}
+	return n
+}
+
+func checkRequest(t *testing.T, where, mediaType, text string, schema *base.Schema) {
+	t.Helper()
+	partner := &intake.Partner{ID: 1, Name: "acme", Currency: "GBP"}
+	switch mediaType {
+	case "application/json":
+		items, err := intake.DecodeBatch([]byte(text), partner, time.Now())
+		if err != nil {
+			t.Errorf("%s: %v", where, err)
+		}
+		hasErrors := slices.ContainsFunc(items, func(item intake.Item) bool { return item.Errors != "" })
+		if hasErrors && !strings.Contains(where, "/reconcile") { // where an id alone is no error
+			return
+		}
+	case "application/x-ndjson":
+		for line := range strings.Lines(text) {
+			_, err := intake.DecodeBatch([]byte(line), partner, time.Now())
+			if (err != nil) != (line[0] != '[') {
+				t.Errorf("%s: %s: %v", where, line, err)
+			}
+		}
+		return
+	}
+	checkSchema(t, where, text, schema)
+}
+
+func checkAnswers(t *testing.T, where string, response *v3.Response) int {
+	t.Helper()
+	return eachExample(t, response.Content, func(mediaType, name, text string, schema *base.Schema) {
+		if strings.Contains(mediaType, "json") && mediaType != "application/x-ndjson" {
+			checkSchema(t, where+" "+name, text, schema)
+		}
+	})
+}
+
+func checkSchema(t *testing.T, where, text string, schema *base.Schema) {
+	t.Helper()
+	if ok, errs := schema_validation.NewSchemaValidator().ValidateSchemaString(schema, text); !ok {
+		for _, err := range errs {
+			t.Errorf("%s: %s: %v", where, err.Reason, err.SchemaValidationErrors)
+		}
+	}
+}
+
+// What is served is kept by browsers, and packed for those that take it so.
+func TestHandlers(t *testing.T) {
+	t.Parallel()
+	for path, serve := range reference.Handlers() {
+		get := func(headers ...string) *httptest.ResponseRecorder {
+			request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil)
+			for i := 0; i < len(headers); i += 2 {
+				request.Header.Set(headers[i], headers[i+1])
+			}
+			w := httptest.NewRecorder()
+			serve(w, request)
+			return w
+		}
+		plain := get()
+		tag := plain.Header().Get("Etag")
+		if plain.Code != http.StatusOK || plain.Body.Len() == 0 || tag == "" || plain.Header().Get("Cache-Control") != "no-cache" {
+			t.Errorf("%s: %d with %d bytes: %v", path, plain.Code, plain.Body.Len(), plain.Header())
+		}
+		if again := get("If-None-Match", tag); again.Code != http.StatusNotModified || again.Body.Len() != 0 {
+			t.Errorf("%s again: %d with %d bytes", path, again.Code, again.Body.Len())
+		}
+		if isPage := path == "/docs"; isPage != (plain.Header().Get("Content-Security-Policy") != "") {
+			t.Errorf("%s has the policy %q", path, plain.Header().Get("Content-Security-Policy"))
+		}
+		if bytes.Contains(plain.Body.Bytes(), []byte("sourceMappingURL=")) && path == "/docs/scalar.js" {
+			t.Errorf("%s names a map that isn't there", path)
+		}
+	}
+}
+
+func TestHandlers_Packed(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(reference.Handlers()["/docs/scalar.js"])
+	defer server.Close()
+	client := &http.Client{Transport: &http.Transport{DisableCompression: true}}
+	defer client.CloseIdleConnections()
+	size := map[bool]int{}
+	for accept, packed := range map[string]bool{"gzip": true, "deflate, GZIP;q=0.5": true, "*": true, "": false, "br": false, "gzip;q=0": false, "gzip; q=0.00": false} {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("Accept-Encoding", accept)
+		response, err := client.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(response.Body)
+		response.Body.Close()
+		if err != nil || (response.Header.Get("Content-Encoding") == "gzip") != packed || response.Header.Get("Vary") != "Accept-Encoding" {
+			t.Errorf("%q: %v %v", accept, response.Header, err)
+		}
+		size[packed] = len(body)
+	}
+	if size[true] >= size[false]/3 {
+		t.Errorf("%d bytes, %d packed", size[false], size[true])
+	}
+}
