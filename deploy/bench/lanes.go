@@ -53,21 +53,27 @@ func (b *bench) lanes(ctx context.Context, r *results) error {
 		}
 	}
 	time.Sleep(5 * time.Second) // until the front knows them
+	const limit = 2_000 // items a second
 	for _, beside := range []struct {
 		name  string
+		limit int // of the third partner
 		flags []string
 	}{
-		{"nothing", nil},
-		{"batches that wait, 16 at once", []string{"--fresh-keys"}},
-		{"batches that don't wait, 16 at once", []string{"--fresh-keys", "--async"}},
+		{"nothing", 0, nil},
+		{"batches that wait, 16 at once", 0, []string{"--fresh-keys", "--concurrency=16"}},
+		{"batches that don't wait, 16 at once", 0, []string{"--fresh-keys", "--async", "--concurrency=16"}},
+		{"batches at 20 times what is allowed", limit, []string{"--fresh-keys", fmt.Sprintf("--rate=%d", 20*limit/thousand.Items), "--concurrency=256"}},
 	} {
+		if err := b.setLimit(ctx, "bench", beside.limit); err != nil {
+			return err
+		}
 		fmt.Fprintf(os.Stderr, "beside %s\n", beside.name)
 		l := lane{Beside: beside.name}
 		var group errgroup.Group
 		if beside.flags != nil {
 			group.Go(func() error {
 				flags := append([]string{"--duration=" + (lanesDuration + 10*time.Second).String()}, beside.flags...)
-				got, err := b.replay(ctx, &b.systems[1], cell{Concurrency: 16}, many, flags...)
+				got, err := b.replay(ctx, &b.systems[1], cell{}, many, flags...)
 				if err == nil {
 					l.Queued = float64(got.Report.Items) / got.Report.Seconds
 				}

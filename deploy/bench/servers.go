@@ -242,6 +242,17 @@ func (b *bench) startIntake(ctx context.Context) error {
 	return err
 }
 
+// setLimit limits a partner's items a second; 0 lets it send what it likes. The
+// front knows soon after.
+func (b *bench) setLimit(ctx context.Context, name string, items int) error {
+	out, err := exec.CommandContext(ctx, b.program, "partner", "set", name, fmt.Sprintf("--items-per-second=%d", items), "--postgres-url="+b.databaseURL("intake")).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("intake partner set: %w\n%s", err, out)
+	}
+	time.Sleep(3 * time.Second)
+	return nil
+}
+
 // addPartner adds a partner to Intake.
 func (b *bench) addPartner(ctx context.Context, name string) (id, secret string, err error) {
 	out, err := exec.CommandContext(ctx, b.program, "partner", "add", name, "--currency=GBP", "--json", "--postgres-url="+b.databaseURL("intake")).Output()
