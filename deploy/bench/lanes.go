@@ -53,7 +53,7 @@ func (b *bench) lanes(ctx context.Context, r *results) error {
 		}
 	}
 	time.Sleep(5 * time.Second) // until the front knows them
-	const limit = 2_000 // items a second
+	const limit = 2_000         // items a second
 	for _, beside := range []struct {
 		name  string
 		limit int // of the third partner
