@@ -50,22 +50,23 @@ func readCases(t *testing.T) (cases []conformanceCase) {
 }
 
 // The contract's cases, over HTTP, against the whole stack. Each has a partner
-// of its own, so that what it counts is its own.
+// of its own, so that what it counts is its own. What is sent and answered is as
+// documented.
 func TestCases(t *testing.T) {
 	t.Parallel()
-	s := startStack(t, stackOptions{})
+	s, d := startStack(t, stackOptions{}), newDocumented(t)
 	for _, c := range readCases(t) {
 		secret := s.addPartner(t, "case-"+c.Name)
 		if err := s.fronts[0].front.Reload(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		t.Run(c.Name, func(t *testing.T) { s.runCase(t, c, "case-"+c.Name, secret) })
+		t.Run(c.Name, func(t *testing.T) { s.runCase(t, d, c, "case-"+c.Name, secret) })
 	}
 }
 
-func (s *stack) runCase(t *testing.T, c conformanceCase, partner, secret string) {
+func (s *stack) runCase(t *testing.T, d *documented, c conformanceCase, partner, secret string) {
 	ctx, f := t.Context(), s.fronts[0]
-	client := s.client(ctx, f, partner, secret)
+	client := s.client(d.context(ctx), f, partner, secret)
 	if len(c.Saved) > 0 {
 		a, err := post(ctx, client, f, join(c.Saved), "")
 		if err != nil || a.http != http.StatusOK {

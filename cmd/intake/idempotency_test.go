@@ -64,7 +64,7 @@ func body(ids ...string) string {
 func TestIdempotency(t *testing.T) {
 	t.Parallel()
 	s := startStack(t, stackOptions{fronts: 2})
-	client := s.client(t.Context(), s.fronts[0], "acme", s.secret)
+	client := s.client(newDocumented(t).context(t.Context()), s.fronts[0], "acme", s.secret)
 	mixed := `[{"partner_client_id":"mixed","entity_type":"X"}, {"partner_client_id":"mixed-bad"}, {"partner_client_id":"mixed","entity_type":"X"}]`
 	for _, test := range []struct {
 		name, body, prefer string

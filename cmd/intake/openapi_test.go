@@ -2,156 +2,390 @@ package main
 
 import (
 	"bytes"
-	"fmt"
+	"context"
+	"encoding/json"
 	"io"
 	"net/http"
+	"net/url"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/pb33f/libopenapi"
 	validator "github.com/pb33f/libopenapi-validator"
+	"github.com/pb33f/libopenapi-validator/config"
+	"github.com/pb33f/libopenapi-validator/content"
+	validation "github.com/pb33f/libopenapi-validator/errors"
+	"github.com/pb33f/libopenapi-validator/schema_validation"
+	v3 "github.com/pb33f/libopenapi/datamodel/high/v3"
+	"github.com/pb33f/libopenapi/orderedmap"
 	"golang.org/x/oauth2"
 
+	"intake"
 	"intake/cmd/intake/internal/reference"
 )
 
-// newDocumentValidator holds requests and answers to the API's document.
-func newDocumentValidator(t *testing.T) validator.Validator {
+// A documented transport holds what is sent and answered against the document.
+type documented struct {
+	t         *testing.T
+	model     *v3.Document
+	mu        sync.Mutex
+	validator validator.Validator // guarded by mu
+	pairs     int                 // that were checked, guarded by mu
+}
+
+// newDocumented gives a transport; the test fails if nothing goes through it.
+func newDocumented(t *testing.T) *documented {
 	t.Helper()
-	doc, err := libopenapi.NewDocument(reference.Document())
+	document, err := libopenapi.NewDocument(reference.Document())
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, errs := validator.NewValidator(doc)
+	model, err := document.BuildV3Model()
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, errs := validator.NewValidator(document, config.WithURLEncodedBodyValidation(),
+		config.WithBodyDecoder("application/x-ndjson", content.TextDecoder())) // its lines are checked by checkLines
 	if len(errs) > 0 {
 		t.Fatal(errs)
 	}
-	return v
+	d := &documented{t: t, model: &model.Model, validator: v}
+	t.Cleanup(func() {
+		if d.pairs == 0 {
+			t.Error("nothing was held against the document")
+		}
+	})
+	return d
 }
 
-// A checkedTransport holds each answer to the document, and each request of which
-// nothing was found to be wrong.
-type checkedTransport struct {
-	t    *testing.T
-	base http.RoundTripper
-
-	mu        sync.Mutex
-	validator validator.Validator
-	seen      map[string]bool // method, path and status
-	requests  int             // that were held to the document
+// context has clients of package oauth2 use the transport.
+func (d *documented) context(ctx context.Context) context.Context {
+	return context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: d})
 }
 
-func (c *checkedTransport) RoundTrip(request *http.Request) (*http.Response, error) {
-	var body []byte
-	if request.Body != nil {
+// RoundTrip implements http.RoundTripper.
+func (d *documented) RoundTrip(r *http.Request) (*http.Response, error) {
+	var sent []byte
+	if r.Body != nil {
 		var err error
-		if body, err = io.ReadAll(request.Body); err != nil {
+		if sent, err = io.ReadAll(r.Body); err != nil {
 			return nil, err
 		}
-		request.Body = io.NopCloser(bytes.NewReader(body))
+		r.Body.Close()
 	}
-	response, err := c.base.RoundTrip(request)
+	request := r.Clone(r.Context())
+	request.Body = io.NopCloser(bytes.NewReader(sent))
+	response, err := http.DefaultTransport.RoundTrip(request)
 	if err != nil {
 		return nil, err
 	}
-	text, err := io.ReadAll(response.Body)
+	answered, err := io.ReadAll(response.Body)
 	response.Body.Close()
 	if err != nil {
 		return nil, err
 	}
-	response.Body = io.NopCloser(bytes.NewReader(text))
-	c.check(request, body, response, text)
-	response.Body = io.NopCloser(bytes.NewReader(text))
+	response.Body = io.NopCloser(bytes.NewReader(answered))
+	d.check(r, sent, response, answered)
 	return response, nil
 }
 
-func (c *checkedTransport) check(request *http.Request, body []byte, response *http.Response, text []byte) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.seen[fmt.Sprint(request.Method, " ", request.URL.Path, " ", response.StatusCode)] = true
-	request = request.Clone(request.Context())
-	request.Body = io.NopCloser(bytes.NewReader(body))
-	if response.StatusCode < 300 && request.URL.Path == "/api/v1/clients" && !bytes.Contains(text, []byte(`"code":"invalid"`)) && !bytes.Contains(text, []byte(`_in_request"`)) {
-		c.requests++
-		if valid, errs := c.validator.ValidateHttpRequest(request); !valid {
-			for _, err := range errs {
-				c.t.Errorf("%s %s %.300s: %v %v", request.Method, request.URL.Path, body, err, err.SchemaValidationErrors)
-			}
-		}
-		request.Body = io.NopCloser(bytes.NewReader(body))
+func (d *documented) check(r *http.Request, sent []byte, response *http.Response, answered []byte) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.pairs++
+	if response.Header.Get("Content-Type") == "application/x-ndjson" {
+		d.checkLines(answered)
 	}
-	if valid, errs := c.validator.ValidateHttpResponse(request, response); !valid {
-		for _, err := range errs {
-			c.t.Errorf("%s %s is answered %d %.300s: %v %v", request.Method, request.URL.Path, response.StatusCode, text, err, err.SchemaValidationErrors)
+	seen := *response
+	seen.Body = io.NopCloser(bytes.NewReader(answered))
+	if ok, errs := d.validator.ValidateHttpResponse(r, &seen); !ok {
+		d.report(r, response, answered, "answer", errs)
+	}
+	if response.StatusCode >= 400 || !isValid(r, sent, answered) {
+		return
+	}
+	request := r.Clone(r.Context())
+	request.Body = io.NopCloser(bytes.NewReader(sent))
+	if ok, errs := d.validator.ValidateHttpRequestSync(request); !ok {
+		d.report(r, response, answered, "request", errs)
+	}
+}
+
+func (d *documented) report(r *http.Request, response *http.Response, answered []byte, what string, errs []*validation.ValidationError) {
+	d.t.Errorf("%s %s, answered %d %.300s: the %s is not as documented", r.Method, r.URL.Path, response.StatusCode, answered, what)
+	for _, err := range errs {
+		d.t.Errorf("  %s: %s %v", err.Message, err.Reason, err.SchemaValidationErrors)
+	}
+}
+
+// checkLines checks the answers of a stream.
+func (d *documented) checkLines(answered []byte) {
+	schemas := schema_validation.NewSchemaValidator()
+	for line := range strings.Lines(string(answered)) {
+		name := "BatchAnswer"
+		if strings.Contains(line, `"type":"about:blank"`) {
+			name = "Problem"
+		}
+		schema := d.model.Components.Schemas.GetOrZero(name).Schema()
+		if ok, errs := schemas.ValidateSchemaString(schema, line); !ok {
+			d.t.Errorf("%s is not as documented: %s", line, errs[0].Reason)
 		}
 	}
 }
 
-// The conformance run, and a request for all else that there is, held to the
-// document.
-func TestOpenAPI(t *testing.T) {
-	t.Parallel()
-	v := newDocumentValidator(t)
-	s := startStack(t, stackOptions{})
-	f := s.fronts[0]
-	transport := &checkedTransport{t: t, base: http.DefaultTransport, validator: v, seen: make(map[string]bool)}
-	checked := func(partner, secret string) *http.Client {
-		client := s.client(t.Context(), f, partner, secret)
-		client.Transport.(*oauth2.Transport).Base = transport
-		return client
+// isValid tells whether nothing is wrong with any item of a request.
+func isValid(r *http.Request, sent, answered []byte) bool {
+	switch r.URL.Path {
+	case "/api/v1/clients":
+		items, err := intake.DecodeBatch(sent, &intake.Partner{ID: 1, Name: "any", Currency: "GBP"}, time.Now())
+		for _, item := range items {
+			if item.Errors != "" {
+				return false
+			}
+		}
+		return err == nil
+	case "/api/v1/clients/reconcile":
+		return r.Method != http.MethodPost || bytes.Contains(answered, []byte(`"invalid":0,`))
 	}
-	for _, c := range readCases(t) {
-		partner := "case-" + c.Name
-		secret := s.addPartner(t, partner)
-		if err := f.front.Reload(t.Context()); err != nil {
+	return true
+}
+
+// examples gives the examples of requests and of answers, by their names.
+func (d *documented) examples() (requests, answers map[string]any) {
+	requests, answers = make(map[string]any), make(map[string]any)
+	read := func(into map[string]any, contents *orderedmap.Map[string, *v3.MediaType]) {
+		for _, mediaType := range contents.FromOldest() {
+			for name, example := range mediaType.Examples.FromOldest() {
+				var value any
+				if err := example.Value.Decode(&value); err != nil {
+					d.t.Fatal(err)
+				}
+				into[name] = value
+			}
+		}
+	}
+	for _, item := range d.model.Paths.PathItems.FromOldest() {
+		for _, operation := range item.GetOperations().FromOldest() {
+			if operation.RequestBody != nil {
+				read(requests, operation.RequestBody.Content)
+			}
+			for _, response := range operation.Responses.Codes.FromOldest() {
+				read(answers, response.Content)
+			}
+		}
+	}
+	for _, response := range d.model.Components.Responses.FromOldest() {
+		read(answers, response.Content)
+	}
+	return requests, answers
+}
+
+// The answers that the document shows are those that its requests get.
+func TestOpenAPI_Examples(t *testing.T) {
+	t.Parallel()
+	s := startStack(t, stackOptions{})
+	f, d := s.fronts[0], newDocumented(t)
+	requests, answers := d.examples()
+	client := s.client(d.context(t.Context()), f, "acme", s.secret)
+	const create, minimal = "/api/v1/clients", "return=minimal"
+	first := "/api/v1/clients/" + requests["one"].([]any)[0].(map[string]any)["partner_client_id"].(string)
+	later := []any{map[string]any{"partner_client_id": "later", "entity_type": "SoleTrader"}}
+	statusURI := ""
+	for _, step := range []struct {
+		answer  string // its name; none if the document shows none
+		method  string
+		path    string
+		prefer  string
+		request any
+		status  int
+	}{
+		{"dry_run", "POST", create, "handling=validate, return=minimal", requests["one"], 200},
+		{"one", "POST", create, "", requests["one"], 200},
+		{"mixed", "POST", create, "", requests["mixed"], 200},
+		{"", "POST", create, "", requests["days"], 200},
+		{"stream", "POST", create, "", requests["stream"], 200},
+		{"record", "GET", first, "", nil, 200},
+		{"entries", "POST", "/api/v1/clients/reconcile", "", requests["entries"], 200},
+		{"metadata", "GET", "/.well-known/oauth-authorization-server", "", nil, 200},
+		{"", "GET", "/.well-known/jwks.json", "", nil, 200},
+		{"", "GET", "/livez", "", nil, 200},
+		{"", "GET", "/readyz", "", nil, 200},
+		{"", "GET", "/openapi.yaml", "", nil, 200},
+		{"", "GET", "/docs", "", nil, 200},
+		{"", "GET", "/docs/scalar.js", "", nil, 200},
+		{"pending", "POST", create, "respond-async, return=minimal", later, 202},
+	} {
+		status, got := exchange(t, client, step.method, f.url()+step.path, step.prefer, step.request)
+		if status != step.status {
+			t.Errorf("%s %s: %d", step.method, step.path, status)
+		}
+		if step.answer == "" {
+			continue
+		}
+		if diff := cmp.Diff(masked(answers[step.answer]), masked(got)); diff != "" {
+			t.Errorf("%s: the example (-) and the answer (+) differ:\n%s", step.answer, diff)
+		}
+		if step.answer == "pending" {
+			statusURI = got.(map[string]any)["status_check_uri"].(string)
+		}
+	}
+	eventually(t, "the answer to a repeat is the example", func() bool {
+		_, got := exchange(t, client, "POST", f.url()+create, minimal, requests["one"])
+		return cmp.Equal(masked(answers["minimal"]), masked(got)) // once it is known to be seen, nothing is queued
+	})
+	eventually(t, "the status is the example", func() bool {
+		_, got := exchange(t, client, "GET", f.url()+statusURI, minimal, nil)
+		return cmp.Equal(masked(answers["final"]), masked(got))
+	})
+}
+
+// exchange makes a request, with JSON unless the body is a text: then it is a
+// stream. It gives the answer as JSON, if it is, and as text otherwise.
+func exchange(t *testing.T, client *http.Client, method, url, prefer string, body any) (status int, answer any) {
+	t.Helper()
+	text, isText := body.(string)
+	if body != nil && !isText {
+		encoded, err := json.Marshal(body)
+		if err != nil {
 			t.Fatal(err)
 		}
-		client := checked(partner, secret)
-		if len(c.Saved) > 0 {
-			if _, err := post(t.Context(), client, f, join(c.Saved), ""); err != nil {
-				t.Fatal(err)
-			}
-		}
-		for _, prefer := range []string{"handling=validate", "respond-async", "return=minimal"} {
-			a, err := post(t.Context(), client, f, c.body(), prefer)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if a.ID != "" {
-				if _, err := check(t.Context(), client, f, a.ID); err != nil {
-					t.Fatal(err)
-				}
-			}
-		}
-		call(t.Context(), t, client, http.MethodPost, f.url()+"/api/v1/clients/reconcile", string(c.body()), nil)
+		text = string(encoded)
 	}
-	client := checked("acme", s.secret)
-	plain := &http.Client{Transport: transport}
-	for _, request := range []struct {
-		client       *http.Client
-		method, path string
-		body         string
-		status       int
+	headers := []string{"Content-Type", "application/json"}
+	if isText {
+		headers[1] = "application/x-ndjson"
+	}
+	if prefer != "" {
+		headers = append(headers, "Prefer", prefer)
+	}
+	return ask(t, client, method, url, text, headers...)
+}
+
+// ask makes a request with headers as name, value, ….
+func ask(t *testing.T, client *http.Client, method, url, body string, headers ...string) (status int, answer any) {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(headers); i += 2 {
+		request.Header.Set(headers[i], headers[i+1])
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	got, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if json.Unmarshal(got, &answer) != nil {
+		return response.StatusCode, string(got)
+	}
+	return response.StatusCode, answer
+}
+
+// masked gives an answer without what is another one each time. Numbers are
+// floats, as package json has them.
+func masked(value any) any {
+	switch value := value.(type) {
+	case string:
+		if lines := strings.Split(value, "\n"); len(lines) > 1 {
+			list := make([]any, len(lines))
+			for i, line := range lines {
+				_ = json.Unmarshal([]byte(line), &list[i])
+				list[i] = masked(list[i])
+			}
+			return list
+		}
+		return strings.ReplaceAll(value, "https://intake.example", "http://intake.test")
+	case int:
+		return float64(value)
+	case []any:
+		list := make([]any, len(value))
+		for i := range value {
+			list[i] = masked(value[i])
+		}
+		return list
+	case map[string]any:
+		object := make(map[string]any, len(value))
+		for name := range value {
+			object[name] = masked(value[name])
+			switch name {
+			case "status_check_id", "status_check_uri", "saved_at":
+				object[name] = "…"
+			}
+		}
+		return object
+	}
+	return value
+}
+
+// The problems that the document shows are those that a front tells.
+func TestOpenAPI_Problems(t *testing.T) {
+	t.Parallel()
+	s := startStack(t, stackOptions{})
+	f, d := s.fronts[0], newDocumented(t)
+	_, answers := d.examples()
+	bare := &http.Client{Transport: d}
+	client := func(scopes ...string) *http.Client {
+		c := credentials(f.url(), "acme", s.secret)
+		c.Scopes = scopes
+		return c.Client(d.context(t.Context()))
+	}
+	both, reader, writer := client(), client("clients:read"), client("clients:write")
+	undocumented := s.client(t.Context(), f, "acme", s.secret) // for what has no place in a document
+	const create, typed = "/api/v1/clients", "application/json"
+	if status, _ := ask(t, both, "POST", f.url()+create, body("once"), "Content-Type", typed, "Idempotency-Key", "once"); status != 200 {
+		t.Fatal(status)
+	}
+	form := func(values ...string) string {
+		form := url.Values{"client_id": {"acme"}, "client_secret": {s.secret}}
+		for i := 0; i < len(values); i += 2 {
+			form.Set(values[i], values[i+1])
+		}
+		return form.Encode()
+	}
+	const formType = "application/x-www-form-urlencoded"
+	for _, c := range []struct {
+		example string
+		status  int
+		client  *http.Client
+		method  string
+		path    string
+		body    string
+		headers []string
 	}{
-		{client, "POST", "/api/v1/clients", "[" + itemOf("a", 1) + "]", 200},
-		{client, "GET", "/api/v1/clients/a", "", 200},
-		{client, "GET", "/api/v1/clients/b", "", 404},
-		{client, "GET", "/api/v1/clients/status/01a208f5-f9be-79d4-a8a5-3f955255d837", "", 404},
-		{plain, "GET", "/api/v1/clients/a", "", 401},
-		{plain, "POST", "/api/v1/clients", "[]", 401},
-		{plain, "POST", "/oauth/token", "{}", 401},
-		{plain, "GET", "/.well-known/jwks.json", "", 200},
-		{plain, "GET", "/.well-known/oauth-authorization-server", "", 200},
-		{plain, "GET", "/livez", "", 200},
-		{plain, "GET", "/readyz", "", 200},
-		{plain, "GET", "/openapi.yaml", "", 200},
-		{plain, "GET", "/docs", "", 200},
+		{"no_token", 401, bare, "POST", create, body("a"), []string{"Content-Type", typed}},
+		{"bad_token", 401, bare, "POST", create, body("a"), []string{"Content-Type", typed, "Authorization", "Bearer x"}},
+		{"no_write", 403, reader, "POST", create, body("a"), []string{"Content-Type", typed}},
+		{"no_read", 403, writer, "GET", "/api/v1/clients/a", "", nil},
+		{"not_json", 400, both, "POST", create, `[`, []string{"Content-Type", typed}},
+		{"not_an_array", 400, both, "POST", create, `{}`, []string{"Content-Type", typed}},
+		{"empty_array", 400, both, "POST", create, `[]`, []string{"Content-Type", typed}},
+		{"bad_key", 400, both, "POST", create, body("a"), []string{"Content-Type", typed, "Idempotency-Key", "a b"}},
+		{"other_body", 422, both, "POST", create, body("twice"), []string{"Content-Type", typed, "Idempotency-Key", "once"}},
+		{"too_many_items", 413, both, "POST", create, "[" + strings.Repeat("1,", 10_000) + "1]", []string{"Content-Type", typed}},
+		{"too_large", 413, both, "POST", create, strings.Repeat(" ", 32<<20+1), []string{"Content-Type", typed}},
+		{"other_type", 415, both, "POST", create, body("a"), []string{"Content-Type", "text/csv"}},
+		{"other_encoding", 415, both, "POST", create, body("a"), []string{"Content-Type", typed, "Content-Encoding", "br"}},
+		{"no_batch", 404, both, "GET", "/api/v1/clients/status/01a208f5-f9be-79d4-a8a5-3f955255d837", "", nil},
+		{"no_record", 404, both, "GET", "/api/v1/clients/nobody", "", nil},
+		{"no_record", 404, both, "GET", "/api/v1/clients/reconcile", "", nil},
+		{"no_path", 404, undocumented, "GET", "/nowhere", "", nil},
+		{"wrong_method", 405, undocumented, "PUT", create, "", nil},
+		{"no_grant_type", 400, bare, "POST", "/oauth/token", form(), []string{"Content-Type", formType}},
+		{"other_grant_type", 400, bare, "POST", "/oauth/token", form("grant_type", "password"), []string{"Content-Type", formType}},
+		{"other_scope", 400, bare, "POST", "/oauth/token", form("grant_type", "client_credentials", "scope", "x"), []string{"Content-Type", formType}},
+		{"wrong_secret", 401, bare, "POST", "/oauth/token", form("client_secret", "x"), []string{"Content-Type", formType}},
 	} {
-		if status := call(t.Context(), t, request.client, request.method, f.url()+request.path, request.body, nil); status != request.status {
-			t.Errorf("%s %s is answered %d, want %d", request.method, request.path, status, request.status)
+		status, got := ask(t, c.client, c.method, f.url()+c.path, c.body, c.headers...)
+		if diff := cmp.Diff(masked(answers[c.example]), masked(got)); diff != "" || status != c.status {
+			t.Errorf("%s: answered %d; the example (-) and the answer (+) differ:\n%s", c.example, status, diff)
 		}
-	}
-	if n := len(transport.seen); n < 20 || transport.requests < 10 {
-		t.Errorf("only %d kinds of answers were seen, and %d requests", n, transport.requests)
 	}
 }

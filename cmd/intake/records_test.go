@@ -23,7 +23,7 @@ import (
 func TestCases_DryRun(t *testing.T) {
 	t.Parallel()
 	s := startStack(t, stackOptions{})
-	f := s.fronts[0]
+	f, d := s.fronts[0], newDocumented(t)
 	stream := s.stream(t)
 	for _, c := range readCases(t) {
 		partner := "case-" + c.Name
@@ -32,7 +32,7 @@ func TestCases_DryRun(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Run(c.Name, func(t *testing.T) {
-			client := s.client(t.Context(), f, partner, secret)
+			client := s.client(d.context(t.Context()), f, partner, secret)
 			if len(c.Saved) > 0 {
 				if a, err := post(t.Context(), client, f, join(c.Saved), ""); err != nil || a.http != http.StatusOK {
 					t.Fatalf("saved before: %+v %v", a, err)
@@ -93,8 +93,9 @@ func TestRecords(t *testing.T) {
 	if err := f.front.Reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	client := s.client(t.Context(), f, "acme", s.secret)
-	stranger := s.client(t.Context(), f, "other", other)
+	documented := newDocumented(t).context(t.Context())
+	client := s.client(documented, f, "acme", s.secret)
+	stranger := s.client(documented, f, "other", other)
 	ids := []string{"plain", "a/b c%2F?#", "status", "reconcile", "é\"\\", strings.Repeat("x", 128)}
 	var items []string
 	for _, id := range ids {

@@ -58,7 +58,7 @@ func eventually(t *testing.T, what string, true func() bool) {
 // answer would have told.
 func TestCases_Async(t *testing.T) {
 	t.Parallel()
-	s := startStack(t, stackOptions{})
+	s, d := startStack(t, stackOptions{}), newDocumented(t)
 	for _, c := range readCases(t) {
 		if c.HTTP != 0 {
 			continue
@@ -69,7 +69,7 @@ func TestCases_Async(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Run(c.Name, func(t *testing.T) {
-			client := s.client(t.Context(), s.fronts[0], partner, secret)
+			client := s.client(d.context(t.Context()), s.fronts[0], partner, secret)
 			if len(c.Saved) > 0 {
 				if a, err := post(t.Context(), client, s.fronts[0], join(c.Saved), ""); err != nil || a.http != http.StatusOK {
 					t.Fatalf("saved before: %+v %v", a, err)
