@@ -70,9 +70,10 @@ func TestLimits(t *testing.T) {
 		}
 	}
 	sending.Wait()
-	most := burst + rate*int(time.Since(began).Seconds()+1)
+	// If Redis is slow for a while, each front lets in as much by itself.
+	most := len(s.fronts) * (burst + rate*int(time.Since(began).Seconds()+1))
 	if completed < burst || completed > most || refused == 0 {
-		t.Errorf("%d items were saved and %d requests refused; it may have %d at once and %d in that time", completed, refused, burst, most)
+		t.Errorf("%d items were saved and %d requests refused; it may have %d at once and at most %d in that time", completed, refused, burst, most)
 	}
 	if n := s.count(t, "select count(*) from saved_clients where partner = 'acme'"); n != completed {
 		t.Errorf("%d records of %d items that were Completed", n, completed)
