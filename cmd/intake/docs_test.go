@@ -41,7 +41,7 @@ func TestDocs(t *testing.T) {
 		{"sends the example", chromedp.Click(chromedp.Search(send))},
 		{"sees that it is saved", isTrue(saved)},
 	} {
-		limited, cancel := context.WithTimeout(ctx, 30*time.Second)
+		limited, cancel := context.WithTimeout(ctx, time.Minute)
 		err := chromedp.Do(limited, step.action)
 		cancel()
 		if err != nil {

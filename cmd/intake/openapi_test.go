@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
 	"github.com/pb33f/libopenapi"
 	validator "github.com/pb33f/libopenapi-validator"
 	"github.com/pb33f/libopenapi-validator/config"
@@ -343,6 +345,11 @@ func TestOpenAPI_Problems(t *testing.T) {
 	if status, _ := ask(t, both, "POST", f.url()+create, body("once"), "Content-Type", typed, "Idempotency-Key", "once"); status != 200 {
 		t.Fatal(status)
 	}
+	claimed := sha256.Sum256([]byte(body("a")))
+	acme := s.count(t, "select id from partners where name = 'acme'")
+	if _, err := f.store.Claim(t.Context(), int32(acme), "running", claimed, uuid.Must(uuid.NewV7()), time.Minute); err != nil {
+		t.Fatal(err)
+	}
 	form := func(values ...string) string {
 		form := url.Values{"client_id": {"acme"}, "client_secret": {s.secret}}
 		for i := 0; i < len(values); i += 2 {
@@ -369,6 +376,7 @@ func TestOpenAPI_Problems(t *testing.T) {
 		{"empty_array", 400, both, "POST", create, `[]`, []string{"Content-Type", typed}},
 		{"bad_key", 400, both, "POST", create, body("a"), []string{"Content-Type", typed, "Idempotency-Key", "a b"}},
 		{"other_body", 422, both, "POST", create, body("twice"), []string{"Content-Type", typed, "Idempotency-Key", "once"}},
+		{"still_running", 409, both, "POST", create, body("a"), []string{"Content-Type", typed, "Idempotency-Key", "running"}},
 		{"too_many_items", 413, both, "POST", create, "[" + strings.Repeat("1,", 10_000) + "1]", []string{"Content-Type", typed}},
 		{"too_large", 413, both, "POST", create, strings.Repeat(" ", 32<<20+1), []string{"Content-Type", typed}},
 		{"other_type", 415, both, "POST", create, body("a"), []string{"Content-Type", "text/csv"}},
