@@ -71,20 +71,45 @@ type incoming struct {
 
 // take takes a batch in: it decodes, judges and saves it.
 func (f *Front) take(ctx context.Context, in *incoming) (*request, *answer, *problem) {
-	partner, prefer, received := in.partner, in.prefer, time.Now()
-	items, err := f.decode(in.body, &partner, received)
+	received := time.Now()
+	items, err := f.decode(in.body, &in.partner, received)
 	if err != nil {
 		return nil, nil, decodeProblem(err)
 	}
+	f.metrics.received.Add(float64(len(items)))
+	stateless := "broken_off" // until it is known to be otherwise
+	defer func() {
+		if stateless != "" {
+			f.metrics.stateless.WithLabelValues(stateless).Add(float64(len(items)))
+		}
+	}()
+	request, answer, refusal := f.decide(ctx, in, items, received)
+	switch {
+	case refusal != nil:
+		stateless = "refused"
+	case answer.replayed:
+		stateless = "repeated"
+	case in.prefer.validate:
+		stateless = "dry_run"
+	default:
+		stateless = ""
+		f.count(request.Batch)
+	}
+	return request, answer, refusal
+}
+
+// decide judges and saves the items of a batch.
+func (f *Front) decide(ctx context.Context, in *incoming, items []intake.Item, received time.Time) (*request, *answer, *problem) {
 	if !in.share.addItems(items) {
 		return nil, nil, &errFull
 	}
-	usage, refusal := f.takeItems(ctx, &partner, len(items), in.line)
+	usage, refusal := f.takeItems(ctx, &in.partner, len(items), in.line)
 	if refusal != nil {
 		return nil, nil, refusal
 	}
+	prefer := in.prefer
 	request := &request{
-		Batch: &intake.Batch{Partner: partner, Items: items, Verdicts: make([]intake.Verdict, len(items))},
+		Batch: &intake.Batch{Partner: in.partner, Items: items, Verdicts: make([]intake.Verdict, len(items))},
 		share: in.share, until: received.Add(prefer.wait),
 	}
 	if prefer.wait == 0 {
@@ -93,7 +118,7 @@ func (f *Front) take(ctx context.Context, in *incoming) (*request, *answer, *pro
 	answer := &answer{minimal: prefer.minimal, applied: strings.Join(prefer.applied, ", "), usage: usage}
 	switch {
 	case prefer.validate:
-		return request, answer, f.validate(ctx, request.Batch)
+		refusal = f.validate(ctx, request.Batch)
 	case in.key != "":
 		refusal = f.createOnce(ctx, request, answer, in.key, sha256.Sum256(in.body))
 	default:
@@ -101,9 +126,6 @@ func (f *Front) take(ctx context.Context, in *incoming) (*request, *answer, *pro
 			answer.queued = true
 			refusal = f.save(ctx, request)
 		}
-	}
-	if refusal == nil && !answer.replayed {
-		f.count(request.Batch)
 	}
 	return request, answer, refusal
 }

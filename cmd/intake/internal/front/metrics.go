@@ -6,11 +6,13 @@ import (
 )
 
 type metrics struct {
-	requests *prometheus.CounterVec
-	seconds  prometheus.Histogram
-	items    *prometheus.CounterVec
-	bytes    prometheus.Counter
-	inflight prometheus.Gauge
+	requests  *prometheus.CounterVec
+	seconds   prometheus.Histogram
+	received  prometheus.Counter
+	items     *prometheus.CounterVec
+	stateless *prometheus.CounterVec
+	bytes     prometheus.Counter
+	inflight  prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -26,6 +28,12 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		items: m.NewCounterVec(prometheus.CounterOpts{
 			Name: "intake_front_items_total", Help: "Items by the code that they were answered with.",
 		}, []string{"code"}),
+		received: m.NewCounter(prometheus.CounterOpts{
+			Name: "intake_front_items_received_total", Help: "Items that were read: each is counted in intake_front_items_total or intake_front_items_stateless_total when its request ends.",
+		}),
+		stateless: m.NewCounterVec(prometheus.CounterOpts{
+			Name: "intake_front_items_stateless_total", Help: "Items that were read and given no state: their request was refused, or broken off, or was a repeat that got its first answer again, or a dry run.",
+		}, []string{"why"}),
 		bytes: m.NewCounter(prometheus.CounterOpts{
 			Name: "intake_front_body_bytes_total", Help: "Bytes of batches, after decompression.",
 		}),

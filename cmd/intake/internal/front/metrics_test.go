@@ -44,14 +44,16 @@ func TestFront_Metrics(t *testing.T) {
 		}
 	}
 	want := map[string]float64{
-		"intake_front_requests_total{status=0}":   1,
-		"intake_front_requests_total{status=200}": 3, // one for the token
-		"intake_front_requests_total{status=401}": 1,
-		"intake_front_request_seconds":            5,
-		"intake_front_items_total{code=saved}":    2,
-		"intake_front_items_total{code=invalid}":  1,
-		"intake_front_body_bytes_total":           float64(len(items("a", "b")) + len("[{}]") + len(items("a"))),
-		"intake_front_inflight_bytes":             0,
+		"intake_front_requests_total{status=0}":              1,
+		"intake_front_requests_total{status=200}":            3, // one for the token
+		"intake_front_requests_total{status=401}":            1,
+		"intake_front_request_seconds":                       5,
+		"intake_front_items_received_total":                  4,
+		"intake_front_items_stateless_total{why=broken_off}": 1,
+		"intake_front_items_total{code=saved}":               2,
+		"intake_front_items_total{code=invalid}":             1,
+		"intake_front_body_bytes_total":                      float64(len(items("a", "b")) + len("[{}]") + len(items("a"))),
+		"intake_front_inflight_bytes":                        0,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
