@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"go.uber.org/zap"
-
 	"intake/cmd/intake/internal/prove"
 	"intake/deploy/local"
 )
@@ -20,7 +18,7 @@ type proveCommand struct {
 	Report   string        `default:"prove.html" help:"File for the report, a page with a picture."`
 }
 
-func (c proveCommand) Run(ctx context.Context, logger *zap.Logger, out output) error {
+func (c proveCommand) Run(ctx context.Context, out output) error {
 	if c.Seed == 0 {
 		c.Seed = rand.Uint64N(1_000_000)
 	}
@@ -36,7 +34,7 @@ func (c proveCommand) Run(ctx context.Context, logger *zap.Logger, out output) e
 		return err
 	}
 	fmt.Fprintf(out, "seed %d, %s; logs are in %s\n", c.Seed, c.Duration, dir)
-	report, err := prove.Run(ctx, prove.Options{Program: program, Dir: dir, Duration: c.Duration, Seed: c.Seed, Out: out, Logger: logger})
+	report, err := prove.Run(ctx, prove.Options{Program: program, Dir: dir, Duration: c.Duration, Seed: c.Seed, Out: out})
 	if err != nil {
 		return fmt.Errorf("%w; logs are in %s", err, dir)
 	}

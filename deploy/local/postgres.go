@@ -136,6 +136,29 @@ func (p *Postgres) Stop(ctx context.Context) error { return p.process.stop(ctx, 
 // Kill ends Postgres as a crash does.
 func (p *Postgres) Kill() { p.process.kill() }
 
+// Backup copies the data of a Postgres that was stopped or killed to a new folder.
+func (p *Postgres) Backup(dir string) error { return copyFolder(p.cluster, dir) }
+
+// Restore replaces the data of a Postgres that was stopped or killed by those of a
+// backup.
+func (p *Postgres) Restore(dir string) error {
+	if err := os.RemoveAll(p.cluster); err != nil {
+		return err
+	}
+	return copyFolder(dir, p.cluster)
+}
+
+// copyFolder keeps who owns the files, which os.CopyFS does not.
+func copyFolder(from, to string) error {
+	if out, err := exec.Command("cp", "-a", from, to).CombinedOutput(); err != nil {
+		return fmt.Errorf("copy %s: %w\n%s", from, err, out)
+	}
+	return nil
+}
+
+// Signal sends a signal to all processes of Postgres, as to stop them for a while.
+func (p *Postgres) Signal(signal syscall.Signal) { p.process.signal(signal) }
+
 // Remove deletes the data of a Postgres that was stopped.
 func (p *Postgres) Remove() error {
 	return errors.Join(os.RemoveAll(p.cluster), os.RemoveAll(p.opts.Dir))

@@ -104,6 +104,20 @@ func (p *process) stop(ctx context.Context, signal syscall.Signal) error {
 	}
 }
 
+// signal sends a signal to the process and its children.
+func (p *process) signal(signal syscall.Signal) {
+	select {
+	case <-p.ended: // its number may be another process's
+		return
+	default:
+	}
+	pid := p.cmd.Process.Pid
+	_ = syscall.Kill(pid, signal)
+	for _, child := range childrenOf(pid) {
+		_ = syscall.Kill(child, signal)
+	}
+}
+
 // kill ends the process and all of its children at once. Those of Postgres are in
 // groups of their own, and one that computes would not notice that it is alone:
 // the next Postgres would refuse to start beside it.

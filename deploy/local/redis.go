@@ -141,6 +141,13 @@ func (r *Redis) Kill() {
 	r.process.kill()
 }
 
+// Signal sends a signal to Redis, as to stop it for a while. A stand-in gets none.
+func (r *Redis) Signal(signal syscall.Signal) {
+	if !r.StandIn() {
+		r.process.signal(signal)
+	}
+}
+
 func (r *Redis) stopLeftover() error {
 	content, err := os.ReadFile(r.pidFile())
 	if errors.Is(err, fs.ErrNotExist) {

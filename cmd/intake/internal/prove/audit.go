@@ -9,11 +9,6 @@ import (
 	"time"
 
 	"github.com/anishathalye/porcupine"
-	"github.com/redis/go-redis/v9"
-
-	"intake"
-	"intake/dedupe"
-	"intake/sink"
 )
 
 // audit compares what was told with what is there, when all is final.
@@ -21,8 +16,12 @@ func (l *load) audit(ctx context.Context, r *Report) error {
 	r.Requests, r.Batches = l.requests, len(l.batches)
 	r.Violations = append(r.Violations, l.wrong...)
 	l.measure(r)
-	if err := l.settle(ctx, r); err != nil {
-		return err
+	if !l.settle(ctx, r) {
+		return nil // nothing can be said of the rest
+	}
+	if err := l.stack.drain(ctx); err != nil {
+		r.violate("the queue is not emptied: %v", err)
+		return nil
 	}
 	records, err := l.records(ctx, r)
 	if err != nil {
@@ -39,7 +38,16 @@ func (l *load) audit(ctx context.Context, r *Report) error {
 	if err := l.repeat(ctx, r); err != nil {
 		return err
 	}
-	return l.checkSeen(ctx, records, r)
+	if err := l.checkSeen(ctx, records, r); err != nil {
+		return err
+	}
+	if err := l.stack.checkDeadlocks(r); err != nil {
+		return err
+	}
+	if err := l.conserve(ctx, r); err != nil {
+		return err
+	}
+	return l.restore(ctx, r)
 }
 
 // measure tells how long nobody was told that something is Completed.
@@ -57,14 +65,17 @@ func (l *load) measure(r *Report) {
 
 // settle waits until every batch is final, and checks that what was final is so
 // still.
-func (l *load) settle(ctx context.Context, r *Report) error {
+func (l *load) settle(ctx context.Context, r *Report) bool {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
 	for n, b := range l.batches {
 		if b.id == "" || !b.pending && n%5 > 0 { // of those that were final, some
 			continue
 		}
-		ends, err := l.final(ctx, b)
-		if err != nil {
-			return err
+		ends, why := l.final(ctx, b)
+		if ends == nil {
+			r.violate("batch %s does not become final: %s", b.id, why)
+			return false
 		}
 		for i := range ends {
 			if b.ends[i] != unknown && b.ends[i] != ends[i] {
@@ -75,25 +86,25 @@ func (l *load) settle(ctx context.Context, r *Report) error {
 			b.ends, b.told = ends, time.Since(l.began)
 		}
 	}
-	return nil
+	return true
 }
 
-// final asks for a batch's status until it is final.
-func (l *load) final(ctx context.Context, b *batch) ([]end, error) {
-	why := ""
+// final asks for a batch's status until it is final. If it isn't in time, it says
+// what was answered last.
+func (l *load) final(ctx context.Context, b *batch) (ends []end, why string) {
 	for {
-		request, err := l.request(ctx, http.MethodGet, l.stack.fronts[0]+"/api/v1/clients/status/"+b.id, nil)
+		request, err := l.request(ctx, http.MethodGet, l.stack.direct[0]+"/api/v1/clients/status/"+b.id, nil)
 		if err == nil {
 			status, text, err := l.do(request)
 			why = fmt.Sprintf("%d %.200s (%v)", status, text, err)
 			if err == nil && status == http.StatusOK {
 				if ends, _, pending, err := readEnds(text, len(b.items)); err == nil && !pending {
-					return ends, nil
+					return ends, ""
 				}
 			}
 		}
 		if !sleep(ctx, 100*time.Millisecond) {
-			return nil, fmt.Errorf("batch %s does not become final: %s", b.id, why)
+			return nil, why
 		}
 	}
 }
@@ -229,7 +240,7 @@ func (l *load) repeat(ctx context.Context, r *Report) error {
 		}
 		r.Keys++
 		for {
-			status, text, err := l.post(ctx, l.stack.fronts[r.Keys%2], b, "wait=5")
+			status, text, err := l.post(ctx, l.stack.direct[r.Keys%2], b, "wait=5")
 			if err == nil && status != http.StatusServiceUnavailable && status != http.StatusConflict {
 				if !bytes.Equal(text, b.answer) {
 					r.violate("%s is answered %d %.300s, at first %.300s", b.key, status, text, b.answer)
@@ -240,51 +251,6 @@ func (l *load) repeat(ctx context.Context, r *Report) error {
 				return fmt.Errorf("%s is not answered again: %d %s (%v)", b.key, status, text, err)
 			}
 		}
-	}
-	return nil
-}
-
-// checkSeen checks that the seen set of the timeline that Postgres has now holds
-// nothing that Postgres does not.
-func (l *load) checkSeen(ctx context.Context, records map[string]int, r *Report) error {
-	store, err := sink.Open(ctx, sink.Options{URL: l.stack.postgres.URL(), MaxConns: 1})
-	if err != nil {
-		return err
-	}
-	defer store.Close()
-	timeline, err := store.Timeline(ctx)
-	if err != nil {
-		return err
-	}
-	client := redis.NewClient(l.stack.seen.Options())
-	defer client.Close()
-	seen, err := dedupe.NewSeenSet(client, dedupe.SeenSetOptions{Timeline: store})
-	if err != nil {
-		return err
-	}
-	var partner int32
-	if err := l.stack.pool.QueryRow(ctx, "select id from partners where name = $1", partnerName).Scan(&partner); err != nil {
-		return err
-	}
-	keys := make([]intake.SavedKey, 0, len(records))
-	for key, variant := range records {
-		keys = append(keys, intake.SavedKey{Partner: partner, ID: key, Fingerprint: intake.FingerprintOf([]byte(item{key, variant}.text()))})
-	}
-	unmarked, err := seen.Unmarked(ctx, timeline, keys)
-	if err != nil {
-		return err
-	}
-	all, err := copyRedis(ctx, client)
-	if err != nil {
-		return err
-	}
-	for name, fields := range all {
-		if len(name) > len("intake:seen:"+timeline) && name[len("intake:seen:"):len("intake:seen:")+len(timeline)] == timeline {
-			r.Seen += len(fields)
-		}
-	}
-	if true := len(keys) - unmarked; r.Seen != true {
-		r.violate("Redis holds %d keys, of which Postgres has %d", r.Seen, true)
 	}
 	return nil
 }

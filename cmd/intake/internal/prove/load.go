@@ -1,11 +1,8 @@
 package prove
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"strings"
@@ -14,15 +11,15 @@ import (
 	"time"
 
 	"golang.org/x/oauth2"
-	"golang.org/x/oauth2/clientcredentials"
-
-	"intake"
 )
 
 const (
 	partnerName = "prover"
 	loadClients = 8
+	streamOneIn = 4 // of the clients, one sends streams
 	variants    = 3 // of the data that a key may come with
+	// requestTimeout is above the longest that a front waits.
+	requestTimeout = 20 * time.Second
 )
 
 // An item is one that was sent: which key with which of its data.
@@ -92,30 +89,52 @@ type load struct {
 }
 
 func newLoad(s *stack, seed uint64) *load {
-	return &load{stack: s, seed: seed, began: time.Now(), client: &http.Client{Timeout: 20 * time.Second}}
+	return &load{stack: s, seed: seed, began: time.Now(), client: &http.Client{}}
 }
 
 // end lets each client end when its batch is answered.
 func (l *load) end() { l.ended.Store(true) }
 
-// run sends batches until the load ends.
+// run sends batches until the load ends: one after the other, or as streams.
 func (l *load) run(ctx context.Context, client int) {
 	random := rand.New(rand.NewPCG(l.seed, uint64(100+client)))
 	for n := 0; !l.ended.Load() && ctx.Err() == nil; n++ {
-		b := &batch{items: l.draw(random, client, n), sent: time.Since(l.began)}
-		texts := make([]string, len(b.items))
-		for i := range b.items {
-			texts[i] = b.items[i].text()
+		if client%streamOneIn == 0 {
+			l.runStream(ctx, random, client, n)
+			continue
 		}
-		b.body = "[" + strings.Join(texts, ",") + "]"
+		b := l.newBatch(l.draw(random, client, n))
 		prefer := []string{"wait=5", "wait=5", "wait=5", "respond-async"}[random.IntN(4)]
 		if random.IntN(3) == 0 {
 			b.key = fmt.Sprintf("key-%d-%d", client, n)
 		}
-		l.send(ctx, random, b, prefer)
-		l.mu.Lock()
-		l.batches = append(l.batches, b)
-		l.mu.Unlock()
+		for try := 0; ; try++ {
+			l.send(ctx, random, b, prefer)
+			l.keep(b)
+			if b.answered || try == 3 || ctx.Err() != nil {
+				break
+			}
+			b = l.newBatch(b.items) // nobody said that it was taken, so it is sent again
+		}
+	}
+}
+
+func (l *load) newBatch(items []item) *batch {
+	texts := make([]string, len(items))
+	for i := range items {
+		texts[i] = items[i].text()
+	}
+	return &batch{items: items, body: "[" + strings.Join(texts, ",") + "]", ends: make([]end, len(items)), sent: time.Since(l.began)}
+}
+
+func (l *load) keep(b *batch) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.batches = append(l.batches, b)
+	for _, e := range b.ends {
+		if e == saved {
+			l.completed = append(l.completed, b.told)
+		}
 	}
 }
 
@@ -142,11 +161,17 @@ func (l *load) draw(random *rand.Rand, client, n int) []item {
 }
 
 // send sends a batch; with an Idempotency-Key until it is answered, over one
-// front or the other.
+// front or the other. Now and then a client hangs up soon.
 func (l *load) send(ctx context.Context, random *rand.Rand, b *batch, prefer string) {
-	b.ends = make([]end, len(b.items))
+	patience := requestTimeout
+	if random.IntN(8) == 0 {
+		patience = time.Duration(20+random.IntN(500)) * time.Millisecond
+	}
 	for try := random.IntN(2); ctx.Err() == nil; try++ {
-		status, text, err := l.post(ctx, l.stack.fronts[try%2], b, prefer)
+		asking, cancel := context.WithTimeout(ctx, patience)
+		status, text, err := l.post(asking, l.stack.fronts[try%2], b, prefer)
+		cancel()
+		patience = requestTimeout
 		b.told = time.Since(l.began)
 		switch {
 		case err == nil && (status == http.StatusOK || status == http.StatusAccepted):
@@ -156,9 +181,7 @@ func (l *load) send(ctx context.Context, random *rand.Rand, b *batch, prefer str
 			l.complain("answered %d %s", status, text)
 			return
 		case b.key == "" && err == nil:
-			for i := range b.ends {
-				b.ends[i] = refused
-			}
+			l.refuse(b)
 			sleep(ctx, 20*time.Millisecond)
 			return
 		case b.key == "":
@@ -168,23 +191,18 @@ func (l *load) send(ctx context.Context, random *rand.Rand, b *batch, prefer str
 	}
 }
 
+// refuse notes that nothing of the batch may be saved.
+func (l *load) refuse(b *batch) {
+	b.told = time.Since(l.began)
+	for i := range b.ends {
+		b.ends[i] = refused
+	}
+}
+
 func (l *load) complain(format string, args ...any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.wrong = append(l.wrong, fmt.Sprintf(format, args...))
-}
-
-// A told is an answer to a batch.
-type told struct {
-	ID     string `json:"status_check_id"`
-	Status string `json:"status"`
-	Result []struct {
-		Status struct {
-			State  intake.State `json:"state"`
-			Code   intake.Code  `json:"code"`
-			Reason string       `json:"validation_errors"`
-		} `json:"status"`
-	} `json:"result"`
 }
 
 // read notes what is told of a batch.
@@ -195,99 +213,4 @@ func (l *load) read(b *batch, text []byte) {
 		return
 	}
 	b.ends, b.id, b.pending, b.answered, b.answer = ends, id, pending, true, text
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, e := range ends {
-		if e == saved {
-			l.completed = append(l.completed, b.told)
-		}
-	}
-}
-
-// readEnds reads an answer of n items. Those that are pending are unknown.
-func readEnds(text []byte, n int) (ends []end, id string, pending bool, err error) {
-	var t told
-	if err := json.Unmarshal(text, &t); err != nil || len(t.Result) != n {
-		return nil, "", false, fmt.Errorf("an answer of %d items to %d: %w", len(t.Result), n, err)
-	}
-	ends = make([]end, n)
-	for i := range t.Result {
-		switch status := &t.Result[i].Status; {
-		case status.Code == intake.CodeSaved:
-			ends[i] = saved
-		case status.Code == intake.CodePending:
-			pending = true
-		case status.Code == intake.CodeDuplicateOfSaved && status.Reason == intake.DuplicateOfSaved(true).Text:
-			ends[i] = same
-		case status.Code == intake.CodeDuplicateOfSaved && status.Reason == intake.DuplicateOfSaved(false).Text:
-			ends[i] = different
-		default:
-			return nil, "", false, fmt.Errorf("item %d is %s: %s", i, status.Code, status.Reason)
-		}
-	}
-	if pending == (t.Status == string(intake.Completed)) {
-		err = fmt.Errorf("status %s with pending items: %v", t.Status, pending)
-	}
-	return ends, t.ID, pending, err
-}
-
-// post gives an answer if all of it has come.
-func (l *load) post(ctx context.Context, front string, b *batch, prefer string) (status int, text []byte, err error) {
-	request, err := l.request(ctx, http.MethodPost, front+"/api/v1/clients", []byte(b.body))
-	if err != nil {
-		return http.StatusServiceUnavailable, nil, nil // no token: nothing was sent
-	}
-	request.Header.Set("Content-Type", "application/json")
-	request.Header.Set("Prefer", prefer)
-	if b.key != "" {
-		request.Header.Set("Idempotency-Key", b.key)
-	}
-	l.mu.Lock()
-	l.requests++
-	l.mu.Unlock()
-	return l.do(request)
-}
-
-func (l *load) do(request *http.Request) (status int, text []byte, err error) {
-	response, err := l.client.Do(request)
-	if err != nil {
-		return 0, nil, err
-	}
-	defer response.Body.Close()
-	text, err = io.ReadAll(response.Body)
-	return response.StatusCode, text, err
-}
-
-func (l *load) request(ctx context.Context, method, url string, body []byte) (*http.Request, error) {
-	token, err := l.tokenOf(ctx)
-	if err != nil {
-		return nil, err
-	}
-	request, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	token.SetAuthHeader(request)
-	return request, nil
-}
-
-// tokenOf gives a token of any front: all of them take it.
-func (l *load) tokenOf(ctx context.Context) (*oauth2.Token, error) {
-	l.getting.Lock()
-	defer l.getting.Unlock()
-	if l.token.Valid() {
-		return l.token, nil
-	}
-	ctx = context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Timeout: 2 * time.Second})
-	var failed error
-	for _, front := range l.stack.fronts {
-		config := clientcredentials.Config{ClientID: partnerName, ClientSecret: l.stack.secret, TokenURL: front + "/oauth/token"}
-		token, err := config.Token(ctx)
-		if err == nil {
-			l.token = token
-			return token, nil
-		}
-		failed = err
-	}
-	return nil, failed
 }

@@ -2,6 +2,7 @@ package prove
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -10,6 +11,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/redis/go-redis/v9"
 
@@ -39,10 +42,12 @@ func newNemesis(s *stack, report *Report, out io.Writer) *nemesis {
 	return &nemesis{stack: s, report: report, out: out, began: time.Now()}
 }
 
-// run does one fault after the other until ctx ends, and undoes each.
-func (n *nemesis) run(ctx context.Context, random *rand.Rand, faults []fault) {
+// run does one fault after the other until ctx ends, and undoes each. Each of the
+// groups is as likely as the others.
+func (n *nemesis) run(ctx context.Context, random *rand.Rand, groups ...[]fault) {
 	for {
 		pause := time.Duration(200+random.IntN(1_800)) * time.Millisecond
+		faults := groups[random.IntN(len(groups))]
 		f := faults[random.IntN(len(faults))]
 		lasts := time.Duration(float64(f.atMost) * (0.1 + 0.9*random.Float64()))
 		if !sleep(ctx, pause) {
@@ -94,22 +99,37 @@ func (n *nemesis) processFaults() (faults []fault) {
 				func(context.Context) error { return p.begin() }},
 			fault{"stop", p.name, 3 * ackWait,
 				func(context.Context) error { p.signal(syscall.SIGSTOP); return nil },
-				func(context.Context) error { p.signal(syscall.SIGCONT); return nil }})
+				func(context.Context) error { p.signal(syscall.SIGCONT); return nil }},
+			fault{"restart", p.name, time.Second,
+				p.end,
+				func(context.Context) error { return p.begin() }})
 	}
-	return append(faults,
-		fault{"kill", "postgres", 2 * time.Second,
-			func(context.Context) error { s.postgres.Kill(); return nil }, s.postgres.Start},
-		fault{"kill", "redis", 2 * time.Second,
-			func(context.Context) error { s.redis.Kill(); return nil }, s.redis.Start})
+	for _, other := range []struct {
+		name string
+		server
+	}{{"postgres", s.postgres}, {"redis", s.redis}} {
+		faults = append(faults,
+			fault{"kill", other.name, 2 * time.Second, func(context.Context) error { other.Kill(); return nil }, other.Start},
+			fault{"stop", other.name, 3 * ackWait,
+				func(context.Context) error { other.Signal(syscall.SIGSTOP); return nil },
+				func(context.Context) error { other.Signal(syscall.SIGCONT); return nil }})
+	}
+	return faults
 }
 
-// otherFaults are done to links, and to what servers hold.
-func (n *nemesis) otherFaults() (faults []fault) {
+// A server is Postgres or Redis.
+type server interface {
+	Kill()
+	Signal(syscall.Signal)
+	Start(context.Context) error
+}
+
+// linksFaults are done to the ways between processes.
+func (n *nemesis) linksFaults() (faults []fault) {
 	for _, l := range n.stack.links {
 		faults = append(faults, n.linkFaults(l)...)
 	}
-	faults = append(faults, n.redisFaults()...)
-	return append(faults, n.serverFaults()...)
+	return faults
 }
 
 func (n *nemesis) linkFaults(l *link) []fault {
@@ -125,6 +145,9 @@ func (n *nemesis) linkFaults(l *link) []fault {
 	slow, fast := toxic(`{"name":"slow","type":"latency","attributes":{"latency":200,"jitter":200}}`)
 	deaf, heard := toxic(`{"name":"deaf","type":"timeout","stream":"downstream","attributes":{"timeout":0}}`)
 	mute, spoken := toxic(`{"name":"mute","type":"timeout","stream":"upstream","attributes":{"timeout":0}}`)
+	torn, whole := toxic(`{"name":"torn","type":"limit_data","stream":"downstream","attributes":{"bytes":2000}}`)
+	tornUp, wholeUp := toxic(`{"name":"torn","type":"limit_data","stream":"upstream","attributes":{"bytes":3000}}`)
+	reset, quiet := toxic(`{"name":"reset","type":"reset_peer","attributes":{"timeout":50}}`)
 	return []fault{
 		{"cut", l.name, 5 * time.Second,
 			func(context.Context) error { l.proxy.Stop(); return nil },
@@ -132,6 +155,9 @@ func (n *nemesis) linkFaults(l *link) []fault {
 		{"slow", l.name, 5 * time.Second, slow, fast},
 		{"deaf", l.name, 8 * time.Second, deaf, heard},
 		{"mute", l.name, 8 * time.Second, mute, spoken},
+		{"tear", l.name, 4 * time.Second, torn, whole},
+		{"tear", l.name, 4 * time.Second, tornUp, wholeUp},
+		{"reset", l.name, 2 * time.Second, reset, quiet},
 	}
 }
 
@@ -199,20 +225,95 @@ func (n *nemesis) serverFaults() []fault {
 			return query(second)(ctx)
 		}
 	}
-	return []fault{
+	faults := []fault{
 		{"postgres", "cancelling statements", 0, query("select pg_cancel_backend(pid)" + others), nil},
 		{"postgres", "ending sessions", 0, query("select pg_terminate_backend(pid)" + others), nil},
 		{"postgres", "read-only", 4 * time.Second,
 			both("alter system set default_transaction_read_only = on", settings),
 			both("alter system reset default_transaction_read_only", settings)},
-		{"nats", "without the consumer", 0, func(ctx context.Context) error {
-			return s.withStream(ctx, func(stream jetstream.Stream) error { return stream.DeleteConsumer(ctx, "worker-waiting") })
-		}, nil},
+		{"postgres", "refusing connections", 4 * time.Second,
+			func(ctx context.Context) error {
+				if err := s.elsewhere(ctx, "alter database postgres allow_connections false"); err != nil {
+					return err
+				}
+				return s.elsewhere(ctx, "select pg_terminate_backend(pid)"+others)
+			},
+			func(ctx context.Context) error {
+				return s.elsewhere(ctx, "alter database postgres allow_connections true")
+			}},
+		{"postgres", "deadlocked", 0, s.deadlock, nil},
+		{"nats", "full", 4 * time.Second,
+			func(ctx context.Context) error {
+				return s.withStream(ctx, func(js jetstream.JetStream, stream jetstream.Stream) error {
+					return limitStream(ctx, js, stream, int64(max(stream.CachedInfo().State.Bytes, 1)))
+				})
+			},
+			func(ctx context.Context) error {
+				return s.withStream(ctx, func(js jetstream.JetStream, stream jetstream.Stream) error {
+					return limitStream(ctx, js, stream, queueBytes)
+				})
+			}},
 	}
+	for _, consumer := range []string{"worker-waiting", "worker-later-0", "worker-later-1"} {
+		faults = append(faults, fault{"nats", "without " + consumer, 0, func(ctx context.Context) error {
+			return s.withStream(ctx, func(_ jetstream.JetStream, stream jetstream.Stream) error {
+				return stream.DeleteConsumer(ctx, consumer)
+			})
+		}, nil})
+	}
+	return faults
 }
 
-// withStream calls do with the log.
-func (s *stack) withStream(ctx context.Context, do func(jetstream.Stream) error) error {
+// limitStream gives the log less or more room.
+func limitStream(ctx context.Context, js jetstream.JetStream, stream jetstream.Stream, bytes int64) error {
+	config := stream.CachedInfo().Config
+	config.MaxBytes = bytes
+	_, err := js.UpdateStream(ctx, config)
+	return err
+}
+
+// elsewhere runs a statement in another database than Intake's.
+func (s *stack) elsewhere(ctx context.Context, sql string) error {
+	config, err := pgx.ParseConfig(s.postgres.URL())
+	if err != nil {
+		return err
+	}
+	config.Database = "template1"
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	_, err = conn.Exec(ctx, sql)
+	return err
+}
+
+// deadlock locks what transactions lock, in another order than they do, so that
+// one of them, or this one, is ended by Postgres.
+func (s *stack) deadlock(ctx context.Context) error {
+	tx, err := s.pool.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	if _, err := tx.Exec(ctx, "lock table batch_status in exclusive mode"); err != nil {
+		return err
+	}
+	if !sleep(ctx, 200*time.Millisecond) { // workers come to wait for it
+		return ctx.Err()
+	}
+	_, err = tx.Exec(ctx, "lock table partner_clients in exclusive mode")
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) && refused.Code == pgerrcodeDeadlock {
+		return nil
+	}
+	return err
+}
+
+const pgerrcodeDeadlock = "40P01"
+
+// withStream calls do with the log, past all links.
+func (s *stack) withStream(ctx context.Context, do func(jetstream.JetStream, jetstream.Stream) error) error {
 	nc, err := worker.Connect(s.natsURL, "intake prove", nil)
 	if err != nil {
 		return err
@@ -226,5 +327,5 @@ func (s *stack) withStream(ctx context.Context, do func(jetstream.Stream) error)
 	if err != nil {
 		return err
 	}
-	return do(stream)
+	return do(js, stream)
 }

@@ -10,10 +10,9 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"path/filepath"
 	"sync"
 	"time"
-
-	"go.uber.org/zap"
 )
 
 // Options of a run. Program and Dir are required.
@@ -23,7 +22,6 @@ type Options struct {
 	Duration time.Duration // of the load; 5 minutes when zero
 	Seed     uint64        // of the schedule of faults, and of the load
 	Out      io.Writer     // hears what is done
-	Logger   *zap.Logger
 }
 
 // Run makes a run. An error means that there is no verdict.
@@ -35,8 +33,13 @@ func Run(ctx context.Context, opts Options) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer s.stop()
 	report := &Report{Seed: opts.Seed, Began: time.Now().UTC(), Seconds: opts.Duration.Seconds(), Faults: make(map[string]int)}
+	defer func() {
+		s.stop()
+		if report.Holds() {
+			_ = s.postgres.Remove()
+		}
+	}()
 	l := newLoad(s, opts.Seed)
 	loading, stopLoad := context.WithCancel(ctx)
 	defer stopLoad()
@@ -49,12 +52,23 @@ func Run(ctx context.Context, opts Options) (*Report, error) {
 	defer heal()
 	var nemeses sync.WaitGroup
 	// One that has to do with processes, and one with all between them, at once.
-	for n, faults := range [][]fault{nemesis.processFaults(), nemesis.otherFaults()} {
-		nemeses.Go(func() { nemesis.run(tormenting, rand.New(rand.NewPCG(opts.Seed, uint64(n))), faults) })
+	for n, groups := range [][][]fault{
+		{nemesis.processFaults()},
+		{nemesis.linksFaults(), nemesis.linksFaults(), nemesis.redisFaults(), nemesis.serverFaults()},
+	} {
+		nemeses.Go(func() { nemesis.run(tormenting, rand.New(rand.NewPCG(opts.Seed, uint64(n))), groups...) })
 	}
 	nemeses.Wait()
 	if err := ctx.Err(); err != nil {
 		return nil, err
+	}
+	for _, p := range s.parts {
+		if p.hasEnded() {
+			report.violate("%s has ended by itself: see %s", p.name, opts.Dir)
+			if err := p.begin(); err != nil {
+				return nil, err
+			}
+		}
 	}
 	fmt.Fprintln(opts.Out, "all is healed; the load ends when it has gone on for a while")
 	if err := s.waitReady(ctx); err != nil {
@@ -72,6 +86,9 @@ func Run(ctx context.Context, opts Options) (*Report, error) {
 	defer cancel()
 	if err := l.audit(auditing, report); err != nil {
 		return nil, err
+	}
+	if !report.Holds() {
+		return report, l.keepEvidence(filepath.Join(opts.Dir, "batches.json"))
 	}
 	return report, nil
 }

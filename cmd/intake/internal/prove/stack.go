@@ -26,6 +26,9 @@ import (
 // ackWait is the workers': what is stopped for longer is delivered to another one.
 const ackWait = 2 * time.Second
 
+// queueBytes bounds the log.
+const queueBytes = 64 << 20
+
 // A stack is what is tormented: two fronts, two workers, and the servers, each a
 // process, with a proxy on each way from one to the other.
 type stack struct {
@@ -34,7 +37,8 @@ type stack struct {
 	redis    *local.Redis
 	parts    []*part // fronts, workers, NATS
 	links    []*link
-	fronts   []string // their URLs
+	fronts   []string // their URLs, by links
+	direct   []string // their URLs
 	natsURL  string   // past all links
 	secret   string   // of the partner
 	pool     *pgxpool.Pool
@@ -63,6 +67,9 @@ func startStack(ctx context.Context, opts Options) (_ *stack, err error) {
 	defer func() {
 		if err != nil {
 			s.stop()
+			if s.postgres != nil {
+				_ = s.postgres.Remove()
+			}
 		}
 	}()
 	if s.postgres, err = local.StartPostgres(ctx, local.PostgresOptions{Dir: filepath.Join(opts.Dir, "postgres")}); err != nil {
@@ -80,15 +87,21 @@ func startStack(ctx context.Context, opts Options) (_ *stack, err error) {
 	if err := s.addPartner(ctx); err != nil {
 		return nil, err
 	}
+	queueRoom := fmt.Sprintf("--queue-max-bytes=%d", queueBytes)
 	for n := range 2 {
 		if err := s.addPart("front", n, func(listen string) []string {
-			s.fronts = append(s.fronts, "http://"+listen)
-			return []string{"--listen=" + listen, "--public-url=http://intake.prove", "--queue-max-bytes=67108864"}
+			s.direct = append(s.direct, "http://"+listen)
+			return []string{"--listen=" + listen, "--public-url=http://intake.prove", queueRoom}
 		}); err != nil {
 			return nil, err
 		}
+		through, err := s.addLink(fmt.Sprintf("clients to front-%d", n+1), s.direct[n])
+		if err != nil {
+			return nil, err
+		}
+		s.fronts = append(s.fronts, through)
 		if err := s.addPart("worker", n, func(string) []string {
-			return []string{"--ack-wait=" + ackWait.String(), "--queue-max-bytes=67108864"}
+			return []string{"--ack-wait=" + ackWait.String(), queueRoom}
 		}); err != nil {
 			return nil, err
 		}
@@ -236,7 +249,6 @@ func (s *stack) stop() {
 	}
 	if s.postgres != nil {
 		s.postgres.Kill()
-		_ = s.postgres.Remove()
 	}
 }
 
@@ -255,6 +267,27 @@ func (p *part) signal(signal syscall.Signal) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	_ = p.program.Signal(signal)
+}
+
+func (p *part) hasEnded() bool {
+	select {
+	case <-p.program.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// end asks the process to end, and kills it if it doesn't.
+func (p *part) end(ctx context.Context) error {
+	p.signal(syscall.SIGTERM)
+	select {
+	case <-p.program.Done():
+		return nil
+	case <-ctx.Done():
+		p.kill()
+		return fmt.Errorf("%s does not end", p.name)
+	}
 }
 
 func (p *part) kill() {

@@ -1,0 +1,77 @@
+package prove
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"golang.org/x/oauth2"
+	"golang.org/x/oauth2/clientcredentials"
+)
+
+// post gives an answer if all of it has come.
+func (l *load) post(ctx context.Context, front string, b *batch, prefer string) (status int, text []byte, err error) {
+	request, err := l.request(ctx, http.MethodPost, front+"/api/v1/clients", strings.NewReader(b.body))
+	if err != nil {
+		return http.StatusServiceUnavailable, nil, nil // no token: nothing was sent
+	}
+	request.Header.Set("Content-Type", "application/json")
+	request.Header.Set("Prefer", prefer)
+	if b.key != "" {
+		request.Header.Set("Idempotency-Key", b.key)
+	}
+	l.count()
+	return l.do(request)
+}
+
+func (l *load) count() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.requests++
+}
+
+func (l *load) do(request *http.Request) (status int, text []byte, err error) {
+	response, err := l.client.Do(request)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer response.Body.Close()
+	text, err = io.ReadAll(response.Body)
+	return response.StatusCode, text, err
+}
+
+func (l *load) request(ctx context.Context, method, url string, body io.Reader) (*http.Request, error) {
+	token, err := l.tokenOf(ctx)
+	if err != nil {
+		return nil, err
+	}
+	request, err := http.NewRequestWithContext(ctx, method, url, body)
+	if err != nil {
+		return nil, err
+	}
+	token.SetAuthHeader(request)
+	return request, nil
+}
+
+// tokenOf gives a token of any front: all of them take it.
+func (l *load) tokenOf(ctx context.Context) (*oauth2.Token, error) {
+	l.getting.Lock()
+	defer l.getting.Unlock()
+	if l.token.Valid() {
+		return l.token, nil
+	}
+	ctx = context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Timeout: 2 * time.Second})
+	var failed error
+	for _, front := range l.stack.fronts {
+		config := clientcredentials.Config{ClientID: partnerName, ClientSecret: l.stack.secret, TokenURL: front + "/oauth/token"}
+		token, err := config.Token(ctx)
+		if err == nil {
+			l.token = token
+			return token, nil
+		}
+		failed = err
+	}
+	return nil, failed
+}

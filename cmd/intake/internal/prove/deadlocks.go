@@ -1,0 +1,22 @@
+package prove
+
+import (
+	"os"
+	"strings"
+)
+
+// checkDeadlocks looks into the log of Postgres for transactions that waited for
+// each other, other than the nemesis's: all save in the order of the keys.
+func (s *stack) checkDeadlocks(r *Report) error {
+	log, err := os.ReadFile(s.postgres.LogPath())
+	if err != nil {
+		return err
+	}
+	for _, deadlock := range strings.Split(string(log), "deadlock detected")[1:] {
+		detail, _, _ := strings.Cut(deadlock, "HINT:")
+		if !strings.Contains(detail, "lock table") {
+			r.violate("transactions have waited for each other: %.600s", detail)
+		}
+	}
+	return nil
+}
