@@ -31,6 +31,7 @@ type Report struct {
 	Seen       int            `json:"keys_in_redis"`
 	Conserved  int            `json:"items_counted"`
 	Restored   int            `json:"items_lost_and_saved_again"`
+	Stale      int            `json:"of_which_redis_had_seen"`
 	LongestGap float64        `json:"longest_seconds_without_a_completed_item"`
 	Violations []string       `json:"violations"`
 }
@@ -68,7 +69,7 @@ func (r *Report) Print(out io.Writer) {
 	fmt.Fprintf(out, "faults: %s\n", strings.Join(faults, ", "))
 	fmt.Fprintf(out, "the longest time in which nothing was Completed: %.1f s\n", r.LongestGap)
 	fmt.Fprintf(out, "%d histories checked (%d given up), %d Idempotency-Keys repeated, %d keys in Redis\n", r.Histories, r.Unchecked, r.Keys, r.Seen)
-	fmt.Fprintf(out, "%d items counted alike by clients, fronts and workers, %d saved again that Postgres had lost\n", r.Conserved, r.Restored)
+	fmt.Fprintf(out, "%d items counted alike by clients, fronts and workers, %d saved again that Postgres had lost and Redis (%d of them) had seen\n", r.Conserved, r.Restored, r.Stale)
 	if r.Holds() {
 		fmt.Fprintln(out, "every promise was kept")
 		return

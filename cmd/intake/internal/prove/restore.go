@@ -37,7 +37,8 @@ func (l *load) restore(ctx context.Context, r *Report) error {
 			return err
 		}
 	}
-	if err := s.waitMarked(ctx, records); err != nil {
+	var err error
+	if r.Stale, err = s.waitMarked(ctx, records); err != nil {
 		return err
 	}
 	s.postgres.Kill()
