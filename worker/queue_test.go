@@ -144,7 +144,12 @@ func TestQueue_NATSAway(t *testing.T) {
 
 // deafen gives a connection to NATS through a proxy, and a function after which
 // NATS hears what is sent while nothing of its answers arrives.
-func (r *rig) deafen(t *testing.T) (nc *nats.Conn, deafen func()) {
+func (r *rig) deafen(t *testing.T) (nc *nats.Conn, deafen func()) { return r.silence(t, "downstream") }
+
+// mute is the other way round: answers arrive, and nothing that is sent does.
+func (r *rig) mute(t *testing.T) (nc *nats.Conn, mute func()) { return r.silence(t, "upstream") }
+
+func (r *rig) silence(t *testing.T, stream string) (nc *nats.Conn, silence func()) {
 	t.Helper()
 	parsed, err := url.Parse(r.natsURL)
 	if err != nil {
@@ -162,8 +167,8 @@ func (r *rig) deafen(t *testing.T) (nc *nats.Conn, deafen func()) {
 	}
 	parsed.Host = net.JoinHostPort("127.0.0.1", port)
 	return connect(t, parsed.String()), func() {
-		silence := strings.NewReader(`{"type": "timeout", "stream": "downstream", "attributes": {"timeout": 0}}`)
-		if _, err := proxy.Toxics.AddToxicJson(silence); err != nil {
+		toxic := fmt.Sprintf(`{"type": "timeout", "stream": %q, "attributes": {"timeout": 0}}`, stream)
+		if _, err := proxy.Toxics.AddToxicJson(strings.NewReader(toxic)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -10,6 +10,10 @@ import (
 	"time"
 )
 
+// restoreTime is what a restore takes at least: for three seconds a front believes
+// that the Postgres it asked last is still there.
+const restoreTime = 4 * time.Second
+
 // restore puts Postgres back to what it was a while ago. Redis has seen keys that
 // Postgres does not hold any more: sent again, they are Completed, not Duplicates.
 func (l *load) restore(ctx context.Context, r *Report) error {
@@ -44,6 +48,9 @@ func (l *load) restore(ctx context.Context, r *Report) error {
 	s.postgres.Kill()
 	if err := s.postgres.Restore(backup); err != nil {
 		return err
+	}
+	if !sleep(ctx, restoreTime) {
+		return ctx.Err()
 	}
 	if err := s.startPostgres(ctx); err != nil {
 		return err
