@@ -6,6 +6,8 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 10s
 BENCH ?= table
+DURATION ?= 5m
+SEED ?= 0
 
 .PHONY: help
 help: ## print this
@@ -31,6 +33,7 @@ race: servers browser ## run all tests with the race detector
 lint: ## check form, suspicious code and the import rules
 	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); [[ -z $$unformatted ]] || { echo "not formatted, run gofmt -w: $$unformatted"; exit 1; }
 	go vet ./...
+	go vet -tags failpoints,planted ./...
 	go run $(STATICCHECK) ./...
 	go mod verify
 	go mod tidy -diff
@@ -46,6 +49,14 @@ fuzz: ## fuzz every target for FUZZTIME (default 10s) each
 .PHONY: bench
 bench: servers build ## measure against the bare save, raw COPY and a plain handler; BENCH=short, growth, soak or lanes for another run than the table
 	go run ./deploy/bench -json bench-$(BENCH).json $(BENCH)
+
+.PHONY: prove
+prove: servers build ## kill, stop and cut off every part under load for DURATION (default 5m), and check every answer; SEED=n repeats a run
+	bin/intake prove --duration $(DURATION) --seed $(SEED)
+
+.PHONY: prove-bugs
+prove-bugs: servers ## plant bugs one after the other, and check that prove finds each
+	go test -tags planted -timeout 60m -run '^TestPlanted$$' -v ./cmd/intake/internal/prove
 
 .PHONY: compose-test
 compose-test: ## bring the docker-compose stack up, send to it, restart each part, count, and take it down

@@ -91,18 +91,18 @@ func (p *part) kill() {
 }
 
 // Every step between two effects at which a front, a worker or NATS may die.
-var steps = []struct{ part, step string }{
-	{"front", "front/claimed"},        // the Idempotency-Key is claimed, nothing else is done
-	{"front", "queue/publishing"},     // nothing is queued
-	{"front", "queue/published"},      // queued, and the front has just heard it
-	{"front", "front/queued"},         // nobody waits for the outcome any more
-	{"front", "front/decided"},        // final, and not answered
-	{"front", "front/kept"},           // the answer is kept for repeats, and not given
-	{"worker", "worker/taken"},        // taken from the queue
-	{"worker", "sink/rows"},           // records are written, their status is not
-	{"worker", "sink/committed"},      // committed, and nobody knows
-	{"worker", "worker/told"},         // fronts know, the queue does not
-	{"worker", "worker/acknowledged"}, // not marked as seen
+var steps = []struct{ name, part, step string }{
+	{"key claimed, batch not written", "front", "front/claimed"},
+	{"about to publish", "front", "queue/publishing"},
+	{"published, not heard", "front", "queue/published"},
+	{"queued, nobody waits", "front", "front/queued"},
+	{"final, answer not kept", "front", "front/decided"},
+	{"answer kept, not given", "front", "front/kept"},
+	{"taken from the queue", "worker", "worker/taken"},
+	{"records written, status not", "worker", "sink/rows"},
+	{"committed, nobody knows", "worker", "sink/committed"},
+	{"fronts told, not acknowledged", "worker", "worker/told"},
+	{"acknowledged, not marked as seen", "worker", "worker/acknowledged"},
 }
 
 // Processes are killed at each step in turn, and NATS in between, under load of
@@ -125,26 +125,28 @@ func TestKilled(t *testing.T) {
 	for n := range 6 {
 		clients.Go(func() { load.run(ctx, n, stop) })
 	}
-	load.waitForMore(ctx, 100)
+	load.waitForMore(t, ctx, 100)
 	for n, step := range steps {
-		victim := s.parts[step.part+" 1"]
-		victim.kill()
-		if err := victim.start(ctx, fmt.Sprintf("INTAKE_FAILPOINT=%s:%d", step.step, 3+n%5)); err != nil {
-			t.Fatal(err)
-		}
-		if err := victim.waitEnd(ctx); err != nil {
-			t.Fatalf("%s: %v", step.step, err)
-		}
-		if n%3 == 2 {
-			s.parts["nats"].kill()
-			if err := s.parts["nats"].start(ctx); err != nil {
+		t.Run(step.name, func(t *testing.T) {
+			victim := s.parts[step.part+" 1"]
+			victim.kill()
+			if err := victim.start(ctx, fmt.Sprintf("INTAKE_FAILPOINT=%s:%d", step.step, 3+n%5)); err != nil {
 				t.Fatal(err)
 			}
-		}
-		if err := victim.start(ctx); err != nil {
-			t.Fatal(err)
-		}
-		load.waitForMore(ctx, 100)
+			if err := victim.waitEnd(ctx); err != nil {
+				t.Fatal(err)
+			}
+			if n%3 == 2 {
+				s.parts["nats"].kill()
+				if err := s.parts["nats"].start(ctx); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := victim.start(ctx); err != nil {
+				t.Fatal(err)
+			}
+			load.waitForMore(t, ctx, 100)
+		})
 	}
 	close(stop)
 	clients.Wait()
@@ -394,8 +396,8 @@ func (l *killLoad) token(ctx context.Context) (*oauth2.Token, error) {
 }
 
 // waitForMore waits until so many items more are Completed.
-func (l *killLoad) waitForMore(ctx context.Context, more int) {
-	l.s.t.Helper()
+func (l *killLoad) waitForMore(t *testing.T, ctx context.Context, more int) {
+	t.Helper()
 	count := func() int {
 		l.mu.Lock()
 		defer l.mu.Unlock()
@@ -405,7 +407,7 @@ func (l *killLoad) waitForMore(ctx context.Context, more int) {
 		select {
 		case <-time.After(10 * time.Millisecond):
 		case <-ctx.Done():
-			l.s.t.Fatalf("%d items are Completed, waited for %d", count(), want)
+			t.Fatalf("%d items are Completed, waited for %d", count(), want)
 		}
 	}
 }

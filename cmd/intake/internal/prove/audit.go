@@ -165,7 +165,7 @@ func checkRecords(attempts []attempt, records map[string]int, r *Report) {
 			}
 		case same, different:
 			if !there || (variant == a.variant) != (a.end == same) {
-				r.violate("%s with data %d was called a duplicate of %s data, and what is there is %d", a.key, a.variant, a.end, variant)
+				r.violate("%s with data %d was told to be a %s, and what is there is %d", a.key, a.variant, a.end, variant)
 			}
 		}
 	}

@@ -138,10 +138,15 @@ func (l *load) keep(b *batch) {
 	}
 }
 
-// draw makes up a batch: new keys, and some that others send too, each once.
+// draw makes up a batch: new keys, and some that others send too, each once. Now
+// and then all of the latter are new, so that many want to create them at once.
 func (l *load) draw(random *rand.Rand, client, n int) []item {
-	const hotKeys = 20
-	items := make([]item, 1+random.IntN(6))
+	const hotKeys = 30
+	size := 1 + random.IntN(6)
+	if random.IntN(10) == 0 {
+		size = hotKeys
+	}
+	items := make([]item, size)
 	first, used := int(l.hot.Load()), make(map[string]bool)
 	for i := range items {
 		it := item{key: fmt.Sprintf("own-%d-%d-%d", client, n, i), variant: 1}
@@ -154,8 +159,8 @@ func (l *load) draw(random *rand.Rand, client, n int) []item {
 		used[it.key] = true
 		items[i] = it
 	}
-	if random.IntN(10) == 0 {
-		l.hot.Add(1)
+	if random.IntN(100) == 0 {
+		l.hot.Add(hotKeys)
 	}
 	return items
 }
