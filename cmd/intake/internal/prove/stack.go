@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -196,13 +197,17 @@ func (s *stack) addLink(name, serverURL string) (through string, err error) {
 	return parsed.String(), nil
 }
 
-func freeAddress() (string, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+// freeAddress gives an address whose port is below those that systems give to
+// outgoing connections: one of those could be taken while a process is down.
+func freeAddress() (address string, err error) {
+	for range 100 {
+		var listener net.Listener
+		if listener, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 15_000+rand.IntN(15_000))); err == nil {
+			defer listener.Close()
+			return listener.Addr().String(), nil
+		}
 	}
-	defer listener.Close()
-	return listener.Addr().String(), nil
+	return "", err
 }
 
 // waitReady waits until all fronts and workers are ready.
@@ -222,11 +227,19 @@ func (s *stack) waitReady(ctx context.Context) error {
 			select {
 			case <-time.After(50 * time.Millisecond):
 			case <-ctx.Done():
-				return fmt.Errorf("%s is not ready: see %s", p.name, s.opts.Dir)
+				return fmt.Errorf("%s is not ready (ended: %v); its log ends with:\n%s", p.name, p.hasEnded(), s.logTail(p.name))
 			}
 		}
 	}
 	return nil
+}
+
+func (s *stack) logTail(part string) []byte {
+	log, err := os.ReadFile(filepath.Join(s.opts.Dir, part+".log"))
+	if err != nil {
+		return []byte(err.Error())
+	}
+	return log[max(0, len(log)-2_000):]
 }
 
 func (s *stack) stop() {
