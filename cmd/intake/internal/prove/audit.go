@@ -96,7 +96,9 @@ func (l *load) final(ctx context.Context, b *batch) (ends []end, why string) {
 		request, err := l.request(ctx, http.MethodGet, l.stack.direct[0]+"/api/v1/clients/status/"+b.id, nil)
 		if err == nil {
 			status, text, err := l.do(request)
-			why = fmt.Sprintf("%d %.200s (%v)", status, text, err)
+			if ctx.Err() == nil {
+				why = fmt.Sprintf("%d %.200s (%v)", status, text, err)
+			}
 			if err == nil && status == http.StatusOK {
 				if ends, _, pending, err := readEnds(text, len(b.items)); err == nil && !pending {
 					return ends, ""
