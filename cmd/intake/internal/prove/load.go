@@ -75,7 +75,9 @@ type load struct {
 	seed  uint64
 	began time.Time
 	ended atomic.Bool
-	hot   atomic.Int64 // the number of the first key that is sent again and again
+	hot   atomic.Int64           // the number of the first key that is sent again and again
+	herd  atomic.Int64           // the number of the keys that all want to create at once
+	herds [loadClients + 1]int64 // the last one of each client, and of the audit
 
 	client  *http.Client
 	getting sync.Mutex
@@ -139,14 +141,18 @@ func (l *load) keep(b *batch) {
 }
 
 // draw makes up a batch: new keys, and some that others send too, each once. Now
-// and then all of the latter are new, so that many want to create them at once.
+// and then all clients want to create the same many keys at once, each in an order
+// of its own.
 func (l *load) draw(random *rand.Rand, client, n int) []item {
-	const hotKeys = 30
-	size := 1 + random.IntN(6)
-	if random.IntN(10) == 0 {
-		size = hotKeys
+	const hotKeys = 20
+	if random.IntN(200) == 0 {
+		l.herd.Add(1)
 	}
-	items := make([]item, size)
+	if herd := l.herd.Load(); herd > l.herds[client] {
+		l.herds[client] = herd
+		return drawHerd(random, herd)
+	}
+	items := make([]item, 1+random.IntN(6))
 	first, used := int(l.hot.Load()), make(map[string]bool)
 	for i := range items {
 		it := item{key: fmt.Sprintf("own-%d-%d-%d", client, n, i), variant: 1}
@@ -159,8 +165,17 @@ func (l *load) draw(random *rand.Rand, client, n int) []item {
 		used[it.key] = true
 		items[i] = it
 	}
-	if random.IntN(100) == 0 {
-		l.hot.Add(hotKeys)
+	if random.IntN(10) == 0 {
+		l.hot.Add(1)
+	}
+	return items
+}
+
+func drawHerd(random *rand.Rand, herd int64) []item {
+	const keys = 100
+	items := make([]item, keys)
+	for i, key := range random.Perm(keys) {
+		items[i] = item{key: fmt.Sprintf("herd-%d-%d", herd, key), variant: 1 + random.IntN(variants)}
 	}
 	return items
 }
