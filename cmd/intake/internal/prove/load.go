@@ -145,7 +145,7 @@ func (l *load) keep(b *batch) {
 // of its own.
 func (l *load) draw(random *rand.Rand, client, n int) []item {
 	const hotKeys = 20
-	if random.IntN(200) == 0 {
+	if random.IntN(300) == 0 {
 		l.herd.Add(1)
 	}
 	if herd := l.herd.Load(); herd > l.herds[client] {
@@ -172,7 +172,7 @@ func (l *load) draw(random *rand.Rand, client, n int) []item {
 }
 
 func drawHerd(random *rand.Rand, herd int64) []item {
-	const keys = 100
+	const keys = 400
 	items := make([]item, keys)
 	for i, key := range random.Perm(keys) {
 		items[i] = item{key: fmt.Sprintf("herd-%d-%d", herd, key), variant: 1 + random.IntN(variants)}
