@@ -22,6 +22,9 @@ type Options struct {
 	MaxConns int
 	// StatementTimeout bounds each statement, in Postgres; 60 s when zero.
 	StatementTimeout time.Duration
+	// RefuseUnsafe has the store use no server that may lose what it says it has
+	// committed. It fails with a *safety.Breach then.
+	RefuseUnsafe bool
 }
 
 // Store is the data store. Any number of goroutines may use it at once.
@@ -65,7 +68,14 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	// A standby takes no records, and its timeline changes under an open
 	// connection when it is promoted.
 	config.ConnConfig.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
-	config.AfterConnect = readTimeline
+	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		if opts.RefuseUnsafe {
+			if err := checkSettings(ctx, conn); err != nil {
+				return err
+			}
+		}
+		return readTimeline(ctx, conn)
+	}
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("open the Postgres pool: %w", err)

@@ -47,8 +47,10 @@ type QueueOptions struct {
 	// PublishTimeout bounds the time until a batch is known to be queued; 5 s
 	// when zero, at most 30 s.
 	PublishTimeout time.Duration
-	Logger         *zap.Logger
-	Registerer     prometheus.Registerer
+	// Check is made before anything is queued.
+	Check      Check
+	Logger     *zap.Logger
+	Registerer prometheus.Registerer
 }
 
 // A Queue is a front's side of the queue. Any number of goroutines may submit
@@ -63,6 +65,7 @@ type Queue struct {
 	// used is how many bytes the stream holds, as far as is known, and room how
 	// many it may for batches that nobody waits for; 0: not known.
 	used, room atomic.Int64
+	checked    atomic.Bool // NATS keeps what it stores
 
 	mu      sync.Mutex
 	tickets map[uuid.UUID]*Ticket // guarded by mu
@@ -122,6 +125,9 @@ func NewQueue(nc *nats.Conn, opts QueueOptions) (*Queue, error) {
 
 // Ready tells whether batches can be queued now.
 func (q *Queue) Ready(ctx context.Context) error {
+	if !q.checked.Load() {
+		return errors.New("NATS has not been reached yet")
+	}
 	if _, err := q.js.Stream(ctx, StreamName); err != nil {
 		return fmt.Errorf("stream %s: %w", StreamName, err)
 	}
@@ -132,8 +138,11 @@ func (q *Queue) Ready(ctx context.Context) error {
 // one gathers; two would make smaller groups of them.
 const publishers = 1
 
-// Run publishes what is submitted and listens for outcomes, until ctx ends.
+// Run publishes what is submitted and listens for outcomes, until ctx ends. It
+// ends with a *safety.Breach if NATS may lose what it has stored.
 func (q *Queue) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	sub, err := q.nc.Subscribe(q.reply, q.hear)
 	if err != nil {
 		return fmt.Errorf("listen for outcomes: %w", err)
@@ -150,11 +159,16 @@ func (q *Queue) Run(ctx context.Context) error {
 		wg.Go(q.publishWaiting)
 	}
 	wg.Go(func() {
+		if breach := q.opts.Check.run(ctx, q.nc, q.opts.Logger, func() { q.checked.Store(true) }); breach != nil {
+			cancel(breach)
+		}
+	})
+	wg.Go(func() {
 		q.createLog(ctx)
 		q.watchRoom(ctx)
 	})
 	q.readLedger(ctx)
-	return nil
+	return breachOf(ctx)
 }
 
 func (q *Queue) createLog(ctx context.Context) {
@@ -197,7 +211,7 @@ func (q *Queue) Submit(ctx context.Context, batch *intake.Batch, lane Lane) (*Ti
 	if room := q.room.Load(); lane == Later && room > 0 && q.used.Load() > room {
 		return nil, fmt.Errorf("%w: what room the queue has left is for those who wait", ErrUnavailable)
 	}
-	if q.nc.Status() != nats.CONNECTED {
+	if q.nc.Status() != nats.CONNECTED || !q.checked.Load() {
 		return nil, fmt.Errorf("%w: NATS is away", ErrUnavailable)
 	}
 	chunks, datas, err := encode(batch, int(q.nc.MaxPayload()))

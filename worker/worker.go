@@ -49,8 +49,10 @@ type Options struct {
 	// ShutdownTimeout bounds the last transactions when Run's context has
 	// ended; 30 s when zero.
 	ShutdownTimeout time.Duration
-	Logger          *zap.Logger
-	Registerer      prometheus.Registerer
+	// Check is made before anything is saved.
+	Check      Check
+	Logger     *zap.Logger
+	Registerer prometheus.Registerer
 }
 
 // A Worker saves what is queued. Any number of them may run at once, in any
@@ -115,8 +117,11 @@ func (w *Worker) Ready(ctx context.Context) error {
 }
 
 // Run saves what is queued until ctx ends. Then it takes nothing more, finishes
-// the transactions that are under way, and hands back what it has not begun.
+// the transactions that are under way, and hands back what it has not begun. It
+// ends with a *safety.Breach if NATS may lose what it has stored.
 func (w *Worker) Run(ctx context.Context) error {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
 	// The transactions under way when ctx ends go on for a while.
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -130,11 +135,22 @@ func (w *Worker) Run(ctx context.Context) error {
 	others.Go(func() { w.keepAlive(work) })
 	others.Go(func() { w.tidy(work) })
 	others.Go(func() { w.mark() })
+	checked := make(chan struct{})
+	others.Go(func() {
+		pass := sync.OnceFunc(func() { close(checked) })
+		if breach := w.opts.Check.run(ctx, w.nc, w.opts.Logger, pass); breach != nil {
+			end(breach)
+		}
+	})
 	for range w.opts.Savers {
 		savers.Go(func() { w.saveGatherings(work) })
 	}
 	w.opts.Logger.Info("worker started", zap.Int("savers", w.opts.Savers))
-	w.take(ctx)
+	select {
+	case <-checked:
+		w.take(ctx)
+	case <-ctx.Done():
+	}
 	savers.Wait()
 	w.backlog.handBack()
 	close(w.marks)
@@ -145,7 +161,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		w.opts.Logger.Warn("some acknowledgements may be lost, their messages will be delivered again", zap.Error(err))
 	}
 	w.opts.Logger.Info("worker stopped")
-	return nil
+	return breachOf(ctx)
 }
 
 // Bounds of what is asked of JetStream ahead of what the backlog has room for.

@@ -20,7 +20,7 @@ func TestSlowConnections(t *testing.T) {
 	s := startStack(t, stackOptions{})
 	address, admin := freeAddress(t), freeAddress(t)
 	cmd := command(t, "front", "--listen="+address, "--admin-listen="+admin, "--public-url=http://intake.test",
-		"--postgres-url="+s.flags.PostgresURL, "--nats-url="+s.flags.NATSURL, "--redis-url="+s.flags.RedisURL)
+		"--postgres-url="+s.flags.PostgresURL, "--nats-url="+s.flags.NATSURL, "--redis-url="+s.flags.RedisURL, "--allow-unsafe")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

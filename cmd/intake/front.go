@@ -78,7 +78,7 @@ func newFrontProcess(ctx context.Context, c frontCommand, logger *zap.Logger) (_
 		return nil, err
 	}
 	if p.queue, err = worker.NewQueue(p.nats, worker.QueueOptions{
-		Ledger: p.store, Stream: c.streamOptions(), Logger: logger, Registerer: p.metrics,
+		Ledger: p.store, Stream: c.streamOptions(), Check: c.check(), Logger: logger, Registerer: p.metrics,
 	}); err != nil {
 		return nil, err
 	}
@@ -138,7 +138,8 @@ func (p *frontProcess) url() string {
 	return scheme + p.listener.Addr().String()
 }
 
-// Run serves until ctx ends, and then finishes the requests that are in.
+// Run serves until ctx ends, and then finishes the requests that are in. It ends
+// with a *safety.Breach if a server may lose what it has stored.
 func (p *frontProcess) Run(ctx context.Context) error {
 	defer p.close()
 	// What requests need goes on until the last of them is answered.
@@ -146,6 +147,7 @@ func (p *frontProcess) Run(ctx context.Context) error {
 	defer stop()
 	group, background := errgroup.WithContext(background)
 	group.Go(func() error { return p.health.Serve(background, p.admin) })
+	group.Go(func() error { return p.check(background, p.config.AllowUnsafe, p.logger) })
 	group.Go(func() error { return p.queue.Run(background) })
 	group.Go(func() error { return p.seen.Run(background) })
 	group.Go(func() error { return p.front.Run(background) })

@@ -199,7 +199,7 @@ func (s *killStack) start(ctx context.Context) {
 	}
 	// The stack makes the schema and the partner; its own parts are not used.
 	s.stack = startStack(t, stackOptions{flags: serverFlags{NATSURL: <-natsURL, PostgresURL: localtest.Postgres(t)}, none: true})
-	flags := []string{"--postgres-url=" + s.flags.PostgresURL, "--nats-url=" + s.flags.NATSURL, "--redis-url=" + s.flags.RedisURL, "--queue-max-bytes=268435456"}
+	flags := []string{"--postgres-url=" + s.flags.PostgresURL, "--nats-url=" + s.flags.NATSURL, "--redis-url=" + s.flags.RedisURL, "--queue-max-bytes=268435456", "--allow-unsafe"}
 	for n := range 2 {
 		front, admin := freeAddress(t), freeAddress(t)
 		s.urls = append(s.urls, "http://"+front)

@@ -23,6 +23,13 @@ type serverFlags struct {
 	RedisURL      string `name:"redis-url" help:"The seen set: redis://:password@host, several separated by commas for Redis Cluster; none if empty, which costs speed only."`
 	QueueMaxBytes int64  `default:"4294967296" help:"Room of the queue on disk in bytes; beyond it batches are refused."`
 	QueueReplicas int    `default:"1" help:"Copies of the queue in a NATS cluster."`
+
+	NATSMonitorURL []string `name:"nats-monitor-url" help:"Where the NATS servers' HTTP monitoring is, as in http://nats:8222, to see whether they sync each message."`
+	AllowUnsafe    bool     `help:"Go on with servers that may lose what they say they have stored."`
+}
+
+func (f serverFlags) check() worker.Check {
+	return worker.Check{MonitorURLs: f.NATSMonitorURL, AllowUnsafe: f.AllowUnsafe}
 }
 
 func (f serverFlags) streamOptions() worker.StreamOptions {
@@ -56,7 +63,7 @@ func connect(ctx context.Context, f serverFlags, name string, conns int, logger 
 		}
 	}()
 	p.metrics = admin.NewRegistry()
-	if p.store, err = sink.Open(ctx, sink.Options{URL: f.PostgresURL, MaxConns: conns}); err != nil {
+	if p.store, err = sink.Open(ctx, sink.Options{URL: f.PostgresURL, MaxConns: conns, RefuseUnsafe: !f.AllowUnsafe}); err != nil {
 		return p, err
 	}
 	if p.nats, err = worker.Connect(f.NATSURL, name, logger); err != nil {

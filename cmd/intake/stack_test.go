@@ -54,6 +54,7 @@ func startStack(t testing.TB, opts stackOptions) *stack {
 	s := &stack{flags: opts.flags}
 	if s.flags.PostgresURL == "" {
 		s.flags.PostgresURL = localtest.Postgres(t)
+		s.flags.AllowUnsafe = true // it saves the tests the syncing
 	}
 	if s.flags.NATSURL == "" {
 		s.flags.NATSURL = localtest.NATS(t)

@@ -29,6 +29,9 @@ type upCommand struct {
 	PostgresURL string `name:"postgres-url" help:"Use this database instead of a private Postgres."`
 	NATSURL     string `name:"nats-url" help:"Use this NATS instead of a private one."`
 	RedisURL    string `name:"redis-url" help:"Use this Redis instead of a private one."`
+
+	NATSMonitorURL []string `name:"nats-monitor-url" help:"Where the HTTP monitoring of the NATS of --nats-url is, as in http://nats:8222, to see whether it syncs each message."`
+	AllowUnsafe    bool     `help:"Go on with servers that may lose what they say they have stored."`
 }
 
 // Files in the data folder.
@@ -78,7 +81,7 @@ func (c upCommand) serve(ctx context.Context, data string, logger *zap.Logger, o
 	if _, _, err := sink.Migrate(ctx, c.PostgresURL); err != nil {
 		return err
 	}
-	flags := serverFlags{PostgresURL: c.PostgresURL, NATSURL: c.NATSURL, RedisURL: c.RedisURL}
+	flags := serverFlags{PostgresURL: c.PostgresURL, NATSURL: c.NATSURL, RedisURL: c.RedisURL, NATSMonitorURL: c.NATSMonitorURL, AllowUnsafe: c.AllowUnsafe}
 	w, err := newWorkerProcess(ctx, workerCommand{serverFlags: flags, AdminListen: "127.0.0.1:0"}, logger.Named("worker"))
 	if err != nil {
 		return err
@@ -263,7 +266,7 @@ func (s *localStack) start(ctx context.Context, c *upCommand) error {
 	if c.NATSURL == "" {
 		group.Go(func() (err error) {
 			if s.nats, err = local.StartNATS(ctx, local.NATSOptions{Dir: filepath.Join(s.data, "nats")}); err == nil {
-				c.NATSURL = s.nats.URL()
+				c.NATSURL, c.NATSMonitorURL = s.nats.URL(), []string{s.nats.MonitorURL()}
 			}
 			return err
 		})

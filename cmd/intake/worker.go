@@ -53,7 +53,7 @@ func newWorkerProcess(ctx context.Context, c workerCommand, logger *zap.Logger) 
 	}
 	options := worker.Options{
 		Store: p.store, Stream: c.streamOptions(), Savers: c.Savers, AckWait: c.AckWait, Keep: c.QueueKeep,
-		ShutdownTimeout: c.ShutdownTimeout, Logger: logger, Registerer: p.metrics,
+		ShutdownTimeout: c.ShutdownTimeout, Check: c.check(), Logger: logger, Registerer: p.metrics,
 	}
 	if p.seen != nil {
 		options.Marker = p.seen
@@ -68,17 +68,23 @@ func newWorkerProcess(ctx context.Context, c workerCommand, logger *zap.Logger) 
 	return p, nil
 }
 
-// Run works until ctx ends, and then finishes what is under way.
+// Run works until ctx ends, and then finishes what is under way. It ends with a
+// *safety.Breach if a server may lose what it has stored.
 func (p *workerProcess) Run(ctx context.Context) error {
 	defer p.close()
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
-	var group errgroup.Group
+	defer stop()
+	group, background := errgroup.WithContext(background)
 	group.Go(func() error { return p.health.Serve(background, p.admin) })
 	group.Go(func() error { p.tidyStatus(background); return nil })
-	err := p.worker.Run(ctx)
+	group.Go(func() error { return p.parts.check(background, p.config.AllowUnsafe, p.logger) })
+	working, stopWorking := context.WithCancel(ctx)
+	defer stopWorking()
+	context.AfterFunc(background, stopWorking) // if one of them fails
+	err := p.worker.Run(working)
 	stop()
-	if adminErr := group.Wait(); err == nil {
-		err = adminErr
+	if backgroundErr := group.Wait(); backgroundErr != nil {
+		err = backgroundErr
 	}
 	return err
 }

@@ -58,6 +58,9 @@ func (n *NATS) URL() string {
 	return u.String()
 }
 
+// MonitorURL is where its HTTP monitoring is. Each start gives it another port.
+func (n *NATS) MonitorURL() string { return "http://" + n.server.MonitorAddr().String() }
+
 // LogPath is the file that NATS logs to.
 func (n *NATS) LogPath() string { return filepath.Join(n.opts.Dir, "nats.log") }
 
@@ -75,6 +78,7 @@ func (n *NATS) Start(ctx context.Context) error {
 		ServerName: "intake", Host: "127.0.0.1", Port: n.port,
 		Username: "intake", Password: n.password,
 		JetStream: true, StoreDir: n.opts.Dir, SyncAlways: true, MaxPayload: maxPayload,
+		HTTPHost: "127.0.0.1", HTTPPort: server.RANDOM_PORT,
 		NoSigs: true,
 	})
 	if err != nil {

@@ -1,0 +1,199 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"intake/deploy/local"
+	"intake/deploy/local/localtest"
+	"intake/sink"
+	"intake/worker"
+)
+
+// A front and a worker that find a server which may lose what it has stored say so,
+// and end; with --allow-unsafe they say so and go on.
+func TestUnsafeServers(t *testing.T) {
+	t.Parallel()
+	s := startServers(t)
+	const reload = "select pg_reload_conf()"
+	for name, test := range map[string]struct {
+		do, undo string // in Postgres
+		stream   func(*jetstream.StreamConfig)
+		monitor  string // what NATS says of itself
+		want     []string
+	}{
+		"fsync": {do: "alter system set fsync = off", undo: "alter system reset fsync",
+			want: []string{"fsync in Postgres is off", "set fsync = on"}},
+		"full_page_writes": {do: "alter system set full_page_writes = off", undo: "alter system reset full_page_writes",
+			want: []string{"full_page_writes in Postgres is off"}},
+		"synchronous_commit": {do: "alter role postgres set synchronous_commit = off", undo: "alter role postgres reset synchronous_commit",
+			want: []string{"synchronous_commit in Postgres (for this user and database) is off"}},
+		"schema": {do: "insert into goose_db_version (version_id, is_applied) values (9999, true)", undo: "delete from goose_db_version where version_id = 9999",
+			want: []string{"the version of the schema in Postgres is 9999"}},
+		"sync_interval": {monitor: `{"config":{"max_storage":1,"sync_interval":120000000000}}`,
+			want: []string{"sync_interval of JetStream at http://127.0.0.1", "is 2m0s", "sync_interval: always"}},
+		"memory": {stream: func(c *jetstream.StreamConfig) { c.Storage = jetstream.MemoryStorage },
+			want: []string{"the storage of stream INTAKE is Memory"}},
+		"async": {stream: func(c *jetstream.StreamConfig) { c.PersistMode = jetstream.AsyncPersistMode },
+			want: []string{"the persistence of stream INTAKE is async"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if test.do != "" {
+				s.exec(t, test.do, reload)
+				defer s.exec(t, test.undo, reload)
+			}
+			nats := localtest.OwnNATS(t)
+			monitor := nats.MonitorURL()
+			if test.stream != nil {
+				makeStream(t, nats.URL(), test.stream)
+			}
+			if test.monitor != "" {
+				server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if r.URL.Path == "/jsz" {
+						_, _ = w.Write([]byte(test.monitor))
+					}
+				}))
+				defer server.Close()
+				monitor = server.URL
+			}
+			for _, command := range [][]string{{"front", "--listen=127.0.0.1:0", "--public-url=http://intake.test"}, {"worker"}} {
+				args := append(command, "--admin-listen=127.0.0.1:0", "--postgres-url="+s.postgres.URL(), "--nats-url="+nats.URL(), "--nats-monitor-url="+monitor)
+				_, said := outputOf(t, 1, args...)
+				for _, want := range append(test.want, "intake: unsafe: ", "--allow-unsafe") {
+					if !strings.Contains(said, want) {
+						t.Errorf("%s lacks %q:\n%s", command[0], want, said)
+					}
+				}
+				text := startCommand(t, append(args, "--allow-unsafe")...)
+				eventually(t, "it goes on", func() bool {
+					return strings.Contains(text.String(), "going on as --allow-unsafe says") && strings.Contains(text.String(), test.want[0])
+				})
+			}
+		})
+	}
+}
+
+// servers are a Postgres and a NATS of a test's own, set up as they should be.
+type servers struct {
+	postgres *local.Postgres
+	nats     *local.NATS
+}
+
+func startServers(t *testing.T) *servers {
+	t.Helper()
+	s := &servers{postgres: localtest.OwnPostgres(t), nats: localtest.OwnNATS(t)}
+	if _, _, err := sink.Migrate(t.Context(), s.postgres.URL()); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func (s *servers) exec(t *testing.T, statements ...string) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), s.postgres.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	for _, sql := range statements {
+		if _, err := conn.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func makeStream(t *testing.T, natsURL string, change func(*jetstream.StreamConfig)) {
+	t.Helper()
+	nc, err := worker.Connect(natsURL, t.Name(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := jetstream.StreamConfig{Name: worker.StreamName, Subjects: []string{"intake.batch.>"}, Discard: jetstream.DiscardNew, MaxBytes: 64 << 20}
+	change(&config)
+	if _, err := js.CreateStream(t.Context(), config); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A said is what a command has said so far.
+type said struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (s *said) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.Write(p)
+}
+
+func (s *said) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.String()
+}
+
+// startCommand runs a command until the test ends.
+func startCommand(t *testing.T, args ...string) *said {
+	t.Helper()
+	cmd, text := command(t, args...), new(said)
+	cmd.Stderr = text
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Logf("%s said:\n%s", args[0], text)
+		}
+	})
+	return text
+}
+
+// A front and a worker that are started before their servers wait for them.
+func TestServersAwayAtStart(t *testing.T) {
+	t.Parallel()
+	s := startServers(t)
+	s.postgres.Kill()
+	var admins []string
+	for _, command := range [][]string{{"front", "--listen=127.0.0.1:0", "--public-url=http://intake.test"}, {"worker"}} {
+		admin := freeAddress(t)
+		admins = append(admins, "http://"+admin)
+		startCommand(t, append(command, "--admin-listen="+admin, "--postgres-url="+s.postgres.URL(), "--nats-url="+s.nats.URL(), "--nats-monitor-url="+s.nats.MonitorURL())...)
+	}
+	answers := func(url string, want int) {
+		t.Helper()
+		eventually(t, fmt.Sprintf("%s answers %d", url, want), func() bool {
+			response, err := http.Get(url)
+			if err != nil {
+				return false
+			}
+			response.Body.Close()
+			return response.StatusCode == want
+		})
+	}
+	for _, admin := range admins {
+		answers(admin+"/livez", http.StatusOK)
+		answers(admin+"/readyz", http.StatusServiceUnavailable)
+	}
+	if err := s.postgres.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, admin := range admins {
+		answers(admin+"/readyz", http.StatusOK)
+	}
+}

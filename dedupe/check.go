@@ -1,0 +1,60 @@
+package dedupe
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// CheckServers tells what of the settings of Redis does harm: nothing that makes
+// an answer untrue, for Redis holds no truth, but the memory of what was seen, or
+// the partners' limits, may be lost. It fails if Redis can't be asked.
+func CheckServers(ctx context.Context, client redis.UniversalClient) (warnings []string, err error) {
+	var mu sync.Mutex
+	check := func(ctx context.Context, server *redis.Client) error {
+		info, err := server.Info(ctx, "memory").Result()
+		if err != nil {
+			return fmt.Errorf("read the settings of Redis: %w", err)
+		}
+		if warning := checkEviction(fieldsOf(info)); warning != "" {
+			mu.Lock()
+			defer mu.Unlock()
+			warnings = append(warnings, warning)
+		}
+		return nil
+	}
+	switch client := client.(type) {
+	case *redis.ClusterClient:
+		err = client.ForEachMaster(ctx, check)
+	case *redis.Client:
+		err = check(ctx, client)
+	}
+	return warnings, err
+}
+
+func checkEviction(info map[string]string) string {
+	policy := info["maxmemory_policy"]
+	switch {
+	case info["maxmemory"] == "0":
+		return "maxmemory in Redis is 0: the seen set grows until the machine has no memory left; set maxmemory, with maxmemory-policy allkeys-lru"
+	case policy == "noeviction":
+		return "maxmemory-policy in Redis is noeviction: when it is full, nothing more is remembered as seen, and partners' limits hold for each front by itself; set it to allkeys-lru"
+	case strings.HasPrefix(policy, "volatile-"):
+		return "maxmemory-policy in Redis is " + policy + ": when it is full, it forgets the partners' limits, and nothing of the seen set; set it to allkeys-lru"
+	}
+	return ""
+}
+
+// fieldsOf reads an answer to INFO.
+func fieldsOf(info string) map[string]string {
+	fields := make(map[string]string)
+	for line := range strings.Lines(info) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
+			fields[name] = value
+		}
+	}
+	return fields
+}
