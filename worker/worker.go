@@ -47,7 +47,7 @@ type Options struct {
 	// enough for that; 24 h when zero.
 	Keep time.Duration
 	// ShutdownTimeout bounds the last transactions when Run's context has
-	// ended; 30 s when zero.
+	// ended; 10 s when zero.
 	ShutdownTimeout time.Duration
 	// Check is made before anything is saved.
 	Check      Check
@@ -88,7 +88,7 @@ func New(nc *nats.Conn, opts Options) (*Worker, error) {
 		opts.Keep = 24 * time.Hour
 	}
 	if opts.ShutdownTimeout <= 0 {
-		opts.ShutdownTimeout = 30 * time.Second
+		opts.ShutdownTimeout = 10 * time.Second
 	}
 	if opts.Logger == nil {
 		opts.Logger = zap.NewNop()

@@ -236,7 +236,7 @@ func (s *stack) wantToken(t *testing.T, partner, secret string, want bool) {
 func TestHelp(t *testing.T) {
 	t.Parallel()
 	for command, wants := range map[string][]string{
-		"front":  {"$INTAKE_POSTGRES_URL", "$INTAKE_LISTEN", "127.0.0.1:8080", "$INTAKE_MAX_INFLIGHT_BYTES", "268435456", "$INTAKE_SHUTDOWN_TIMEOUT", "30s"},
+		"front":  {"$INTAKE_POSTGRES_URL", "$INTAKE_LISTEN", "127.0.0.1:8080", "$INTAKE_MAX_INFLIGHT_BYTES", "268435456", "$INTAKE_SHUTDOWN_TIMEOUT", "10s"},
 		"worker": {"$INTAKE_NATS_URL", "$INTAKE_SAVERS", "$INTAKE_ACK_WAIT", "10s"},
 		"up":     {"$INTAKE_DATA", ".intake", "$INTAKE_DEMO"},
 		"send":   {"$INTAKE_URL", "$INTAKE_CLIENT_ID", "$INTAKE_CLIENT_SECRET", "$INTAKE_JSON"},

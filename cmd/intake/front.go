@@ -41,7 +41,8 @@ type frontCommand struct {
 	TLSKey           string        `name:"tls-key" help:"File with the certificate's key, in PEM."`
 	TrustedProxies   []string      `help:"Networks of proxies in front, as in 10.0.0.0/8, whose X-Forwarded-For tells where a request comes from."`
 	MaxInflightBytes int64         `default:"268435456" help:"Bound on the memory of all requests together; beyond it they are refused with 503."`
-	ShutdownTimeout  time.Duration `default:"30s" help:"How long requests that are in may take at shutdown."`
+	ShutdownTimeout  time.Duration `default:"10s" help:"How long shutting down may take. Who still waits near its end is answered 202."`
+	DrainDelay       time.Duration `default:"1s" help:"How long requests are still taken at shutdown, while load balancers learn of it; part of --shutdown-timeout, at most half of it."`
 }
 
 func (c frontCommand) Run(ctx context.Context, logger *zap.Logger) error {
@@ -102,7 +103,7 @@ func newFrontProcess(ctx context.Context, c frontCommand, logger *zap.Logger) (_
 	p.limiter = limit.New(limit.Options{Redis: p.redis, Logger: logger, Registerer: p.metrics})
 	p.front, err = front.New(front.Options{
 		Queue: queue{p.queue}, Ledger: p.store, SeenSet: p.seen, Registry: p.store, PublicURL: publicURL,
-		MaxInflightBytes: c.MaxInflightBytes, Limiter: p.limiter, Certificate: certificate, TrustedProxies: proxies,
+		MaxInflightBytes: c.MaxInflightBytes, Limiter: p.limiter, Certificate: certificate, TrustedProxies: proxies, DrainDelay: c.DrainDelay,
 		Issuer: c.external(), NoBuiltinIssuer: c.NoBuiltinIssuer, Ready: p.health.ServeReady, Live: p.health.ServeLive,
 		Logger: logger, Registerer: p.metrics,
 	})
@@ -159,7 +160,7 @@ func (p *frontProcess) Run(ctx context.Context) error {
 	p.logger.Info("front started", zap.String("listen", p.url()))
 	timeout := p.config.ShutdownTimeout
 	if timeout <= 0 {
-		timeout = 30 * time.Second
+		timeout = 10 * time.Second
 	}
 	err := p.front.Serve(serving, p.listener, timeout)
 	stop()

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -49,6 +50,7 @@ type part struct {
 	mu     sync.Mutex
 	cmd    *exec.Cmd
 	ended  chan struct{}
+	err    error // how it has ended
 	killed int
 }
 
@@ -66,7 +68,7 @@ func (p *part) start(ctx context.Context, env ...string) error {
 	go func() {
 		defer close(ended)
 		defer stdin.Close()
-		_ = cmd.Wait()
+		p.err = cmd.Wait()
 	}()
 	p.mu.Lock()
 	p.cmd, p.ended = cmd, ended
@@ -82,6 +84,19 @@ func (p *part) waitEnd(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("%s was not killed", p.name)
+	}
+}
+
+// end asks the process to end, and waits until it has.
+func (p *part) end(ctx context.Context) error {
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	select {
+	case <-p.ended:
+		return p.err
+	case <-ctx.Done():
+		return fmt.Errorf("%s does not end", p.name)
 	}
 }
 
@@ -113,13 +128,8 @@ func TestKilled(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
-	binary := filepath.Join(t.TempDir(), "intake")
-	if out, err := exec.CommandContext(ctx, "go", "build", "-tags", "failpoints", "-o", binary, ".").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	s := &killStack{t: t, binary: binary, parts: make(map[string]*part)}
-	s.start(ctx)
-	load := &killLoad{s: s, answers: make(map[string][]byte), bodies: make(map[string][]byte)}
+	s := startKillStack(ctx, t)
+	load := newKillLoad(s)
 	stop := make(chan struct{})
 	var clients sync.WaitGroup
 	for n := range 6 {
@@ -168,9 +178,12 @@ type killStack struct {
 	parts  map[string]*part
 }
 
-func (s *killStack) start(ctx context.Context) {
-	t := s.t
+func startKillStack(ctx context.Context, t *testing.T) *killStack {
 	t.Helper()
+	s := &killStack{t: t, binary: filepath.Join(t.TempDir(), "intake"), parts: make(map[string]*part)}
+	if out, err := exec.CommandContext(ctx, "go", "build", "-tags", "failpoints", "-o", s.binary, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
 	dir := localtest.Dir(t)
 	natsURL := make(chan string, 1)
 	nats := &part{name: "nats"}
@@ -212,6 +225,7 @@ func (s *killStack) start(ctx context.Context) {
 			p.kill()
 		}
 	})
+	return s
 }
 
 func (s *killStack) add(ctx context.Context, name, admin string, args []string) {
@@ -258,6 +272,9 @@ func freeAddress(t *testing.T) string {
 // A killLoad is what clients sent, and what they were told.
 type killLoad struct {
 	s *killStack
+	// patient clients send again what was certainly not taken: by a front that
+	// they could not connect to, or that said so.
+	patient bool
 
 	getting sync.Mutex
 	held    *oauth2.Token // guarded by getting
@@ -270,6 +287,10 @@ type killLoad struct {
 	answers   map[string][]byte // the first answer in full to each Idempotency-Key
 	bodies    map[string][]byte // by Idempotency-Key
 	wrong     []string
+}
+
+func newKillLoad(s *killStack) *killLoad {
+	return &killLoad{s: s, answers: make(map[string][]byte), bodies: make(map[string][]byte)}
 }
 
 func (l *killLoad) run(ctx context.Context, client int, stop <-chan struct{}) {
@@ -308,6 +329,7 @@ func (l *killLoad) send(ctx context.Context, ids []string, body []byte, key, pre
 			}
 			l.mu.Unlock()
 			return
+		case l.patient && (isDial(err) || err == nil && status == http.StatusServiceUnavailable):
 		case key == "" && err != nil:
 			l.unknown += len(ids)
 			l.mu.Unlock()
@@ -327,6 +349,12 @@ func (l *killLoad) send(ctx context.Context, ids []string, body []byte, key, pre
 		case <-ctx.Done():
 		}
 	}
+}
+
+// isDial tells of an error whether no connection was made.
+func isDial(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
 }
 
 func (l *killLoad) note(ids []string, text []byte) {

@@ -19,7 +19,7 @@ type workerCommand struct {
 	Savers          int           `default:"2" help:"Transactions that run at once."`
 	AckWait         time.Duration `default:"10s" help:"How long the queue waits for a sign of life before another worker gets a message."`
 	QueueKeep       time.Duration `default:"24h" help:"How long the queue's log keeps batches that are processed; less, when half of its room is needed."`
-	ShutdownTimeout time.Duration `default:"30s" help:"How long the last transactions may take at shutdown."`
+	ShutdownTimeout time.Duration `default:"10s" help:"How long the last transactions may take at shutdown."`
 }
 
 func (c workerCommand) Run(ctx context.Context, logger *zap.Logger) error {

@@ -2,6 +2,7 @@ package front
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -41,7 +42,10 @@ func (f *Front) readBody(w http.ResponseWriter, r *http.Request, share *share) (
 		return nil, &problem{status: http.StatusRequestEntityTooLarge, detail: "the body is larger than 32 MiB"}
 	}
 	controller := http.NewResponseController(w)
-	var source io.Reader = &slowReader{body: r.Body, controller: controller, began: time.Now()}
+	base := baseOf(r)
+	stop := context.AfterFunc(base, func() { _ = controller.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	var source io.Reader = &slowReader{base: base, body: r.Body, controller: controller, began: time.Now()}
 	limit := int64(intake.MaxBodyBytes)
 	switch encoding {
 	case "gzip":
@@ -220,9 +224,13 @@ func (e *connectionError) Unwrap() error { return e.error }
 // errTooLong says that more was sent than any batch needs.
 var errTooLong = errors.New("the body is longer than any batch")
 
+// errStopped says that the front's time to shut down is over.
+var errStopped = errors.New("shutting down")
+
 // A slowReader reads a body as it is sent, and gives up a client that is too
-// slow.
+// slow, or all of them when base ends.
 type slowReader struct {
+	base       context.Context
 	body       io.Reader
 	controller *http.ResponseController
 	began      time.Time
@@ -237,11 +245,16 @@ func (r *slowReader) Read(b []byte) (int, error) {
 		}
 		r.due = r.count + 64<<10
 	}
+	if r.base.Err() != nil { // by now it may have set another deadline
+		return 0, &connectionError{errStopped}
+	}
 	n, err := r.body.Read(b)
 	r.count += int64(n)
 	switch {
 	case r.count > maxSentBytes:
 		err = &connectionError{errTooLong}
+	case err != nil && !errors.Is(err, io.EOF) && r.base.Err() != nil:
+		err = &connectionError{errStopped}
 	case err != nil && !errors.Is(err, io.EOF):
 		err = &connectionError{err}
 	}
@@ -253,6 +266,8 @@ func bodyProblem(w http.ResponseWriter, err error) *problem {
 	switch {
 	case errors.Is(err, errTooLong):
 		return &problem{status: http.StatusRequestEntityTooLarge, detail: "the body is larger than 32 MiB"}
+	case errors.Is(err, errStopped):
+		return &problem{status: http.StatusServiceUnavailable, retryAfter: time.Second, detail: "shutting down; nothing of this request was saved or queued"}
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return &problem{status: http.StatusRequestTimeout, detail: "the body came slower than 64 KiB a second"}
 	case errors.Is(err, errCompression):

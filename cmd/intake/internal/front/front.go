@@ -88,6 +88,11 @@ type Options struct {
 	TrustedProxies []netip.Prefix
 	// Certificate is for TLS; without, requests come in plain.
 	Certificate *Certificate
+	// DrainDelay is how long the front goes on taking requests when it is to stop.
+	// By then who spreads them has seen that it is not ready, and whoever was
+	// answered has been told to connect elsewhere: no request comes to a connection
+	// that is being closed.
+	DrainDelay time.Duration
 	// Ready and Live are what /readyz and /livez answer with.
 	Ready, Live http.HandlerFunc
 	Logger      *zap.Logger
@@ -103,6 +108,7 @@ type Front struct {
 	tokens    tokenCache
 	guesses   *guesses
 	budget    *budget
+	draining  atomic.Bool   // the front is to stop soon
 	closing   chan struct{} // closed by close when the front takes no more
 	close     func()
 	decoding  chan struct{}      // has an entry for each large body that is being decoded
@@ -233,6 +239,9 @@ func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	rec := &recorder{ResponseWriter: w}
 	rec.limitTime(r)
 	secure(w.Header())
+	if f.draining.Load() {
+		w.Header().Set("Connection", "close")
+	}
 	defer func() {
 		f.metrics.requests.WithLabelValues(strconv.Itoa(rec.status)).Inc()
 		f.metrics.seconds.Observe(time.Since(began).Seconds())
@@ -376,13 +385,15 @@ func (f *Front) Serve(ctx context.Context, listener net.Listener, timeout time.D
 	server.BaseContext = func(net.Listener) context.Context { return context.WithValue(base, baseKey{}, base) }
 	shut := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() {
-		f.close()
+		f.draining.Store(true)
 		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
 		defer cancel()
 		// Who still waits for a commit then is told to look later: that is better
 		// than to be broken off.
-		last := time.AfterFunc(timeout*9/10, stopWaits)
+		last := time.AfterFunc(timeout*8/10, stopWaits)
 		defer last.Stop()
+		time.Sleep(min(f.opts.DrainDelay, timeout/2))
+		f.close()
 		err := server.Shutdown(drain)
 		if err != nil {
 			err = errors.Join(fmt.Errorf("requests were broken off after %s: %w", timeout, err), server.Close())

@@ -321,8 +321,9 @@ func TestServe_Shutdown(t *testing.T) {
 	})
 }
 
-// Who is still busy when the time is over is broken off.
-func TestServe_ShutdownTimeout(t *testing.T) {
+// Whose body is still coming near the end of the time is told that nothing of it
+// is taken.
+func TestServe_ShutdownWithinBody(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := newFront(t, nil)
@@ -339,10 +340,72 @@ func TestServe_ShutdownTimeout(t *testing.T) {
 		synctest.Wait() // the request is in
 		began := time.Now()
 		stop()
+		response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil || response.StatusCode != http.StatusServiceUnavailable || response.Header.Get("Retry-After") == "" {
+			t.Errorf("answered %v (%v)", response, err)
+		}
+		conn.Close()
+		if err := <-served; err != nil || time.Since(began) > 5*time.Second {
+			t.Errorf("stopped after %s with %v", time.Since(began), err)
+		}
+		synctest.Wait()
+	})
+}
+
+// Who doesn't take its answer is broken off when the time is over.
+func TestServe_ShutdownTimeout(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFront(t, nil)
+		listener := newPipeListener()
+		ctx, stop := context.WithCancel(t.Context())
+		served := make(chan error)
+		go func() { served <- f.Serve(ctx, listener, 5*time.Second) }()
+		conn, err := listener.dial(ctx, "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		body := items("a")
+		send(t, conn, head(f.token(t), len(body))+body)
+		synctest.Wait() // it is being answered
+		began := time.Now()
+		stop()
 		if err := <-served; !errors.Is(err, context.DeadlineExceeded) || time.Since(began) > 6*time.Second {
 			t.Errorf("stopped after %s with %v", time.Since(began), err)
 		}
 		synctest.Wait()
+	})
+}
+
+// A front that is to stop goes on for a while, and has each client connect anew.
+func TestServe_DrainDelay(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFront(t, func(o *options) { o.DrainDelay = 2 * time.Second })
+		listener := newPipeListener()
+		ctx, stop := context.WithCancel(t.Context())
+		served := make(chan error)
+		go func() { served <- f.Serve(ctx, listener, 10*time.Second) }()
+		stop()
+		time.Sleep(time.Second)
+		conn, err := listener.dial(t.Context(), "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		body := items("a")
+		send(t, conn, head(f.token(t), len(body))+body)
+		response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil || response.StatusCode != http.StatusOK || !response.Close {
+			t.Errorf("answered %v (%v)", response, err)
+		}
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+		if _, err := listener.dial(t.Context(), "", ""); err == nil {
+			t.Error("connected after the end")
+		}
 	})
 }
 
