@@ -47,7 +47,7 @@ fuzz: ## fuzz every target for FUZZTIME (default 10s) each
 	done
 
 .PHONY: bench
-bench: servers build ## measure against the bare save, raw COPY and a plain handler; BENCH=short, growth, soak or lanes for another run than the table
+bench: servers build ## measure against the bare save, raw COPY and a plain handler; BENCH=short, growth, soak, lanes or overload for another run than the table
 	go run ./deploy/bench -json bench-$(BENCH).json $(BENCH)
 
 .PHONY: prove

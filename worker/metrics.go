@@ -9,6 +9,7 @@ type queueMetrics struct {
 	publish   prometheus.Histogram
 	published prometheus.Counter
 	failures  *prometheus.CounterVec
+	backlog   prometheus.Gauge
 }
 
 func newQueueMetrics(r prometheus.Registerer) *queueMetrics {
@@ -24,6 +25,9 @@ func newQueueMetrics(r prometheus.Registerer) *queueMetrics {
 		failures: m.NewCounterVec(prometheus.CounterOpts{
 			Name: "intake_queue_failures_total", Help: "Batches that were not queued: refused by JetStream, withdrawn after no answer, or uncertain.",
 		}, []string{"kind"}),
+		backlog: m.NewGauge(prometheus.GaugeOpts{
+			Name: "intake_queue_backlog_messages", Help: "Messages queued and not processed, as this front has seen it last; it looks while batches come.",
+		}),
 	}
 }
 

@@ -47,6 +47,9 @@ type QueueOptions struct {
 	// PublishTimeout bounds the time until a batch is known to be queued; 5 s
 	// when zero, at most 30 s.
 	PublishTimeout time.Duration
+	// MaxBacklog is how long it may take to save what is queued before more is
+	// refused; 10 s when zero. See Overloaded.
+	MaxBacklog time.Duration
 	// Check is made before anything is queued.
 	Check      Check
 	Logger     *zap.Logger
@@ -65,7 +68,9 @@ type Queue struct {
 	// used is how many bytes the stream holds, as far as is known, and room how
 	// many it may for batches that nobody waits for; 0: not known.
 	used, room atomic.Int64
-	checked    atomic.Bool // NATS keeps what it stores
+	checked    atomic.Bool  // NATS keeps what it stores
+	submitted  atomic.Int64 // when a batch was submitted last, in Unix nanoseconds
+	drain      drain
 
 	mu      sync.Mutex
 	tickets map[uuid.UUID]*Ticket // guarded by mu
@@ -107,6 +112,9 @@ func NewQueue(nc *nats.Conn, opts QueueOptions) (*Queue, error) {
 		opts.PublishTimeout = 5 * time.Second
 	}
 	opts.PublishTimeout = min(opts.PublishTimeout, duplicateWindow/4)
+	if opts.MaxBacklog <= 0 {
+		opts.MaxBacklog = 10 * time.Second
+	}
 	if opts.Logger == nil {
 		opts.Logger = zap.NewNop()
 	}
@@ -186,7 +194,7 @@ func (q *Queue) createLog(ctx context.Context) {
 	}
 }
 
-// watchRoom sees to it that batches that nobody waits for leave room for others.
+// watchRoom watches how fast what is queued is saved, and sees to it that batches that nobody waits for leave room for others.
 // What is processed takes half of the room at most: beyond three quarters, it is
 // unprocessed batches that take it.
 func (q *Queue) watchRoom(ctx context.Context) {
@@ -200,6 +208,9 @@ func (q *Queue) watchRoom(ctx context.Context) {
 		info := stream.CachedInfo()
 		q.used.Store(int64(info.State.Bytes))
 		q.room.Store(info.Config.MaxBytes / 4 * 3)
+		try, cancel = context.WithTimeout(ctx, 5*time.Second)
+		q.watchDrain(try, stream)
+		cancel()
 	}
 }
 
@@ -208,6 +219,7 @@ func (q *Queue) watchRoom(ctx context.Context) {
 // they are on disk. The ticket must be released. It may return ErrUnavailable,
 // ErrUncertain or ErrTooLarge.
 func (q *Queue) Submit(ctx context.Context, batch *intake.Batch, lane Lane) (*Ticket, error) {
+	q.submitted.Store(time.Now().UnixNano())
 	if room := q.room.Load(); lane == Later && room > 0 && q.used.Load() > room {
 		return nil, fmt.Errorf("%w: what room the queue has left is for those who wait", ErrUnavailable)
 	}

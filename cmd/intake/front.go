@@ -41,6 +41,7 @@ type frontCommand struct {
 	TLSKey           string        `name:"tls-key" help:"File with the certificate's key, in PEM."`
 	TrustedProxies   []string      `help:"Networks of proxies in front, as in 10.0.0.0/8, whose X-Forwarded-For tells where a request comes from."`
 	MaxInflightBytes int64         `default:"268435456" help:"Bound on the memory of all requests together; beyond it they are refused with 503."`
+	MaxBacklog       time.Duration `default:"10s" help:"How long it may take to save what is queued before more is refused with 503. While nothing is saved at all, the room of the queue is the bound."`
 	ShutdownTimeout  time.Duration `default:"10s" help:"How long shutting down may take. Who still waits near its end is answered 202."`
 	DrainDelay       time.Duration `default:"1s" help:"How long requests are still taken at shutdown, while load balancers learn of it; part of --shutdown-timeout, at most half of it."`
 }
@@ -79,7 +80,7 @@ func newFrontProcess(ctx context.Context, c frontCommand, logger *zap.Logger) (_
 		return nil, err
 	}
 	if p.queue, err = worker.NewQueue(p.nats, worker.QueueOptions{
-		Ledger: p.store, Stream: c.streamOptions(), Check: c.check(), Logger: logger, Registerer: p.metrics,
+		Ledger: p.store, Stream: c.streamOptions(), Check: c.check(), MaxBacklog: c.MaxBacklog, Logger: logger, Registerer: p.metrics,
 	}); err != nil {
 		return nil, err
 	}

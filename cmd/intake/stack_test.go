@@ -47,6 +47,7 @@ type stackOptions struct {
 	noRedis         bool
 	none            bool // no front and no worker
 	fronts, workers int  // 1 when zero
+	maxBacklog      time.Duration
 }
 
 func startStack(t testing.TB, opts stackOptions) *stack {
@@ -99,7 +100,7 @@ func startStack(t testing.TB, opts stackOptions) *stack {
 		run(w.Run, workCtx)
 	}
 	for range opts.fronts {
-		f, err := newFrontProcess(ctx, frontCommand{serverFlags: s.flags, Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", PublicURL: "http://intake.test"}, logger)
+		f, err := newFrontProcess(ctx, frontCommand{serverFlags: s.flags, Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", PublicURL: "http://intake.test", MaxBacklog: opts.maxBacklog}, logger)
 		if err != nil {
 			t.Fatal(err)
 		}

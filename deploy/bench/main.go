@@ -51,7 +51,7 @@ func run(ctx context.Context) error {
 	flag.DurationVar(&b.seconds, "seconds", 1500*time.Millisecond, "how long a cell is measured in a round")
 	flag.StringVar(&b.profiles, "profiles", "", "folder for CPU profiles of front and worker, one a cell")
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "usage: bench [flags] [table | short | growth | soak | lanes | show FILE]\n\nshow prints results that were written as JSON, as Markdown.")
+		fmt.Fprintln(flag.CommandLine.Output(), "usage: bench [flags] [table | short | growth | soak | lanes | overload | show FILE]\n\nshow prints results that were written as JSON, as Markdown.")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
@@ -59,7 +59,7 @@ func run(ctx context.Context) error {
 		return show(flag.Arg(1))
 	}
 	measure, ok := map[string]func(context.Context, *results) error{
-		"": b.table, "table": b.table, "short": b.table, "growth": b.growth, "soak": b.soak, "lanes": b.lanes,
+		"": b.table, "table": b.table, "short": b.table, "growth": b.growth, "soak": b.soak, "lanes": b.lanes, "overload": b.overload,
 	}[flag.Arg(0)]
 	if !ok || flag.NArg() > 1 {
 		flag.Usage()

@@ -104,6 +104,10 @@ type report struct {
 			P99  float64 `json:"p99"`
 			P999 float64 `json:"p99.9"`
 		} `json:"latency_ms"`
+		Refused struct {
+			P50 float64 `json:"p50"`
+			P99 float64 `json:"p99"`
+		} `json:"refused_latency_ms"`
 		Timeline []struct {
 			Items  int     `json:"items"`
 			Failed int     `json:"failed"`

@@ -13,15 +13,16 @@ import (
 
 // results are a whole run.
 type results struct {
-	Began    time.Time `json:"began"`
-	Machine  string    `json:"machine"`
-	Postgres string    `json:"postgres"`
-	Rounds   int       `json:"rounds"`
-	Cells    []result  `json:"cells,omitempty"`
-	Half     *halfLoad `json:"half_load,omitempty"`
-	Growth   []growth  `json:"growth,omitempty"`
-	Soak     []minute  `json:"soak,omitempty"`
-	Lanes    []lane    `json:"lanes,omitempty"`
+	Began    time.Time  `json:"began"`
+	Machine  string     `json:"machine"`
+	Postgres string     `json:"postgres"`
+	Rounds   int        `json:"rounds"`
+	Cells    []result   `json:"cells,omitempty"`
+	Half     *halfLoad  `json:"half_load,omitempty"`
+	Growth   []growth   `json:"growth,omitempty"`
+	Soak     []minute   `json:"soak,omitempty"`
+	Lanes    []lane     `json:"lanes,omitempty"`
+	Overload []overload `json:"overload,omitempty"`
 
 	markdown bool // how tables are printed
 }
@@ -88,6 +89,9 @@ func (r *results) print(out io.Writer) {
 	}
 	if len(r.Lanes) > 0 {
 		r.printLanes(out)
+	}
+	if len(r.Overload) > 0 {
+		r.printOverload(out)
 	}
 }
 

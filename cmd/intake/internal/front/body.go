@@ -66,6 +66,9 @@ func (f *Front) readBody(w http.ResponseWriter, r *http.Request, share *share) (
 	if refusal == nil && encoding == "zstd" {
 		refusal = f.inflate(buffer, share, w)
 	}
+	if refusal == &errFull {
+		refusal = f.full()
+	}
 	if refusal != nil {
 		putBody(buffer)
 		return nil, refusal

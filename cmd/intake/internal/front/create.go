@@ -37,6 +37,11 @@ func (f *Front) create(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, *refusal)
 		return
 	}
+	prefer := readPreferences(r.Header)
+	if refusal := f.admit(&prefer); refusal != nil {
+		writeProblem(w, *refusal)
+		return
+	}
 	share := &share{budget: f.budget}
 	defer share.release()
 	body, pass, refusal := f.readLimited(w, r, &partner, share)
@@ -47,7 +52,7 @@ func (f *Front) create(w http.ResponseWriter, r *http.Request) {
 	defer pass.Leave()
 	defer putBody(body)
 	request, answer, refusal := f.take(r.Context(), &incoming{
-		partner: partner, body: *body, share: share, prefer: readPreferences(r.Header), key: key,
+		partner: partner, body: *body, share: share, prefer: prefer, key: key,
 	})
 	if refusal != nil {
 		writeProblem(w, *refusal)
@@ -101,7 +106,7 @@ func (f *Front) take(ctx context.Context, in *incoming) (*request, *answer, *pro
 // decide judges and saves the items of a batch.
 func (f *Front) decide(ctx context.Context, in *incoming, items []intake.Item, received time.Time) (*request, *answer, *problem) {
 	if !in.share.addItems(items) {
-		return nil, nil, &errFull
+		return nil, nil, f.full()
 	}
 	usage, refusal := f.takeItems(ctx, &in.partner, len(items), in.line)
 	if refusal != nil {
@@ -110,10 +115,7 @@ func (f *Front) decide(ctx context.Context, in *incoming, items []intake.Item, r
 	prefer := in.prefer
 	request := &request{
 		Batch: &intake.Batch{Partner: in.partner, Items: items, Verdicts: make([]intake.Verdict, len(items))},
-		share: in.share, until: received.Add(prefer.wait),
-	}
-	if prefer.wait == 0 {
-		request.lane = worker.Later
+		share: in.share, until: received.Add(prefer.wait), lane: prefer.lane(),
 	}
 	answer := &answer{minimal: prefer.minimal, applied: strings.Join(prefer.applied, ", "), usage: usage}
 	switch {
@@ -220,7 +222,7 @@ func (f *Front) queueProblem(batch *intake.Batch, err error) *problem {
 		f.opts.Logger.Error("cannot queue a batch", zap.Stringer("batch", batch.ID), zap.String("partner", batch.Partner.Name), zap.Error(err))
 	}
 	f.opts.Logger.Debug("a batch is refused", zap.String("partner", batch.Partner.Name), zap.Error(err))
-	return &problem{status: http.StatusServiceUnavailable, retryAfter: time.Second, detail: "the batch can't be queued safely now; nothing of it was saved or queued"}
+	return &problem{status: http.StatusServiceUnavailable, retryAfter: comeBack(f.opts.Queue.Backlog()), detail: "the batch can't be queued safely now; nothing of it was saved or queued"}
 }
 
 func decodeProblem(err error) *problem {

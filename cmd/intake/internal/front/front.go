@@ -39,6 +39,11 @@ type Queue interface {
 	// Submit names a batch and queues the items of it that are still pending. Its
 	// errors are package worker's.
 	Submit(ctx context.Context, batch *intake.Batch, lane worker.Lane) (Ticket, error)
+	// Overloaded tells whether more is queued than can be saved in good time, and
+	// after how long it won't be.
+	Overloaded(lane worker.Lane) (after time.Duration, overloaded bool)
+	// Backlog is about how long it takes to save what is queued; 0 if unknown.
+	Backlog() time.Duration
 	// Logged gives a partner's batch as it was sent, in the order of its chunks;
 	// none if it isn't there, or not any more. It asks for room in memory first,
 	// and gives worker.ErrNoRoom if there is none.
@@ -245,6 +250,9 @@ func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer func() {
 		f.metrics.requests.WithLabelValues(strconv.Itoa(rec.status)).Inc()
 		f.metrics.seconds.Observe(time.Since(began).Seconds())
+		if rec.status == http.StatusTooManyRequests || rec.status == http.StatusServiceUnavailable {
+			f.metrics.refused.Observe(time.Since(began).Seconds())
+		}
 	}()
 	defer func() {
 		if cause := recover(); cause != nil {

@@ -250,13 +250,21 @@ func items(ids ...string) string {
 
 // A fakeQueue has everything saved at once, unless it is told otherwise.
 type fakeQueue struct {
-	submit func(ctx context.Context, batch *intake.Batch) (front.Ticket, error)
-	logged func(ctx context.Context, partner intake.Partner, batch uuid.UUID, room func(int64) bool) ([]worker.Logged, error)
+	backlog atomic.Int64 // a time.Duration
+	submit  func(ctx context.Context, batch *intake.Batch) (front.Ticket, error)
+	logged  func(ctx context.Context, partner intake.Partner, batch uuid.UUID, room func(int64) bool) ([]worker.Logged, error)
 
 	mu      sync.Mutex
 	batches []intake.Batch // submitted, without their items
 	lanes   []worker.Lane  // of batches
 }
+
+func (q *fakeQueue) Overloaded(lane worker.Lane) (time.Duration, bool) {
+	left := time.Duration(q.backlog.Load())
+	return left - 10*time.Second, left > 10*time.Second
+}
+
+func (q *fakeQueue) Backlog() time.Duration { return time.Duration(q.backlog.Load()) }
 
 func (q *fakeQueue) Submit(ctx context.Context, batch *intake.Batch, lane worker.Lane) (front.Ticket, error) {
 	if batch.ID == uuid.Nil {

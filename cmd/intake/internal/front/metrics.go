@@ -9,6 +9,7 @@ type metrics struct {
 	requests  *prometheus.CounterVec
 	seconds   prometheus.Histogram
 	received  prometheus.Counter
+	refused   prometheus.Histogram
 	items     *prometheus.CounterVec
 	stateless *prometheus.CounterVec
 	bytes     prometheus.Counter
@@ -24,6 +25,10 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		seconds: m.NewHistogram(prometheus.HistogramOpts{
 			Name: "intake_front_request_seconds", Help: "Time of a request, from its headers to the end of its answer.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 17),
+		}),
+		refused: m.NewHistogram(prometheus.HistogramOpts{
+			Name: "intake_front_refused_seconds", Help: "Time of a request that was refused with 429 or 503, from its headers to the end of its answer.",
+			Buckets: prometheus.ExponentialBuckets(0.0001, 2, 16),
 		}),
 		items: m.NewCounterVec(prometheus.CounterOpts{
 			Name: "intake_front_items_total", Help: "Items by the code that they were answered with.",

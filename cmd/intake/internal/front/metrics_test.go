@@ -47,6 +47,7 @@ func TestFront_Metrics(t *testing.T) {
 		"intake_front_requests_total{status=0}":              1,
 		"intake_front_requests_total{status=200}":            3, // one for the token
 		"intake_front_requests_total{status=401}":            1,
+		"intake_front_refused_seconds":                       0,
 		"intake_front_request_seconds":                       5,
 		"intake_front_items_received_total":                  4,
 		"intake_front_items_stateless_total{why=broken_off}": 1,

@@ -154,6 +154,9 @@ func (f *Front) takeLine(ctx context.Context, partner intake.Partner, s *streame
 			}
 		}
 	}()
+	if s.refusal = f.admitLine(ctx, &prefer); s.refusal != nil {
+		return
+	}
 	pass, refusal := f.enterLine(ctx, &partner, len(s.body))
 	defer pass.Leave()
 	if s.refusal = refusal; refusal == nil {
@@ -220,7 +223,7 @@ func (f *Front) openStream(w http.ResponseWriter, r *http.Request) (*lineReader,
 	case "zstd":
 		const window = 8 << 20
 		if !l.share.add(2 * window) {
-			return nil, &errFull
+			return nil, f.full()
 		}
 		decoder, err := zstd.NewReader(source, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(window))
 		if err != nil {

@@ -3,6 +3,7 @@ package traffic
 import (
 	"fmt"
 	"io"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -31,6 +32,8 @@ type Report struct {
 	Statuses map[string]int `json:"statuses"`
 	Errors   []string       `json:"errors,omitempty"` // the first few different ones
 	Latency  Latency        `json:"latency_ms"`
+	// Refused is the latency of the answers 429 and 503, from when each was sent.
+	Refused Latency `json:"refused_latency_ms"`
 	// CPU is what the replay itself has used.
 	CPU  float64 `json:"replay_cpu_seconds"`
 	Rate float64 `json:"rate,omitempty"` // asked for, batches a second
@@ -38,6 +41,7 @@ type Report struct {
 	Timeline []Second `json:"timeline"`
 
 	histogram *hdrhistogram.Histogram
+	refused   *hdrhistogram.Histogram
 	second    *hdrhistogram.Histogram // of the last entry of Timeline
 	cpuBefore time.Duration
 	keep      bool
@@ -78,12 +82,15 @@ func newHistogram() *hdrhistogram.Histogram {
 func newReport(rate float64, keep bool) *Report {
 	return &Report{
 		Began: time.Now(), Codes: make(map[string]int), Statuses: make(map[string]int), Rate: rate,
-		histogram: newHistogram(), second: newHistogram(), cpuBefore: cpuTime(), keep: keep,
+		histogram: newHistogram(), refused: newHistogram(), second: newHistogram(), cpuBefore: cpuTime(), keep: keep,
 	}
 }
 
 func (r *Report) add(result *vegeta.Result, s sending) {
 	latency := max(result.Latency-pauseOf(result.Headers), 0)
+	if result.Code == http.StatusTooManyRequests || result.Code == http.StatusServiceUnavailable {
+		_ = r.refused.RecordValue(int64(latency / time.Microsecond))
+	}
 	if r.Rate > 0 {
 		due := r.Began.Add(time.Duration(float64(result.Seq+1) / r.Rate * float64(time.Second)))
 		latency = max(latency, result.End().Sub(due))
@@ -145,15 +152,18 @@ func (r *Report) closeSecond() {
 
 func (r *Report) refresh() {
 	r.Seconds = time.Since(r.Began).Seconds()
-	h := r.histogram
-	r.Latency = Latency{
-		Mean: h.Mean() / 1_000, P50: milliseconds(h.ValueAtQuantile(50)), P90: milliseconds(h.ValueAtQuantile(90)),
-		P99: milliseconds(h.ValueAtQuantile(99)), P999: milliseconds(h.ValueAtQuantile(99.9)), Max: milliseconds(h.Max()),
-	}
+	r.Latency, r.Refused = latencyOf(r.histogram), latencyOf(r.refused)
 	if n := len(r.Timeline); n > 0 {
 		r.Timeline[n-1].P50, r.Timeline[n-1].P99 = milliseconds(r.second.ValueAtQuantile(50)), milliseconds(r.second.ValueAtQuantile(99))
 	}
 	r.CPU = (cpuTime() - r.cpuBefore).Seconds()
+}
+
+func latencyOf(h *hdrhistogram.Histogram) Latency {
+	return Latency{
+		Mean: h.Mean() / 1_000, P50: milliseconds(h.ValueAtQuantile(50)), P90: milliseconds(h.ValueAtQuantile(90)),
+		P99: milliseconds(h.ValueAtQuantile(99)), P999: milliseconds(h.ValueAtQuantile(99.9)), Max: milliseconds(h.Max()),
+	}
 }
 
 func milliseconds(microseconds int64) float64 { return float64(microseconds) / 1_000 }
@@ -199,6 +209,10 @@ func (r *Report) Print(out io.Writer) {
 		value float64
 	}{{"p50", r.Latency.P50}, {"p90", r.Latency.P90}, {"p99", r.Latency.P99}, {"p99.9", r.Latency.P999}, {"slowest", r.Latency.Max}} {
 		t.AppendRow(table.Row{row.name, fmt.Sprintf("%.1f ms", row.value)})
+	}
+	if r.Refused.Max > 0 {
+		t.AppendRow(table.Row{"refused, p50", fmt.Sprintf("%.1f ms", r.Refused.P50)})
+		t.AppendRow(table.Row{"refused, p99", fmt.Sprintf("%.1f ms", r.Refused.P99)})
 	}
 	t.AppendRow(table.Row{"this replay's own CPU", fmt.Sprintf("%.1f s", r.CPU)})
 	t.Render()

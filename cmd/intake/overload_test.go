@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/Shopify/toxiproxy/v2"
+	"github.com/rs/zerolog"
+
+	"intake/deploy/local/localtest"
+)
+
+// More comes than can be saved: what is refused is told when to come back, and
+// nothing of it is saved; what was accepted is; and then all is as before.
+func TestOverload(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	postgres, err := url.Parse(localtest.Postgres(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
+	proxy := toxiproxy.NewProxy(server, t.Name(), "127.0.0.1:0", postgres.Host)
+	if err := proxy.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(proxy.Stop)
+	postgres.Host = proxy.Listen
+	s := startStack(t, stackOptions{flags: serverFlags{PostgresURL: postgres.String(), AllowUnsafe: true}, fronts: 2, maxBacklog: time.Second})
+	const slow = `{"name":"slow","type":"latency","attributes":{"latency":150}}`
+	if _, err := proxy.Toxics.AddToxicJson(strings.NewReader(slow)); err != nil {
+		t.Fatal(err)
+	}
+	const (
+		clients = 12
+		perOne  = 300 // batches at most
+		size    = 50
+	)
+	var mu sync.Mutex
+	var accepted, refused []string
+	refusals := 0
+	var running sync.WaitGroup
+	for n := range clients {
+		f := s.fronts[n%len(s.fronts)]
+		client := s.client(ctx, f, "acme", s.secret)
+		running.Go(func() {
+			for batch := 0; batch < perOne && ctx.Err() == nil; batch++ {
+				ids, items := make([]string, size), make([]string, size)
+				for i := range ids {
+					ids[i] = fmt.Sprintf("%d-%d-%d", n, batch, i)
+					items[i] = itemOf(ids[i], 1)
+				}
+				a, err := post(ctx, client, f, []byte("["+strings.Join(items, ",")+"]"), "respond-async, return=minimal")
+				mu.Lock()
+				switch {
+				case err == nil && a.http == http.StatusAccepted:
+					accepted = append(accepted, ids...)
+				case err == nil && a.http == http.StatusServiceUnavailable:
+					refused, refusals = append(refused, ids...), refusals+1
+				default:
+					t.Errorf("answered %d %s (%v)", a.http, a.Detail, err)
+				}
+				enough := refusals >= 2*clients
+				mu.Unlock()
+				if enough {
+					return
+				}
+				<-time.After(100 * time.Millisecond)
+			}
+		})
+	}
+	running.Wait()
+	if refusals == 0 {
+		t.Errorf("nothing was refused, with %d items accepted", len(accepted))
+	}
+	proxy.Toxics.ResetToxics(ctx)
+	eventually(t, "all that was accepted is saved", func() bool {
+		return s.count(t, "select count(*) from partner_clients") >= len(accepted)
+	})
+	eventually(t, "batches are accepted again", func() bool {
+		f := s.fronts[0]
+		a, err := post(ctx, s.client(ctx, f, "acme", s.secret), f, []byte("["+itemOf("after", 1)+"]"), "wait=30")
+		return err == nil && a.http == http.StatusOK
+	})
+	if n := s.count(t, "select count(*) from partner_clients where partner_client_id = any($1)", slices.Concat(refused, accepted)); n != len(accepted) {
+		t.Errorf("%d records, of %d that were accepted and %d that were refused", n, len(accepted), len(refused))
+	}
+	t.Logf("%d items accepted, %d batches refused", len(accepted), refusals)
+}

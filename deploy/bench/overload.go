@@ -1,0 +1,200 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+)
+
+// overload is what happens when more comes than can be saved.
+type overload struct {
+	What string `json:"what"`
+	// Items a second that were saved at the best rate, and in the overload.
+	Best    float64 `json:"best_items_per_second"`
+	Offered float64 `json:"offered_items_per_second"`
+	Saved   float64 `json:"saved_items_per_second"`
+	// Of the processors, what the load itself has used.
+	BestLoad float64 `json:"load_cpu_at_best"`
+	Load     float64 `json:"load_cpu"`
+	Refused  int     `json:"batches_refused"`
+	// Until a request was refused, as the front has it, which is an upper bound,
+	// and as the load has it, which is short of processor then.
+	P50       float64 `json:"refused_p50_ms"`
+	P99       float64 `json:"refused_p99_ms"`
+	ClientP50 float64 `json:"refused_p50_ms_at_client"`
+	Other     int     `json:"batches_without_an_answer"`
+	Memory    float64 `json:"peak_mib"` // of front and worker
+	// After it: until nothing is queued any more, and what one request takes then,
+	// beside what it took before.
+	Drained float64 `json:"drained_after_s"`
+	Before  float64 `json:"probe_before_p50_ms"`
+	After   float64 `json:"probe_after_p50_ms"`
+}
+
+const overloadDuration = 15 * time.Second
+
+// overload sends five times what can be saved, when it is due, whether answers
+// come or not.
+func (b *bench) overload(ctx context.Context, r *results) error {
+	s := &b.systems[1]
+	probe, err := b.file(ctx, cell{shape: shape{1, 12, false}})
+	if err != nil {
+		return err
+	}
+	for _, c := range []struct {
+		cell
+		name  string
+		flags []string
+	}{
+		{cell{shape{1, 12, false}, 64, 0}, "1 × 12, waiting", nil},
+		{cell{shape{1, 12, false}, 64, 0}, "1 × 12, not waiting", []string{"--async"}},
+		{cell{shape{100, 12, false}, 64, 0}, "100 × 12, waiting", nil},
+		{cell{shape{100, 12, false}, 64, 0}, "100 × 12, not waiting", []string{"--async"}},
+	} {
+		o := overload{What: c.name}
+		file, err := b.file(ctx, c.cell)
+		if err != nil {
+			return err
+		}
+		probing := func() (float64, error) {
+			got, err := b.replay(ctx, s, cell{Concurrency: 4}, probe, "--rate=20", "--duration=3s", "--fresh-keys")
+			if err != nil {
+				return 0, err
+			}
+			return got.Report.Latency.P50, nil
+		}
+		if o.Before, err = probing(); err != nil {
+			return err
+		}
+		best, err := b.replay(ctx, s, c.cell, file, "--duration=10s", "--fresh-keys")
+		if err != nil {
+			return err
+		}
+		o.Best = float64(best.Report.Codes["saved"]) / best.Report.Seconds
+		o.BestLoad = best.Report.CPU / best.Report.Seconds
+		rate := 5 * o.Best / float64(c.Items)
+		o.Offered = 5 * o.Best
+		fmt.Fprintf(os.Stderr, "%s: at best %.0f items a second, now %.0f batches a second\n", o.What, o.Best, rate)
+		for _, child := range s.processes {
+			peakMemory(child.cmd.Process.Pid)
+		}
+		var before, after int
+		count := func(n *int) error {
+			return b.intake.QueryRow(ctx, "select count(*) from partner_clients").Scan(n)
+		}
+		if err := count(&before); err != nil {
+			return err
+		}
+		refusedBefore, err := refusals(ctx)
+		if err != nil {
+			return err
+		}
+		began := time.Now()
+		done := make(chan error, 1)
+		var got *report
+		go func() {
+			var err error
+			got, err = b.replay(ctx, s, cell{Concurrency: 4_096}, file, append([]string{fmt.Sprintf("--rate=%.2f", rate), "--duration=" + overloadDuration.String(), "--fresh-keys"}, c.flags...)...)
+			done <- err
+		}()
+		select {
+		case <-time.After(overloadDuration):
+		case err := <-done:
+			return fmt.Errorf("the load ended early (%w)", err)
+		}
+		if err := count(&after); err != nil {
+			return err
+		}
+		o.Saved = float64(after-before) / time.Since(began).Seconds()
+		if err := <-done; err != nil {
+			return err
+		}
+		ended := time.Now()
+		o.Load = got.Report.CPU / got.Report.Seconds
+		o.Refused, o.Other = got.Report.Statuses["503"], got.Report.Statuses["0"]
+		o.ClientP50 = got.Report.Refused.P50
+		refused, err := refusals(ctx)
+		if err != nil {
+			return err
+		}
+		o.P50, o.P99 = quantile(0.5, refusedBefore, refused), quantile(0.99, refusedBefore, refused)
+		for _, child := range s.processes[:2] {
+			o.Memory += peakMemory(child.cmd.Process.Pid)
+		}
+		for behind := uint64(1); behind > 0; {
+			if behind, err = b.behind(ctx); err != nil {
+				return err
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		o.Drained = time.Since(ended).Seconds()
+		if o.After, err = probing(); err != nil {
+			return err
+		}
+		r.Overload = append(r.Overload, o)
+	}
+	return nil
+}
+
+// refusals reads how long the front's refusals have taken: how many took at most
+// so many milliseconds.
+func refusals(ctx context.Context) (map[float64]uint64, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+frontAdmin+"/metrics", nil)
+	if err != nil {
+		return nil, err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(response.Body)
+	if err != nil {
+		return nil, err
+	}
+	counts := make(map[float64]uint64)
+	for _, metric := range families["intake_front_refused_seconds"].GetMetric() {
+		for _, bucket := range metric.Histogram.Bucket {
+			counts[1e3*bucket.GetUpperBound()] = bucket.GetCumulativeCount()
+		}
+	}
+	return counts, nil
+}
+
+// quantile gives the bound below which a part of what came between two looks is; 0
+// if nothing came.
+func quantile(part float64, before, after map[float64]uint64) float64 {
+	bounds := slices.Sorted(maps.Keys(after))
+	if len(bounds) == 0 {
+		return 0
+	}
+	last := bounds[len(bounds)-1]
+	all := after[last] - before[last]
+	for _, bound := range bounds {
+		if n := after[bound] - before[bound]; all > 0 && float64(n) >= part*float64(all) {
+			return bound
+		}
+	}
+	return 0
+}
+
+func (r *results) printOverload(out io.Writer) {
+	t := newTable(out, "batches", "best, items/s", "offered", "saved", "of best", "load's CPU at best", "in overload", "refused", "refused p50 ms, at most", "p99", "p50 at the client",
+		"no answer", "MiB", "drained after s", "probe before p50 ms", "after")
+	for _, o := range r.Overload {
+		t.AppendRow(table.Row{o.What, fmt.Sprintf("%.0f", o.Best), fmt.Sprintf("%.0f", o.Offered), fmt.Sprintf("%.0f", o.Saved), fmt.Sprintf("%.0f %%", 100*o.Saved/o.Best),
+			fmt.Sprintf("%.2f", o.BestLoad), fmt.Sprintf("%.2f", o.Load), o.Refused, fmt.Sprintf("%.1f", o.P50), fmt.Sprintf("%.1f", o.P99), fmt.Sprintf("%.1f", o.ClientP50), o.Other,
+			fmt.Sprintf("%.0f", o.Memory), fmt.Sprintf("%.1f", o.Drained), fmt.Sprintf("%.1f", o.Before), fmt.Sprintf("%.1f", o.After)})
+	}
+	r.render(t)
+}

@@ -1,0 +1,45 @@
+package worker
+
+import (
+	"testing"
+	"time"
+)
+
+// How long it takes to save what is queued follows what is queued, and how fast
+// that was saved of late.
+func TestDrain(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_000, 0)
+	d := new(drain)
+	see := func(waiting, all, processed uint64) {
+		now = now.Add(time.Second)
+		d.see(look{waiting, all, processed}, now)
+	}
+	want := func(lane Lane, least, most time.Duration) {
+		t.Helper()
+		if left := d.left(lane); left < least || left > most {
+			t.Errorf("%s are left, want %s to %s", left, least, most)
+		}
+	}
+	want(Later, 0, 0)
+	see(0, 0, 500)
+	want(Later, 0, 0) // nobody knows yet
+	for n := range uint64(5) {
+		see(50, 1_000, 600+100*n) // a hundred a second
+	}
+	want(Later, 9*time.Second, 11*time.Second)
+	want(Waiting, 400*time.Millisecond, 600*time.Millisecond)
+	see(50, 3_000, 1_100)
+	want(Later, 28*time.Second, 32*time.Second)
+	for n := range uint64(10) {
+		see(50, 3_000, 2_100+1_000*n) // ten times as fast
+	}
+	want(Later, 2*time.Second, 4*time.Second)
+	see(50, 9_000, 11_100)
+	see(50, 9_000, 11_100) // nothing is saved: the store is away
+	want(Later, 0, 0)
+	see(0, 0, 20_100)
+	want(Later, 0, 0)
+	see(10, 10, 5) // the consumers are new
+	want(Later, 0, 0)
+}
