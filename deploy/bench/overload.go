@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"os"
+	"runtime"
 	"slices"
 	"time"
 
@@ -40,7 +41,7 @@ type overload struct {
 	After   float64 `json:"probe_after_p50_ms"`
 }
 
-const overloadDuration = 15 * time.Second
+const overloadDuration = 30 * time.Second
 
 // overload sends five times what can be saved, when it is due, whether answers
 // come or not.
@@ -75,21 +76,31 @@ func (b *bench) overload(ctx context.Context, r *results) error {
 		if o.Before, err = probing(); err != nil {
 			return err
 		}
-		best, err := b.replay(ctx, s, c.cell, file, "--duration=10s", "--fresh-keys")
+		var before, after int
+		count := func(n *int) error {
+			return b.intake.QueryRow(ctx, "select count(*) from partner_clients").Scan(n)
+		}
+		if err := count(&before); err != nil {
+			return err
+		}
+		began := time.Now()
+		best, err := b.replay(ctx, s, c.cell, file, append([]string{"--duration=10s", "--fresh-keys"}, c.flags...)...)
 		if err != nil {
 			return err
 		}
-		o.Best = float64(best.Report.Codes["saved"]) / best.Report.Seconds
-		o.BestLoad = best.Report.CPU / best.Report.Seconds
+		if err := b.drained(ctx); err != nil {
+			return err
+		}
+		if err := count(&after); err != nil {
+			return err
+		}
+		o.Best = float64(after-before) / time.Since(began).Seconds()
+		o.BestLoad = best.Report.CPU / time.Since(began).Seconds()
 		rate := 5 * o.Best / float64(c.Items)
 		o.Offered = 5 * o.Best
 		fmt.Fprintf(os.Stderr, "%s: at best %.0f items a second, now %.0f batches a second\n", o.What, o.Best, rate)
 		for _, child := range s.processes {
 			peakMemory(child.cmd.Process.Pid)
-		}
-		var before, after int
-		count := func(n *int) error {
-			return b.intake.QueryRow(ctx, "select count(*) from partner_clients").Scan(n)
 		}
 		if err := count(&before); err != nil {
 			return err
@@ -98,7 +109,7 @@ func (b *bench) overload(ctx context.Context, r *results) error {
 		if err != nil {
 			return err
 		}
-		began := time.Now()
+		began = time.Now()
 		done := make(chan error, 1)
 		var got *report
 		go func() {
@@ -130,11 +141,8 @@ func (b *bench) overload(ctx context.Context, r *results) error {
 		for _, child := range s.processes[:2] {
 			o.Memory += peakMemory(child.cmd.Process.Pid)
 		}
-		for behind := uint64(1); behind > 0; {
-			if behind, err = b.behind(ctx); err != nil {
-				return err
-			}
-			time.Sleep(20 * time.Millisecond)
+		if err := b.drained(ctx); err != nil {
+			return err
 		}
 		o.Drained = time.Since(ended).Seconds()
 		if o.After, err = probing(); err != nil {
@@ -143,6 +151,24 @@ func (b *bench) overload(ctx context.Context, r *results) error {
 		r.Overload = append(r.Overload, o)
 	}
 	return nil
+}
+
+// drained waits until nothing is queued.
+func (b *bench) drained(ctx context.Context) error {
+	for {
+		behind, err := b.behind(ctx)
+		if err != nil || behind == 0 {
+			return err
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// ofBest is the rate of saving in proportion to the best one, for the processor
+// time that the load has left to it.
+func (o *overload) ofBest() float64 {
+	processors := float64(runtime.NumCPU())
+	return o.Saved / (processors - o.Load) / (o.Best / (processors - o.BestLoad))
 }
 
 // refusals reads how long the front's refusals have taken: how many took at most
@@ -189,11 +215,11 @@ func quantile(part float64, before, after map[float64]uint64) float64 {
 }
 
 func (r *results) printOverload(out io.Writer) {
-	t := newTable(out, "batches", "best, items/s", "offered", "saved", "of best", "load's CPU at best", "in overload", "refused", "refused p50 ms, at most", "p99", "p50 at the client",
+	t := newTable(out, "batches", "best, items/s", "offered", "saved", "of best", "load's CPU at best", "in overload", "of best per CPU left", "refused", "refused p50 ms, at most", "p99", "p50 at the client",
 		"no answer", "MiB", "drained after s", "probe before p50 ms", "after")
 	for _, o := range r.Overload {
 		t.AppendRow(table.Row{o.What, fmt.Sprintf("%.0f", o.Best), fmt.Sprintf("%.0f", o.Offered), fmt.Sprintf("%.0f", o.Saved), fmt.Sprintf("%.0f %%", 100*o.Saved/o.Best),
-			fmt.Sprintf("%.2f", o.BestLoad), fmt.Sprintf("%.2f", o.Load), o.Refused, fmt.Sprintf("%.1f", o.P50), fmt.Sprintf("%.1f", o.P99), fmt.Sprintf("%.1f", o.ClientP50), o.Other,
+			fmt.Sprintf("%.2f", o.BestLoad), fmt.Sprintf("%.2f", o.Load), fmt.Sprintf("%.0f %%", 100*o.ofBest()), o.Refused, fmt.Sprintf("%.1f", o.P50), fmt.Sprintf("%.1f", o.P99), fmt.Sprintf("%.1f", o.ClientP50), o.Other,
 			fmt.Sprintf("%.0f", o.Memory), fmt.Sprintf("%.1f", o.Drained), fmt.Sprintf("%.1f", o.Before), fmt.Sprintf("%.1f", o.After)})
 	}
 	r.render(t)

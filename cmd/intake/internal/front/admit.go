@@ -36,6 +36,16 @@ func (f *Front) admitLine(ctx context.Context, prefer *preferences) *problem {
 	return refusal
 }
 
+// hangUp has the connection of a request that is refused closed with the answer,
+// if its body is large: reading it to its end would take longer than another
+// connection does.
+func hangUp(w http.ResponseWriter, r *http.Request) {
+	const large = 32 << 10
+	if r.ContentLength < 0 || r.ContentLength > large {
+		w.Header().Set("Connection", "close")
+	}
+}
+
 // full is errFull, with the time by which what is queued should be saved.
 func (f *Front) full() *problem {
 	p := errFull

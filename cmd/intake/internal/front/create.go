@@ -39,6 +39,7 @@ func (f *Front) create(w http.ResponseWriter, r *http.Request) {
 	}
 	prefer := readPreferences(r.Header)
 	if refusal := f.admit(&prefer); refusal != nil {
+		hangUp(w, r)
 		writeProblem(w, *refusal)
 		return
 	}
@@ -46,6 +47,7 @@ func (f *Front) create(w http.ResponseWriter, r *http.Request) {
 	defer share.release()
 	body, pass, refusal := f.readLimited(w, r, &partner, share)
 	if refusal != nil {
+		hangUp(w, r)
 		writeProblem(w, *refusal)
 		return
 	}
