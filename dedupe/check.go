@@ -14,7 +14,7 @@ import (
 // the partners' limits, may be lost. It fails if Redis can't be asked.
 func CheckServers(ctx context.Context, client redis.UniversalClient) (warnings []string, err error) {
 	var mu sync.Mutex
-	check := func(ctx context.Context, server *redis.Client) error {
+	err = EachServer(ctx, client, func(ctx context.Context, server *redis.Client) error {
 		info, err := server.Info(ctx, "memory").Result()
 		if err != nil {
 			return fmt.Errorf("read the settings of Redis: %w", err)
@@ -25,13 +25,7 @@ func CheckServers(ctx context.Context, client redis.UniversalClient) (warnings [
 			warnings = append(warnings, warning)
 		}
 		return nil
-	}
-	switch client := client.(type) {
-	case *redis.ClusterClient:
-		err = client.ForEachMaster(ctx, check)
-	case *redis.Client:
-		err = check(ctx, client)
-	}
+	})
 	return warnings, err
 }
 

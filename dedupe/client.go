@@ -1,7 +1,9 @@
 package dedupe
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"net/url"
 	"strings"
 	"time"
@@ -37,6 +39,18 @@ func NewClient(urls string) (redis.UniversalClient, error) {
 		options.MaxRedirects = 3
 	}
 	return redis.NewUniversalClient(options), nil
+}
+
+// EachServer calls do with a Redis, or with each master of a Redis Cluster, at the
+// same time.
+func EachServer(ctx context.Context, client redis.UniversalClient, do func(context.Context, *redis.Client) error) error {
+	switch client := client.(type) {
+	case *redis.ClusterClient:
+		return client.ForEachMaster(ctx, do)
+	case *redis.Client:
+		return do(ctx, client)
+	}
+	return fmt.Errorf("a %T is neither a Redis nor a Redis Cluster", client)
 }
 
 // badURL says what is wrong with a URL, and quotes nothing of it: where a

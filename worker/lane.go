@@ -48,6 +48,12 @@ var lanes = func() []string {
 // consumerOf names the consumer of a lane.
 func consumerOf(lane string) string { return "worker-" + lane }
 
+// laneOf gives the name of the lane in a message's subject.
+func laneOf(subject string) string {
+	lane, _, _ := strings.Cut(strings.TrimPrefix(subject, subjectPrefix), ".")
+	return lane
+}
+
 // partnerOf gives the name of the partner in a message's subject.
 func partnerOf(subject string) string {
 	_, topic, _ := strings.Cut(strings.TrimPrefix(subject, subjectPrefix), ".")

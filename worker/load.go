@@ -24,6 +24,16 @@ type drain struct {
 // A look is what can be seen of all lanes' consumers.
 type look struct{ waiting, all, processed uint64 }
 
+// add counts messages that were queued since the last look.
+func (d *drain) add(lane string, messages int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.all += float64(messages)
+	if lane == waitingLane {
+		d.waiting += float64(messages)
+	}
+}
+
 func (d *drain) see(l look, now time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

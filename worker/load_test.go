@@ -29,6 +29,10 @@ func TestDrain(t *testing.T) {
 	}
 	want(Later, 9*time.Second, 11*time.Second)
 	want(Waiting, 400*time.Millisecond, 600*time.Millisecond)
+	d.add("later-1", 1_000)
+	d.add(waitingLane, 100)
+	want(Later, 19*time.Second, 23*time.Second)
+	want(Waiting, time.Second, 2*time.Second)
 	see(50, 3_000, 1_100)
 	want(Later, 28*time.Second, 32*time.Second)
 	for n := range uint64(10) {

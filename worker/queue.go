@@ -426,6 +426,7 @@ func (q *Queue) commit(msgs []*nats.Msg, deadline time.Time) error {
 	q.metrics.publish.Observe(time.Since(began).Seconds())
 	if err == nil {
 		q.metrics.published.Add(float64(len(msgs)))
+		q.drain.add(laneOf(msgs[0].Subject), len(msgs))
 		for _, msg := range msgs {
 			q.used.Add(int64(len(msg.Data))) // until it is read again
 		}

@@ -15,6 +15,7 @@ import (
 type proveCommand struct {
 	Duration time.Duration `default:"5m" help:"How long faults are made, under load."`
 	Seed     uint64        `help:"Seed of the load and of the faults; any if 0. It is printed."`
+	Cluster  bool          `help:"Three NATS servers, a Redis Cluster of three, and three workers."`
 	Report   string        `default:"prove.html" help:"File for the report, a page with a picture."`
 }
 
@@ -34,7 +35,7 @@ func (c proveCommand) Run(ctx context.Context, out output) error {
 		return err
 	}
 	fmt.Fprintf(out, "seed %d, %s; logs are in %s\n", c.Seed, c.Duration, dir)
-	report, err := prove.Run(ctx, prove.Options{Program: program, Dir: dir, Duration: c.Duration, Seed: c.Seed, Out: out})
+	report, err := prove.Run(ctx, prove.Options{Program: program, Dir: dir, Duration: c.Duration, Seed: c.Seed, Cluster: c.Cluster, Out: out})
 	if err != nil {
 		return fmt.Errorf("%w; logs are in %s", err, dir)
 	}
@@ -59,10 +60,18 @@ func (c proveCommand) Run(ctx context.Context, out output) error {
 type natsCommand struct {
 	Dir string `arg:"" help:"Folder for its data."`
 	URL string `arg:"" help:"File that its URL is written to."`
+
+	Name        string   `help:"Its name in a cluster."`
+	ClusterPort int      `help:"Where the other servers of a cluster reach it."`
+	Routes      []string `help:"The other servers of the cluster, as in nats://127.0.0.1:6222."`
 }
 
 func (c natsCommand) Run(ctx context.Context) error {
-	nats, err := local.StartNATS(ctx, local.NATSOptions{Dir: filepath.Clean(c.Dir)})
+	options := local.NATSOptions{Dir: filepath.Clean(c.Dir)}
+	if c.ClusterPort != 0 {
+		options.Cluster = &local.NATSCluster{Name: c.Name, Port: c.ClusterPort, Routes: c.Routes}
+	}
+	nats, err := local.StartNATS(ctx, options)
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,8 @@ import (
 type NATSOptions struct {
 	// Dir is a folder of its own. It is made if it isn't there.
 	Dir string
+	// Cluster, if set, makes it one of several.
+	Cluster *NATSCluster
 }
 
 // NATS is a private NATS with JetStream, within this process. It syncs each
@@ -74,13 +76,19 @@ func (n *NATS) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	natsServer, err := server.NewServer(&server.Options{
+	options := &server.Options{
 		ServerName: "intake", Host: "127.0.0.1", Port: n.port,
 		Username: "intake", Password: n.password,
 		JetStream: true, StoreDir: n.opts.Dir, SyncAlways: true, MaxPayload: maxPayload,
 		HTTPHost: "127.0.0.1", HTTPPort: server.RANDOM_PORT,
 		NoSigs: true,
-	})
+	}
+	if n.opts.Cluster != nil {
+		if err := n.opts.Cluster.join(options); err != nil {
+			return errors.Join(err, log.file.Close())
+		}
+	}
+	natsServer, err := server.NewServer(options)
 	if err != nil {
 		return errors.Join(fmt.Errorf("start NATS: %w", err), log.file.Close())
 	}

@@ -23,6 +23,10 @@ import (
 type RedisOptions struct {
 	// Dir is a folder of its own. It is made if it isn't there.
 	Dir string
+	// Password that it asks for; one of its own when empty.
+	Password string
+	// Node, if set, makes it one of a cluster, which needs a redis-server.
+	Node *RedisNode
 }
 
 // Redis is a private Redis, or a stand-in within this process if there is no
@@ -46,8 +50,10 @@ func StartRedis(ctx context.Context, opts RedisOptions) (*Redis, error) {
 		return nil, err
 	}
 	r := &Redis{opts: opts}
-	if r.password, err = keptSecret(opts.Dir); err != nil {
-		return nil, err
+	if r.password = opts.Password; r.password == "" {
+		if r.password, err = keptSecret(opts.Dir); err != nil {
+			return nil, err
+		}
 	}
 	if program, err := exec.LookPath("redis-server"); err == nil {
 		r.program = program
@@ -77,7 +83,11 @@ func (r *Redis) Start(ctx context.Context) error {
 		return err
 	}
 	var err error
-	if r.port, err = keptPort(r.opts.Dir); err != nil {
+	if r.opts.Node != nil {
+		if r.port = r.opts.Node.Port; r.StandIn() {
+			return errors.New("a Redis Cluster needs redis-server, which is not on this machine")
+		}
+	} else if r.port, err = keptPort(r.opts.Dir); err != nil {
 		return err
 	}
 	if r.StandIn() {
@@ -88,6 +98,9 @@ func (r *Redis) Start(ctx context.Context) error {
 	config := fmt.Sprintf("bind 127.0.0.1\nport %d\nrequirepass %s\ndir %q\nappendonly yes\nappendfsync everysec\nsave \"\"\n"+
 		"maxmemory 512mb\nmaxmemory-policy allkeys-lru\npidfile %q\n",
 		r.port, r.password, r.opts.Dir, r.pidFile())
+	if r.opts.Node != nil {
+		config += r.opts.Node.config()
+	}
 	if err := os.WriteFile(r.configFile(), []byte(config), 0o600); err != nil {
 		return err
 	}

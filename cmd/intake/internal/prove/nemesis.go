@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -14,7 +16,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/redis/go-redis/v9"
 
 	"intake/worker"
 )
@@ -104,13 +105,15 @@ func (n *nemesis) processFaults() (faults []fault) {
 				p.end,
 				func(context.Context) error { return p.begin() }})
 	}
-	for _, other := range []struct {
-		name string
-		server
-	}{{"postgres", s.postgres}, {"redis", s.redis}} {
+	servers := map[string]server{"postgres": s.postgres}
+	for i, node := range s.redis {
+		servers[fmt.Sprintf("redis-%d", i+1)] = node
+	}
+	for _, name := range slices.Sorted(maps.Keys(servers)) { // always in the same order, so that a seed says which
+		other := servers[name]
 		faults = append(faults,
-			fault{"kill", other.name, 2 * time.Second, func(context.Context) error { other.Kill(); return nil }, other.Start},
-			fault{"stop", other.name, 3 * ackWait,
+			fault{"kill", name, 2 * time.Second, func(context.Context) error { other.Kill(); return nil }, other.Start},
+			fault{"stop", name, 3 * ackWait,
 				func(context.Context) error { other.Signal(syscall.SIGSTOP); return nil },
 				func(context.Context) error { other.Signal(syscall.SIGCONT); return nil }})
 	}
@@ -159,51 +162,6 @@ func (n *nemesis) linkFaults(l *link) []fault {
 		{"tear", l.name, 4 * time.Second, tornUp, wholeUp},
 		{"reset", l.name, 2 * time.Second, reset, quiet},
 	}
-}
-
-// redisFaults make the seen set forget, go back in time, or refuse.
-func (n *nemesis) redisFaults() []fault {
-	client := n.stack.seen
-	var old map[string]map[string]string // an old copy of all
-	return []fault{
-		{"redis", "emptied", 0, func(ctx context.Context) error { return client.FlushAll(ctx).Err() }, nil},
-		{"redis", "copied", 0, func(ctx context.Context) (err error) {
-			old, err = copyRedis(ctx, client)
-			return err
-		}, nil},
-		{"redis", "put back to an old copy", 0, func(ctx context.Context) error {
-			if old == nil {
-				return nil
-			}
-			if err := client.FlushAll(ctx).Err(); err != nil {
-				return err
-			}
-			pipeline := client.Pipeline()
-			for key, fields := range old {
-				pipeline.HSet(ctx, key, fields)
-			}
-			_, err := pipeline.Exec(ctx)
-			return err
-		}, nil},
-		{"redis", "refusing writes", 5 * time.Second,
-			func(ctx context.Context) error { return client.ConfigSet(ctx, "maxmemory", "1").Err() },
-			func(ctx context.Context) error { return client.ConfigSet(ctx, "maxmemory", "0").Err() }},
-	}
-}
-
-func copyRedis(ctx context.Context, client *redis.Client) (map[string]map[string]string, error) {
-	all := make(map[string]map[string]string)
-	keys := client.Scan(ctx, 0, "intake:seen:*", 1_000).Iterator()
-	for keys.Next(ctx) {
-		fields, err := client.HGetAll(ctx, keys.Val()).Result()
-		if err != nil {
-			return nil, err
-		}
-		if len(fields) > 0 {
-			all[keys.Val()] = fields
-		}
-	}
-	return all, keys.Err()
 }
 
 // serverFaults are what Postgres and NATS may do to those who use them.

@@ -21,6 +21,7 @@ type Options struct {
 	Dir      string        // for the servers' data and all logs
 	Duration time.Duration // of the load; 5 minutes when zero
 	Seed     uint64        // of the schedule of faults, and of the load
+	Cluster  bool          // of three NATS, three Redis and three workers
 	Out      io.Writer     // hears what is done
 }
 

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -21,6 +22,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/rs/zerolog"
 
+	"intake/dedupe"
 	"intake/deploy/local"
 )
 
@@ -35,7 +37,8 @@ const queueBytes = 64 << 20
 type stack struct {
 	opts     Options
 	postgres *local.Postgres
-	redis    *local.Redis
+	redis    []*local.Redis
+	redisURL string  // of one, or of a cluster's nodes through their links
 	parts    []*part // fronts, workers, NATS
 	links    []*link
 	fronts   []string // their URLs, by links
@@ -43,7 +46,7 @@ type stack struct {
 	natsURL  string   // past all links
 	secret   string   // of the partner
 	pool     *pgxpool.Pool
-	seen     *redis.Client
+	seen     redis.UniversalClient
 	toxic    *toxiproxy.ApiServer
 }
 
@@ -76,10 +79,12 @@ func startStack(ctx context.Context, opts Options) (_ *stack, err error) {
 	if s.postgres, err = local.StartPostgres(ctx, local.PostgresOptions{Dir: filepath.Join(opts.Dir, "postgres")}); err != nil {
 		return nil, err
 	}
-	if s.redis, err = local.StartRedis(ctx, local.RedisOptions{Dir: filepath.Join(opts.Dir, "redis")}); err != nil {
-		return nil, err
+	if opts.Cluster {
+		err = s.startClusters(ctx)
+	} else {
+		err = s.startServers(ctx)
 	}
-	if s.natsURL, err = s.startNATS(ctx); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	if out, err := exec.CommandContext(ctx, opts.Program, "migrate", "--postgres-url="+s.postgres.URL()).CombinedOutput(); err != nil {
@@ -88,11 +93,11 @@ func startStack(ctx context.Context, opts Options) (_ *stack, err error) {
 	if err := s.addPartner(ctx); err != nil {
 		return nil, err
 	}
-	queueRoom := fmt.Sprintf("--queue-max-bytes=%d", queueBytes)
+	queue := []string{fmt.Sprintf("--queue-max-bytes=%d", queueBytes), fmt.Sprintf("--queue-replicas=%d", len(strings.Split(s.natsURL, ",")))}
 	for n := range 2 {
 		if err := s.addPart("front", n, func(listen string) []string {
 			s.direct = append(s.direct, "http://"+listen)
-			return []string{"--listen=" + listen, "--public-url=http://intake.prove", queueRoom}
+			return append([]string{"--listen=" + listen, "--public-url=http://intake.prove"}, queue...)
 		}); err != nil {
 			return nil, err
 		}
@@ -101,8 +106,14 @@ func startStack(ctx context.Context, opts Options) (_ *stack, err error) {
 			return nil, err
 		}
 		s.fronts = append(s.fronts, through)
+	}
+	workers := 2
+	if opts.Cluster {
+		workers = 3
+	}
+	for n := range workers {
 		if err := s.addPart("worker", n, func(string) []string {
-			return []string{"--ack-wait=" + ackWait.String(), queueRoom}
+			return append([]string{"--ack-wait=" + ackWait.String()}, queue...)
 		}); err != nil {
 			return nil, err
 		}
@@ -110,19 +121,29 @@ func startStack(ctx context.Context, opts Options) (_ *stack, err error) {
 	if s.pool, err = pgxpool.New(ctx, s.postgres.URL()); err != nil {
 		return nil, err
 	}
-	options, err := redis.ParseURL(s.redis.URL())
-	if err != nil {
+	if s.seen, err = dedupe.NewClient(s.redisURL); err != nil {
 		return nil, err
 	}
-	s.seen = redis.NewClient(options)
 	return s, s.waitReady(ctx)
 }
 
-func (s *stack) startNATS(ctx context.Context) (natsURL string, err error) {
-	dir, file := filepath.Join(s.opts.Dir, "nats"), filepath.Join(s.opts.Dir, "nats.url")
-	p := &part{name: "nats"}
+// startServers starts a NATS and a Redis.
+func (s *stack) startServers(ctx context.Context) error {
+	one, err := local.StartRedis(ctx, local.RedisOptions{Dir: filepath.Join(s.opts.Dir, "redis")})
+	if err != nil {
+		return err
+	}
+	s.redis, s.redisURL = []*local.Redis{one}, one.URL()
+	s.natsURL, err = s.startNATS(ctx, "nats")
+	return err
+}
+
+// startNATS starts a NATS, and gives its URL.
+func (s *stack) startNATS(ctx context.Context, name string, flags ...string) (natsURL string, err error) {
+	dir, file, log := filepath.Join(s.opts.Dir, name), filepath.Join(s.opts.Dir, name+".url"), filepath.Join(s.opts.Dir, name+".log")
+	p := &part{name: name}
 	p.start = func() (*local.Program, error) {
-		return local.StartProgram(exec.Command(s.opts.Program, "nats", dir, file), filepath.Join(s.opts.Dir, "nats.log"))
+		return local.StartProgram(exec.Command(s.opts.Program, append([]string{"nats", dir, file}, flags...)...), log)
 	}
 	s.parts = append(s.parts, p)
 	if err := p.begin(); err != nil {
@@ -136,7 +157,7 @@ func (s *stack) startNATS(ctx context.Context) (natsURL string, err error) {
 		select {
 		case <-time.After(20 * time.Millisecond):
 		case <-p.program.Done():
-			return "", errors.New("NATS ended: see " + filepath.Join(s.opts.Dir, "nats.log"))
+			return "", errors.New("NATS ended: see " + log)
 		case <-ctx.Done():
 			return "", ctx.Err()
 		}
@@ -168,12 +189,21 @@ func (s *stack) addPart(command string, n int, flags func(listen string) []strin
 		return err
 	}
 	args := append([]string{command, "--admin-listen=" + admin, "--log-level=warn"}, flags(listen)...)
-	for _, server := range []struct{ name, url string }{{"postgres", s.postgres.URL()}, {"nats", s.natsURL}, {"redis", s.redis.URL()}} {
-		through, err := s.addLink(name+" to "+server.name, server.url)
-		if err != nil {
-			return err
+	for _, server := range []struct{ name, urls string }{{"postgres", s.postgres.URL()}, {"nats", s.natsURL}, {"redis", s.redisURL}} {
+		urls := strings.Split(server.urls, ",")
+		for i := range urls {
+			if server.name == "redis" && len(urls) > 1 {
+				continue // a cluster's nodes have links already
+			}
+			to := name + " to " + server.name
+			if len(urls) > 1 {
+				to += fmt.Sprintf("-%d", i+1)
+			}
+			if urls[i], err = s.addLink(to, urls[i]); err != nil {
+				return err
+			}
 		}
-		args = append(args, "--"+server.name+"-url="+through)
+		args = append(args, "--"+server.name+"-url="+strings.Join(urls, ","))
 	}
 	p := &part{name: name, ready: "http://" + admin + "/readyz"}
 	p.start = func() (*local.Program, error) {
@@ -188,13 +218,20 @@ func (s *stack) addLink(name, serverURL string) (through string, err error) {
 	if err != nil {
 		return "", err
 	}
-	proxy := toxiproxy.NewProxy(s.toxic, name, "127.0.0.1:0", parsed.Host)
+	if parsed.Host, err = s.link(name, "127.0.0.1:0", parsed.Host); err != nil {
+		return "", err
+	}
+	return parsed.String(), nil
+}
+
+// link makes a way from an address to another one.
+func (s *stack) link(name, from, to string) (listens string, err error) {
+	proxy := toxiproxy.NewProxy(s.toxic, name, from, to)
 	if err := proxy.Start(); err != nil {
 		return "", err
 	}
 	s.links = append(s.links, &link{name, proxy})
-	parsed.Host = proxy.Listen
-	return parsed.String(), nil
+	return proxy.Listen, nil
 }
 
 // freeAddress gives an address whose port is below those that systems give to
@@ -257,8 +294,8 @@ func (s *stack) stop() {
 	for _, l := range s.links {
 		l.proxy.Stop()
 	}
-	if s.redis != nil {
-		s.redis.Kill()
+	for _, node := range s.redis {
+		node.Kill()
 	}
 	if s.postgres != nil {
 		s.postgres.Kill()
