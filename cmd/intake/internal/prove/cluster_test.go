@@ -1,0 +1,31 @@
+package prove
+
+import (
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"intake/deploy/local/localtest"
+)
+
+// A short run with three servers of each kind, any one of which dies and returns:
+// every promise is kept.
+func TestRun_Cluster(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "intake")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "./cmd/intake")
+	build.Dir = moduleRoot(t)
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	report, err := Run(t.Context(), Options{Program: program, Dir: localtest.Dir(t), Duration: 10 * time.Second, Seed: 4, Cluster: true, Out: t.Output()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, violation := range report.Violations {
+		t.Error(violation)
+	}
+	if report.Records == 0 || report.Histories == 0 || report.Keys == 0 || report.Conserved == 0 || report.Restored == 0 {
+		t.Errorf("something was not looked at: %+v", report)
+	}
+}
