@@ -12,16 +12,18 @@ import (
 // A drain tells how long it will take the workers to save what is queued, from
 // how fast they did so of late.
 type drain struct {
-	mu        sync.Mutex
-	at        time.Time // of the last look
-	processed uint64    // messages, until then
-	rate      float64   // messages a second
-	stalled   bool      // something is queued, and nothing was saved since the look before
-	waiting   float64   // messages queued and not processed in the waiting lane,
-	all       float64   // and in all lanes
+	mu      sync.Mutex
+	seen    look
+	at      time.Time // when it was seen
+	rate    float64   // messages a second that are saved when there are enough; 0: not known
+	limited time.Time // when there were enough last
+	stalled bool      // nothing was saved between the last two looks
+	waiting float64   // messages queued and not processed in the waiting lane,
+	all     float64   // and in all lanes
 }
 
-// A look is what can be seen of all lanes' consumers.
+// A look is what can be seen of all lanes' consumers: messages queued and not
+// processed in the waiting lane, and in all, and those processed since ever.
 type look struct{ waiting, all, processed uint64 }
 
 // add counts messages that were queued since the last look.
@@ -37,38 +39,50 @@ func (d *drain) add(lane string, messages int) {
 func (d *drain) see(l look, now time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	seconds := now.Sub(d.at).Seconds()
-	if l.processed < d.processed || seconds > 30 { // a consumer is new, or nobody has looked for long
-		d.at, d.processed, d.rate = now, l.processed, 0
-	}
+	before, seconds := d.seen, now.Sub(d.at).Seconds()
+	d.seen, d.at = l, now
 	d.waiting, d.all = float64(l.waiting), float64(l.all)
-	if seconds = now.Sub(d.at).Seconds(); seconds <= 0 {
+	if l.processed < before.processed || seconds <= 0 || seconds > 30 { // a consumer is new, or nobody has looked for long
+		d.rate, d.stalled = 0, false
 		return
 	}
-	done := float64(l.processed - d.processed)
-	d.stalled = l.all > 0 && done == 0
-	if busy := d.all > 0; busy || d.rate == 0 {
-		// What was saved while there was little to save says nothing of how fast it could be.
-		const memory = 3 // seconds
-		weight := 1 - math.Exp(-seconds/memory)
-		if d.rate == 0 {
-			weight = 1
-		}
-		d.rate += weight * (done/seconds - d.rate)
+	done := l.processed - before.processed
+	d.stalled = done == 0
+	rate := float64(done) / seconds
+	// Only if there was more to save than was saved did they save as fast as they
+	// could. Else they could do that at least; and what they could is forgotten.
+	const memory, forgotten = 3 * time.Second, 10 * time.Second
+	limited := before.all > done
+	switch {
+	case d.stalled:
+		return
+	case limited:
+		d.limited = now
+	case now.Sub(d.limited) > forgotten:
+		d.rate = 0
+		return
+	case rate < d.rate:
+		return
 	}
-	d.at, d.processed = now, l.processed
+	weight := 1 - math.Exp(-seconds/memory.Seconds())
+	if d.rate == 0 {
+		weight = 1
+	}
+	d.rate += weight * (rate - d.rate)
 }
 
 // left tells how long it takes to save what is before a batch that comes now. It
-// is 0 while nothing is saved at all: then nobody knows.
+// is 0 while nothing is saved at all: then nobody knows; and for a few messages,
+// which are no backlog.
 func (d *drain) left(lane Lane) time.Duration {
+	const few = 8
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	before := d.all
 	if lane == Waiting {
 		before = d.waiting
 	}
-	if d.stalled || d.rate <= 0 || before == 0 {
+	if d.stalled || d.rate <= 0 || before <= few {
 		return 0
 	}
 	return time.Duration(min(before/d.rate, 3600) * float64(time.Second))

@@ -46,4 +46,9 @@ func TestDrain(t *testing.T) {
 	want(Later, 0, 0)
 	see(10, 10, 5) // the consumers are new
 	want(Later, 0, 0)
+	for n := range uint64(60) { // one a second, as that is all that comes
+		see(1, 1, 6+n)
+	}
+	d.add("later-1", 100)
+	want(Later, 0, 0)
 }
