@@ -44,6 +44,18 @@ func TestOverload(t *testing.T) {
 		perOne  = 300 // batches at most
 		size    = 50
 	)
+	watched, stopWatching := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	for _, f := range s.fronts {
+		watching.Go(func() {
+			for watched.Err() == nil {
+				if held := inflight(t, f); held > maxInflightBytes {
+					t.Errorf("requests take %.0f bytes", held)
+				}
+				<-time.After(5 * time.Millisecond)
+			}
+		})
+	}
 	var mu sync.Mutex
 	var accepted, refused []string
 	refusals := 0
@@ -78,6 +90,8 @@ func TestOverload(t *testing.T) {
 		})
 	}
 	running.Wait()
+	stopWatching()
+	watching.Wait()
 	if refusals == 0 {
 		t.Errorf("nothing was refused, with %d items accepted", len(accepted))
 	}
@@ -90,8 +104,32 @@ func TestOverload(t *testing.T) {
 		a, err := post(ctx, s.client(ctx, f, "acme", s.secret), f, []byte("["+itemOf("after", 1)+"]"), "wait=30")
 		return err == nil && a.http == http.StatusOK
 	})
+	for _, f := range s.fronts {
+		if held := inflight(t, f); held != 0 {
+			t.Errorf("%.0f bytes are still set aside", held)
+		}
+	}
 	if n := s.count(t, "select count(*) from partner_clients where partner_client_id = any($1)", slices.Concat(refused, accepted)); n != len(accepted) {
 		t.Errorf("%d records, of %d that were accepted and %d that were refused", n, len(accepted), len(refused))
 	}
 	t.Logf("%d items accepted, %d batches refused", len(accepted), refusals)
+}
+
+// maxInflightBytes is the default of --max-inflight-bytes.
+const maxInflightBytes = 256 << 20
+
+// inflight is the memory that a front has set aside for requests, in bytes.
+func inflight(t *testing.T, f *frontProcess) float64 {
+	t.Helper()
+	families, err := f.metrics.Gather()
+	if err != nil {
+		t.Error(err)
+	}
+	for _, family := range families {
+		if family.GetName() == "intake_front_inflight_bytes" {
+			return family.Metric[0].GetGauge().GetValue()
+		}
+	}
+	t.Error("the front does not tell what its requests take")
+	return 0
 }
