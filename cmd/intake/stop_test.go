@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -110,6 +113,64 @@ func TestStop_SilentServer(t *testing.T) {
 				t.Errorf("answered %d %s (%v)", a.http, a.Detail, a.err)
 			}
 		})
+	}
+}
+
+// The first signal has a front finish what is in, the second one ends it at once.
+func TestStop_SecondSignal(t *testing.T) {
+	t.Parallel()
+	listen, admin := freeAddress(t), freeAddress(t)
+	cmd := command(t, "front", "--listen="+listen, "--admin-listen="+admin, "--shutdown-timeout=1m",
+		"--postgres-url=postgres://127.0.0.1:1/none", "--nats-url=nats://127.0.0.1:1")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = cmd.Wait()
+	}()
+	defer func() {
+		_ = cmd.Process.Kill()
+		<-ended
+	}()
+	says := func(path, want string) {
+		t.Helper()
+		eventually(t, path+" says "+want, func() bool {
+			response, err := http.Get("http://" + admin + path)
+			if err != nil {
+				return false
+			}
+			defer response.Body.Close()
+			text, err := io.ReadAll(response.Body)
+			return err == nil && strings.Contains(string(text), want)
+		})
+	}
+	says("/livez", "ok")
+	conn, err := net.Dial("tcp", listen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	// A request whose body doesn't come is in for as long as a slow client is given.
+	if _, err := io.WriteString(conn, "POST /livez HTTP/1.1\r\nHost: intake.test\r\nContent-Length: 2\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	says("/metrics", `intake_front_requests_total{status="405"} 1`)
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	says("/readyz", "shutting down")
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-ended:
+	case <-time.After(30 * time.Second):
+		t.Fatal("it does not end")
+	}
+	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !status.Signaled() || status.Signal() != syscall.SIGTERM {
+		t.Errorf("it ended with %s", cmd.ProcessState)
 	}
 }
 
