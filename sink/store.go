@@ -29,8 +29,9 @@ type Options struct {
 
 // Store is the data store. Any number of goroutines may use it at once.
 type Store struct {
-	pool *pgxpool.Pool
-	ids  clientIDs
+	pool        *pgxpool.Pool
+	connections *connections
+	ids         clientIDs
 	// duplicates tells that the last gathering had items that were saved before,
 	// so that the next one may have too.
 	duplicates atomic.Bool
@@ -64,6 +65,8 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	if config.ConnConfig.ConnectTimeout == 0 {
 		config.ConnConfig.ConnectTimeout = 5 * time.Second
 	}
+	connections := &connections{open: make(map[*connection]struct{})}
+	config.ConnConfig.DialFunc = connections.dialer(config.ConnConfig.DialFunc)
 	config.HealthCheckPeriod = 5 * time.Second
 	// A standby takes no records, and its timeline changes under an open
 	// connection when it is promoted.
@@ -80,11 +83,19 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the Postgres pool: %w", err)
 	}
-	return &Store{pool: pool}, nil
+	return &Store{pool: pool, connections: connections}, nil
 }
 
-// Close closes all connections, once they are free.
-func (s *Store) Close() { s.pool.Close() }
+// closeTimeout bounds the goodbye to a server.
+const closeTimeout = time.Second
+
+// Close closes all connections once they are free, and cuts those that are not
+// after a second.
+func (s *Store) Close() {
+	late := time.AfterFunc(closeTimeout, s.connections.cutAll)
+	defer late.Stop()
+	s.pool.Close()
+}
 
 // Ping tells whether the data store answers, and has its schema.
 func (s *Store) Ping(ctx context.Context) error {

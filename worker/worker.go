@@ -127,7 +127,8 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() {
 		w.backlog.close()
-		time.AfterFunc(w.opts.ShutdownTimeout, cancel)
+		// What is left of the time is for handing back what they held.
+		time.AfterFunc(w.opts.ShutdownTimeout*8/10, cancel)
 	})
 	defer stop()
 
@@ -205,6 +206,9 @@ func (w *Worker) takeFrom(ctx context.Context) error {
 	return pulls.Wait()
 }
 
+// drainTimeout bounds the wait, at shutdown, for what NATS has sent already.
+const drainTimeout = 2 * time.Second
+
 // pull moves messages from a lane to the backlog.
 func (w *Worker) pull(ctx context.Context, lane string, consumer jetstream.Consumer, opts ...jetstream.PullMessagesOpt) error {
 	messages, err := consumer.Messages(opts...)
@@ -212,11 +216,18 @@ func (w *Worker) pull(ctx context.Context, lane string, consumer jetstream.Consu
 		return fmt.Errorf("pull from consumer %s: %w", consumerOf(lane), err)
 	}
 	defer messages.Stop()
-	// What is here already is handed back: read finds the backlog closed.
-	stop := context.AfterFunc(ctx, messages.Drain)
+	// What is here already is handed back: read finds the backlog closed. A NATS
+	// that has fallen silent doesn't tell when that was all.
+	reading, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() {
+		messages.Drain()
+		time.AfterFunc(drainTimeout, cancel)
+	})
 	defer stop()
+	untilDrained := jetstream.NextContext(reading)
 	for {
-		msg, err := messages.Next()
+		msg, err := messages.Next(untilDrained)
 		switch {
 		case err == nil:
 			w.read(ctx, lane, msg)
@@ -460,12 +471,19 @@ func (w *Worker) keepAlive(ctx context.Context) {
 	}
 }
 
-// mark marks as seen what was committed, until there is no more to come.
+// mark marks as seen what was committed, until there is no more to come. At
+// shutdown a seen set that is away is not waited for again and again.
 func (w *Worker) mark() {
+	away := false
 	for saved := range w.marks {
+		if away && w.backlog.isClosed() {
+			w.metrics.marks.WithLabelValues("skipped").Inc()
+			continue
+		}
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		outcome := "marked"
-		if err := w.opts.Marker.Mark(ctx, saved.Timeline, saved.Keys); err != nil {
+		err := w.opts.Marker.Mark(ctx, saved.Timeline, saved.Keys)
+		if away = err != nil; away {
 			outcome = "failed"
 		}
 		w.metrics.marks.WithLabelValues(outcome).Inc()
