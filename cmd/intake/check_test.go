@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -162,38 +161,4 @@ func startCommand(t *testing.T, args ...string) *said {
 		}
 	})
 	return text
-}
-
-// A front and a worker that are started before their servers wait for them.
-func TestServersAwayAtStart(t *testing.T) {
-	t.Parallel()
-	s := startServers(t)
-	s.postgres.Kill()
-	var admins []string
-	for _, command := range [][]string{{"front", "--listen=127.0.0.1:0", "--public-url=http://intake.test"}, {"worker"}} {
-		admin := freeAddress(t)
-		admins = append(admins, "http://"+admin)
-		startCommand(t, append(command, "--admin-listen="+admin, "--postgres-url="+s.postgres.URL(), "--nats-url="+s.nats.URL(), "--nats-monitor-url="+s.nats.MonitorURL())...)
-	}
-	answers := func(url string, want int) {
-		t.Helper()
-		eventually(t, fmt.Sprintf("%s answers %d", url, want), func() bool {
-			response, err := http.Get(url)
-			if err != nil {
-				return false
-			}
-			response.Body.Close()
-			return response.StatusCode == want
-		})
-	}
-	for _, admin := range admins {
-		answers(admin+"/livez", http.StatusOK)
-		answers(admin+"/readyz", http.StatusServiceUnavailable)
-	}
-	if err := s.postgres.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	for _, admin := range admins {
-		answers(admin+"/readyz", http.StatusOK)
-	}
 }

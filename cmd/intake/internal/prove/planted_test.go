@@ -89,7 +89,7 @@ var plants = []plant{
 `},
 	}},
 	{"status rows outside the transaction", []edit{
-		{"sink/store.go", "\treturn &Store{pool: pool}, nil\n}\n", "\tplanted = pool\n\treturn &Store{pool: pool}, nil\n}\n\nvar planted *pgxpool.Pool\n"},
+		{"sink/store.go", "\treturn &Store{pool: pool, connections: connections}, nil\n}\n", "\tplanted = pool\n\treturn &Store{pool: pool, connections: connections}, nil\n}\n\nvar planted *pgxpool.Pool\n"},
 		{"sink/save.go", "\ttag, err := conn.CopyFrom(ctx, rows.reader(), copyStatus+\"; commit\")\n", `
 	other, err := planted.Acquire(ctx)
 	if err != nil {
