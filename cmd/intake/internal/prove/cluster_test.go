@@ -1,3 +1,7 @@
+// What runs here are other processes, in which the race detector has no part.
+
+//go:build !race
+
 package prove
 
 import (
