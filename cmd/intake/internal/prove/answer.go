@@ -2,6 +2,7 @@ package prove
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"intake"
@@ -12,6 +13,7 @@ type told struct {
 	ID     string `json:"status_check_id"`
 	Status string `json:"status"`
 	Result []struct {
+		Data   json.RawMessage `json:"data"`
 		Status struct {
 			State  intake.State `json:"state"`
 			Code   intake.Code  `json:"code"`
@@ -20,15 +22,27 @@ type told struct {
 	} `json:"result"`
 }
 
-// readEnds reads an answer of n items. Those that are pending are unknown.
-func readEnds(text []byte, n int) (ends []end, id string, pending bool, err error) {
+// readEnds reads an answer to items, and checks that it says of each what it is
+// about. Those that are pending are unknown.
+func readEnds(text []byte, items []item) (ends []end, id string, pending bool, err error) {
 	var t told
-	if err := json.Unmarshal(text, &t); err != nil || len(t.Result) != n {
-		return nil, "", false, fmt.Errorf("an answer of %d items to %d: %w", len(t.Result), n, err)
+	if err := json.Unmarshal(text, &t); err != nil {
+		return nil, "", false, err
 	}
-	ends = make([]end, n)
+	if len(t.Result) != len(items) {
+		return nil, "", false, fmt.Errorf("an answer of %d items to %d", len(t.Result), len(items))
+	}
+	ends = make([]end, len(items))
 	for i := range t.Result {
-		switch status := &t.Result[i].Status; {
+		status, data := &t.Result[i].Status, string(t.Result[i].Data)
+		// A status check has the id only when the log has no more.
+		if data != items[i].text() && data != fmt.Sprintf(`{"partner_client_id":%q}`, items[i].key) {
+			return nil, "", false, fmt.Errorf("item %d has the data %.300s", i, data)
+		}
+		if status.State != status.Code.State() {
+			return nil, "", false, fmt.Errorf("item %d is %s with the code %s", i, status.State, status.Code)
+		}
+		switch {
 		case status.Code == intake.CodeSaved:
 			ends[i] = saved
 		case status.Code == intake.CodePending:
@@ -43,6 +57,9 @@ func readEnds(text []byte, n int) (ends []end, id string, pending bool, err erro
 	}
 	if pending == (t.Status == string(intake.Completed)) {
 		err = fmt.Errorf("status %s with pending items: %v", t.Status, pending)
+	}
+	if pending && t.ID == "" {
+		err = errors.New("a pending batch has no id")
 	}
 	return ends, t.ID, pending, err
 }

@@ -100,7 +100,7 @@ func (l *load) final(ctx context.Context, b *batch) (ends []end, why string) {
 				why = fmt.Sprintf("%d %.200s (%v)", status, text, err)
 			}
 			if err == nil && status == http.StatusOK {
-				if ends, _, pending, err := readEnds(text, len(b.items)); err == nil && !pending {
+				if ends, _, pending, err := readEnds(text, b.items); err == nil && !pending {
 					return ends, ""
 				}
 			}

@@ -227,7 +227,7 @@ func (l *load) complain(format string, args ...any) {
 
 // read notes what is told of a batch.
 func (l *load) read(b *batch, text []byte) {
-	ends, id, pending, err := readEnds(text, len(b.items))
+	ends, id, pending, err := readEnds(text, b.items)
 	if err != nil {
 		l.complain("%v: %s", err, text)
 		return

@@ -35,9 +35,10 @@ func Run(ctx context.Context, opts Options) (*Report, error) {
 		return nil, err
 	}
 	report := &Report{Seed: opts.Seed, Began: time.Now().UTC(), Seconds: opts.Duration.Seconds(), Faults: make(map[string]int)}
+	judged := false // what has no verdict is evidence, too
 	defer func() {
 		s.stop()
-		if report.Holds() {
+		if judged && report.Holds() || ctx.Err() != nil {
 			_ = s.postgres.Remove()
 		}
 	}()
@@ -88,6 +89,7 @@ func Run(ctx context.Context, opts Options) (*Report, error) {
 	if err := l.audit(auditing, report); err != nil {
 		return nil, err
 	}
+	judged = true
 	if !report.Holds() {
 		return report, l.keepEvidence(filepath.Join(opts.Dir, "batches.json"))
 	}
