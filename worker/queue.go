@@ -134,7 +134,7 @@ func NewQueue(nc *nats.Conn, opts QueueOptions) (*Queue, error) {
 // Ready tells whether batches can be queued now.
 func (q *Queue) Ready(ctx context.Context) error {
 	if !q.checked.Load() {
-		return errors.New("NATS has not been reached yet")
+		return errors.New("NATS has not been reached and checked yet")
 	}
 	if _, err := q.js.Stream(ctx, StreamName); err != nil {
 		return fmt.Errorf("stream %s: %w", StreamName, err)

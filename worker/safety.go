@@ -99,12 +99,26 @@ func (c Check) check(ctx context.Context, nc *nats.Conn) error {
 		return &safety.Breach{Setting: "the persistence of stream " + StreamName, Is: "async",
 			Because: "a crash of NATS may take batches that were answered 202", Do: "remove the stream when it is empty, it is made anew"}
 	}
+	return c.checkMonitors(ctx)
+}
+
+// checkMonitors asks all servers how they sync. Some of them may be away.
+func (c Check) checkMonitors(ctx context.Context) error {
+	var away []error
 	for _, monitor := range c.MonitorURLs {
-		if err := checkSync(ctx, monitor); err != nil {
-			return err
+		err := checkSync(ctx, monitor)
+		var breach *safety.Breach
+		if errors.As(err, &breach) {
+			return breach
+		}
+		if err != nil {
+			away = append(away, err)
 		}
 	}
-	return nil
+	if len(away) < len(c.MonitorURLs) {
+		return nil
+	}
+	return errors.Join(away...)
 }
 
 // checkSync asks a server's monitoring whether JetStream syncs each message.
@@ -113,6 +127,8 @@ func checkSync(ctx context.Context, monitorURL string) error {
 	if err != nil {
 		return fmt.Errorf("--nats-monitor-url: %w", err)
 	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
 		return fmt.Errorf("--nats-monitor-url: %w", err)
