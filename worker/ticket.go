@@ -40,17 +40,18 @@ func (t *Ticket) deliver(outcome intake.Outcome) {
 }
 
 // Wait fills the batch's verdicts as the outcomes of its chunks arrive. It
-// returns true when all of them have, and false when ctx ends before.
+// returns true when all of them have, and false when ctx ends before. When ctx
+// has ended already no outcome is looked at, though the worker may have been
+// quicker than the queue's answer: a batch that nobody waits for is Pending.
 func (t *Ticket) Wait(ctx context.Context) bool {
-	for len(t.open) > 0 {
+	for len(t.open) > 0 && ctx.Err() == nil {
 		select {
 		case outcome := <-t.outcomes:
 			t.apply(outcome)
 		case <-ctx.Done():
-			return false
 		}
 	}
-	return true
+	return len(t.open) == 0
 }
 
 func (t *Ticket) apply(outcome intake.Outcome) {

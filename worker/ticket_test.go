@@ -1,0 +1,26 @@
+package worker
+
+import (
+	"context"
+	"testing"
+
+	"intake"
+)
+
+// Whoever doesn't wait is told Pending, though the worker was quicker than the
+// answer of the queue.
+func TestTicket_NobodyWaits(t *testing.T) {
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 100 {
+		batch := newBatch("a")
+		ticket := newTicket(nil, batch, []*intake.Chunk{{Number: 1}})
+		ticket.deliver(intake.Outcome{Chunk: 1, Len: 1})
+		if ticket.Wait(over) || batch.Verdicts[0].Code != intake.CodePending {
+			t.Fatalf("after no wait the item is %v", batch.Verdicts[0].Code)
+		}
+		if !ticket.Wait(t.Context()) || batch.Verdicts[0].Code != intake.CodeSaved {
+			t.Fatalf("after a wait the item is %v", batch.Verdicts[0].Code)
+		}
+	}
+}
