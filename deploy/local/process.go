@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -149,17 +150,22 @@ func tail(file string) string {
 	return string(bytes.Join(lines[max(0, len(lines)-15):], []byte("\n")))
 }
 
-// freePort gives the port asked for if it is free, else any that is.
-func freePort(wanted int) (int, error) {
-	for _, port := range []int{wanted, 0} {
-		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			continue
+// FreePort gives a port of 127.0.0.1 that nobody listens on: wanted if it is not 0
+// and free, else one below those that systems give to outgoing connections, any of
+// which could take it while its server is down.
+func FreePort(wanted int) (port int, err error) {
+	for range 100 {
+		port = wanted
+		if port == 0 {
+			port = 15_000 + rand.IntN(15_000)
 		}
-		defer listener.Close()
-		return listener.Addr().(*net.TCPAddr).Port, nil
+		wanted = 0
+		var listener net.Listener
+		if listener, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			return port, listener.Close()
+		}
 	}
-	return 0, errors.New("no free port on 127.0.0.1")
+	return 0, fmt.Errorf("no free port on 127.0.0.1: %w", err)
 }
 
 // stopLeftover ends a server that an earlier process left behind, if the process

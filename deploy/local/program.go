@@ -21,6 +21,10 @@ func StartProgram(cmd *exec.Cmd, logFile string) (*Program, error) {
 // Done is closed when the program has ended.
 func (p *Program) Done() <-chan struct{} { return p.process.ended }
 
+// Err tells how the program has ended, nil being well. It is for when Done is
+// closed.
+func (p *Program) Err() error { return p.process.err }
+
 // Signal sends it a signal.
 func (p *Program) Signal(signal os.Signal) error { return p.process.cmd.Process.Signal(signal) }
 

@@ -26,7 +26,7 @@ func keptSecret(dir string) (string, error) {
 // keptPort gives a free port, the one of the last start in the folder if it can
 // be had again: so that a URL stays good over a restart.
 func keptPort(dir string) (int, error) {
-	port, err := freePort(lastPort(dir))
+	port, err := FreePort(lastPort(dir))
 	if err != nil {
 		return 0, err
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"intake"
 )
@@ -23,7 +24,7 @@ type told struct {
 }
 
 // readEnds reads an answer to items, and checks that it says of each what it is
-// about. Those that are pending are unknown.
+// about, and what the batch alone decides. Those that are pending are unknown.
 func readEnds(text []byte, items []item) (ends []end, id string, pending bool, err error) {
 	var t told
 	if err := json.Unmarshal(text, &t); err != nil {
@@ -32,6 +33,7 @@ func readEnds(text []byte, items []item) (ends []end, id string, pending bool, e
 	if len(t.Result) != len(items) {
 		return nil, "", false, fmt.Errorf("an answer of %d items to %d", len(t.Result), len(items))
 	}
+	verdicts := decided(items)
 	ends = make([]end, len(items))
 	for i := range t.Result {
 		status, data := &t.Result[i].Status, string(t.Result[i].Data)
@@ -42,19 +44,11 @@ func readEnds(text []byte, items []item) (ends []end, id string, pending bool, e
 		if status.State != status.Code.State() {
 			return nil, "", false, fmt.Errorf("item %d is %s with the code %s", i, status.State, status.Code)
 		}
-		switch {
-		case status.Code == intake.CodeSaved:
-			ends[i] = saved
-		case status.Code == intake.CodePending:
-			pending = true
-		case status.Code == intake.CodeDuplicateOfSaved && status.Reason == intake.DuplicateOfSaved(true).Text:
-			ends[i] = same
-		case status.Code == intake.CodeDuplicateOfSaved && status.Reason == intake.DuplicateOfSaved(false).Text:
-			ends[i] = different
-		default:
-			return nil, "", false, fmt.Errorf("item %d is %s: %s", i, status.Code, status.Reason)
+		if ends[i], err = endOf(intake.Verdict{Code: status.Code, Text: status.Reason}, verdicts[i], items[i]); err != nil {
+			return nil, "", false, fmt.Errorf("item %d: %w", i, err)
 		}
 	}
+	pending = slices.Contains(ends, unknown)
 	if pending == (t.Status == string(intake.Completed)) {
 		err = fmt.Errorf("status %s with pending items: %v", t.Status, pending)
 	}

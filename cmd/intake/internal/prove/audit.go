@@ -1,53 +1,62 @@
 package prove
 
 import (
-	"bytes"
 	"context"
-	"fmt"
-	"net/http"
 	"slices"
 	"time"
 
 	"github.com/anishathalye/porcupine"
+
+	"intake"
 )
 
-// audit compares what was told with what is there, when all is final.
-func (l *load) audit(ctx context.Context, r *Report) error {
-	r.Requests, r.Batches = l.requests, len(l.batches)
-	r.Violations = append(r.Violations, l.wrong...)
+// audit compares what was told with what is there, when all is final. What keeps it
+// from doing so when all is healed is a promise broken, too.
+func (l *load) audit(ctx context.Context, r *Report) {
 	l.measure(r)
-	if !l.settle(ctx, r) {
-		return nil // nothing can be said of the rest
+	defer func() {
+		r.Requests, r.Batches, r.Watched, r.Twins = l.requests, len(l.batches), l.watched, l.twins
+		r.Violations = append(r.Violations, l.wrong...)
+	}()
+	var records map[string]record
+	for _, step := range []struct {
+		what string
+		do   func() error
+	}{
+		{"all becomes final", func() error { return l.settle(ctx, r) }},
+		{"the queue is emptied", func() error { return l.stack.drain(ctx) }},
+		{"all is counted", func() error { return l.conserve(ctx, r) }},
+		{"records and histories", func() (err error) {
+			records, err = l.checkAll(ctx, r)
+			return err
+		}},
+		{"Idempotency-Keys", func() error { return l.repeat(ctx, r) }},
+		{"the seen set", func() error { return l.checkSeen(ctx, records, r) }},
+		{"deadlocks", func() error { return l.stack.checkDeadlocks(r) }},
+		{"Postgres put back", func() error { return l.restore(ctx, r, records) }},
+	} {
+		if err := step.do(); err != nil {
+			r.violate("the audit, when all was healed, ends at %q: %v", step.what, err)
+			return
+		}
 	}
-	if err := l.stack.drain(ctx); err != nil {
-		r.violate("the queue is not emptied: %v", err)
-		return nil
-	}
+}
+
+// checkAll compares all that was told with the records, and each key's history.
+func (l *load) checkAll(ctx context.Context, r *Report) (map[string]record, error) {
 	records, err := l.records(ctx, r)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	attempts := l.attempts()
+	r.Ends = make(map[string]int)
 	for _, a := range attempts {
-		r.Items++
 		r.Ends[a.end.String()]++
 	}
-	r.Records = len(records)
+	r.Items, r.Records = len(attempts), len(records)
 	checkRecords(attempts, records, r)
 	checkHistories(attempts, records, r)
-	if err := l.repeat(ctx, r); err != nil {
-		return err
-	}
-	if err := l.checkSeen(ctx, records, r); err != nil {
-		return err
-	}
-	if err := l.stack.checkDeadlocks(r); err != nil {
-		return err
-	}
-	if err := l.conserve(ctx, r); err != nil {
-		return err
-	}
-	return l.restore(ctx, r)
+	return records, nil
 }
 
 // measure tells how long nobody was told that something is Completed.
@@ -60,120 +69,93 @@ func (l *load) measure(r *Report) {
 		last = at
 		r.Rate[int(at.Seconds())]++
 	}
-	r.Ends = make(map[string]int)
 }
 
-// settle waits until every batch is final, and checks that what was final is so
-// still.
-func (l *load) settle(ctx context.Context, r *Report) bool {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	for n, b := range l.batches {
-		if b.id == "" || !b.pending && n%5 > 0 { // of those that were final, some
-			continue
-		}
-		ends, why := l.final(ctx, b)
-		if ends == nil {
-			r.violate("batch %s does not become final: %s", b.id, why)
-			return false
-		}
-		for i := range ends {
-			if b.ends[i] != unknown && b.ends[i] != ends[i] {
-				r.violate("batch %s: item %d was %s and is %s", b.id, i, b.ends[i], ends[i])
-			}
-		}
-		if b.pending {
-			b.ends, b.told = ends, time.Since(l.began)
-		}
-	}
-	return true
+// A record is what Postgres holds of a key.
+type record struct {
+	variant  int    // which of its data
+	batch    string // where it came from
+	position int
 }
 
-// final asks for a batch's status until it is final. If it isn't in time, it says
-// what was answered last.
-func (l *load) final(ctx context.Context, b *batch) (ends []end, why string) {
-	for {
-		request, err := l.request(ctx, http.MethodGet, l.stack.direct[0]+"/api/v1/clients/status/"+b.id, nil)
-		if err == nil {
-			status, text, err := l.do(request)
-			if ctx.Err() == nil {
-				why = fmt.Sprintf("%d %.200s (%v)", status, text, err)
-			}
-			if err == nil && status == http.StatusOK {
-				if ends, _, pending, err := readEnds(text, b.items); err == nil && !pending {
-					return ends, ""
-				}
-			}
-		}
-		if !sleep(ctx, 100*time.Millisecond) {
-			return nil, why
-		}
-	}
-}
-
-// records gives the variant of each record, having checked its data.
-func (l *load) records(ctx context.Context, r *Report) (map[string]int, error) {
-	rows, err := l.stack.pool.Query(ctx, "select partner_client_id, claims, total_amount::text from saved_clients where partner = $1", partnerName)
+// records reads all records, and checks that each holds some item's data.
+func (l *load) records(ctx context.Context, r *Report) (map[string]record, error) {
+	rows, err := l.stack.pool.Query(ctx, recordSQL, partnerName)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	records := make(map[string]int)
+	records := make(map[string]record)
 	for rows.Next() {
-		var key, amount string
-		var claims, variant int
-		if err := rows.Scan(&key, &claims, &amount); err != nil {
+		var key, data string
+		var is record
+		if err := rows.Scan(&key, &is.batch, &is.position, &data); err != nil {
 			return nil, err
 		}
-		if _, err := fmt.Sscanf(amount, "%d.0001", &variant); err != nil || claims != 1 || amount != fmt.Sprintf("%d.0001", variant) {
-			r.violate("record %s has %d claims of %s in all", key, claims, amount)
+		for variant := 1; variant <= variants; variant++ {
+			if data == (item{key: key, variant: variant}).record() {
+				is.variant = variant
+			}
+		}
+		if is.variant == 0 {
+			r.violate("record %s holds %.500s", key, data)
 		}
 		if _, twice := records[key]; twice {
 			r.violate("record %s is there twice", key)
 		}
-		records[key] = variant
+		records[key] = is
 	}
 	return records, rows.Err()
 }
 
+// attempts gives all items that were sent.
 func (l *load) attempts() (attempts []attempt) {
 	for n, b := range l.batches {
-		for i := range b.items {
-			attempts = append(attempts, attempt{b.items[i], n, b.sent, b.told, b.ends[i]})
+		verdicts := decided(b.items)
+		for i, it := range b.items {
+			a := attempt{item: it, position: i, batch: b.id, client: n, sent: b.sent, was: b.told, end: b.ends[i]}
+			// Nobody need say what the batch alone decides.
+			if a.end == unknown && (verdicts[i].Code != intake.CodePending || it.flaw == unwanted) {
+				a.end = refused
+			}
+			attempts = append(attempts, a)
 		}
 	}
 	return attempts
 }
 
-// checkRecords checks that all that is Completed is there with its data, and all
-// that is there is Completed, or of a request that was cut off.
-func checkRecords(attempts []attempt, records map[string]int, r *Report) {
+// checkRecords checks that all that is Completed is there with its data, and comes
+// from the item that was told so, and that all that is there is Completed, or of a
+// request that was cut off.
+func checkRecords(attempts []attempt, records map[string]record, r *Report) {
 	explained := make(map[string]bool)
 	owners := make(map[string]int)
 	for _, a := range attempts {
-		variant, there := records[a.key]
+		is, there := records[a.key]
 		switch a.end {
 		case saved:
 			if owners[a.key]++; owners[a.key] > 1 {
 				r.violate("%s was Completed %d times", a.key, owners[a.key])
 			}
-			if !there || variant != a.variant {
-				r.violate("%s was Completed with data %d, and what is there is %d", a.key, a.variant, variant)
+			if !there || is.variant != a.data() {
+				r.violate("%s was Completed with data %d, and what is there is %d", a.key, a.data(), is.variant)
+			} else if is.batch != a.batch || is.position != a.position {
+				r.violate("%s was Completed as item %d of batch %s, and what is there is item %d of batch %s", a.key, a.position, a.batch, is.position, is.batch)
 			}
 			explained[a.key] = true
 		case unknown:
-			if there && variant == a.variant {
+			if there && is.variant == a.data() {
 				explained[a.key] = true
 			}
 		case same, different:
-			if !there || (variant == a.variant) != (a.end == same) {
-				r.violate("%s with data %d was told to be a %s, and what is there is %d", a.key, a.variant, a.end, variant)
+			if !there || (is.variant == a.data()) != (a.end == same) {
+				r.violate("%s with data %d was told to be a %s, and what is there is %d", a.key, a.data(), a.end, is.variant)
 			}
 		}
 	}
-	for key, variant := range records {
+	for key, is := range records {
 		if !explained[key] {
-			r.violate("%s is there with data %d, and nobody was told so, or was cut off", key, variant)
+			r.violate("%s is there with data %d, and nobody was told so, or was cut off", key, is.variant)
 		}
 	}
 }
@@ -181,21 +163,31 @@ func checkRecords(attempts []attempt, records map[string]int, r *Report) {
 // checkHistories checks for each key that there is an order of all that was done
 // with it, within the time that each took, in which everything told is true: the
 // first one creates it, and nobody ever does again.
-func checkHistories(attempts []attempt, records map[string]int, r *Report) {
-	histories := make(map[string][]porcupine.Operation)
+func checkHistories(attempts []attempt, records map[string]record, r *Report) {
+	histories, created := make(map[string][]porcupine.Operation), make(map[string]bool)
 	var last int64
 	for _, a := range attempts {
 		last = max(last, int64(a.was))
+		created[a.key] = created[a.key] || a.end == saved
 	}
 	for _, a := range attempts {
-		op := porcupine.Operation{ClientId: a.client, Input: a.variant, Call: int64(a.sent), Output: a.end, Return: int64(a.was)}
-		if a.end == unknown {
-			op.Return = last + 1 // it may happen at any time
+		op := porcupine.Operation{ClientId: a.client, Input: a.data(), Call: int64(a.sent), Output: a.end, Return: int64(a.was)}
+		switch a.end {
+		case saved, same, different:
+		case unknown:
+			// What was cut off may have been done at any time; but what is there is
+			// what was created first, and of that somebody may have been told.
+			if created[a.key] || records[a.key].variant != a.data() {
+				continue
+			}
+			op.Return = last + 1
+		default:
+			continue // nothing was created, or looked at
 		}
 		histories[a.key] = append(histories[a.key], op)
 	}
 	for key, history := range histories {
-		history = append(history, porcupine.Operation{ClientId: -1, Input: 0, Call: last + 2, Output: records[key], Return: last + 3})
+		history = append(history, porcupine.Operation{ClientId: -1, Input: 0, Call: last + 2, Output: records[key].variant, Return: last + 3})
 		switch porcupine.CheckOperationsTimeout(createOnce, history, 10*time.Second) {
 		case porcupine.Illegal:
 			r.violate("what was told of %s fits no order of events", key)
@@ -221,7 +213,7 @@ var createOnce = (&porcupine.NondeterministicModel{
 		switch e := output.(end); {
 		case e == unknown && is == 0:
 			return []any{0, variant}
-		case e == unknown, e == refused:
+		case e == unknown:
 			return []any{is}
 		case e == saved && is == 0:
 			return []any{variant}
@@ -232,27 +224,3 @@ var createOnce = (&porcupine.NondeterministicModel{
 	},
 	Equal: func(a, b any) bool { return a == b },
 }).ToModel()
-
-// repeat sends each batch that had an Idempotency-Key again: the answer is the
-// first one.
-func (l *load) repeat(ctx context.Context, r *Report) error {
-	for _, b := range l.batches {
-		if b.key == "" || !b.answered {
-			continue
-		}
-		r.Keys++
-		for {
-			status, text, err := l.post(ctx, l.stack.direct[r.Keys%2], b, "wait=5")
-			if err == nil && status != http.StatusServiceUnavailable && status != http.StatusConflict {
-				if !bytes.Equal(text, b.answer) {
-					r.violate("%s is answered %d %.300s, at first %.300s", b.key, status, text, b.answer)
-				}
-				break
-			}
-			if !sleep(ctx, 100*time.Millisecond) {
-				return fmt.Errorf("%s is not answered again: %d %s (%v)", b.key, status, text, err)
-			}
-		}
-	}
-	return nil
-}

@@ -2,6 +2,7 @@ package prove
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -13,7 +14,7 @@ import (
 
 // post gives an answer if all of it has come.
 func (l *load) post(ctx context.Context, front string, b *batch, prefer string) (status int, text []byte, err error) {
-	request, err := l.request(ctx, http.MethodPost, front+"/api/v1/clients", strings.NewReader(b.body))
+	request, err := l.request(ctx, http.MethodPost, front+"/api/v1/clients", strings.NewReader(b.body()))
 	if err != nil {
 		return http.StatusServiceUnavailable, nil, nil // no token: nothing was sent
 	}
@@ -26,10 +27,37 @@ func (l *load) post(ctx context.Context, front string, b *batch, prefer string) 
 	return l.do(request)
 }
 
+// postUntilAnswered sends a batch, when all is healed, until it is taken or refused
+// for good.
+func (l *load) postUntilAnswered(ctx context.Context, front string, b *batch) (status int, text []byte, err error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for {
+		status, text, err = l.post(ctx, front, b, "wait=30")
+		switch {
+		case err != nil: // it may have been saved
+			lost := l.newBatch(b.items)
+			lost.sent, lost.told = b.sent, time.Since(l.began)
+			l.keep(lost)
+		case status != http.StatusServiceUnavailable && status != http.StatusConflict:
+			return status, text, nil
+		}
+		if !sleep(ctx, 100*time.Millisecond) {
+			return 0, nil, fmt.Errorf("a batch (Idempotency-Key %q) is not answered: %d %.200s (%v)", b.key, status, text, err)
+		}
+	}
+}
+
 func (l *load) count() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.requests++
+}
+
+func (l *load) countRequests() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.requests
 }
 
 func (l *load) do(request *http.Request) (status int, text []byte, err error) {

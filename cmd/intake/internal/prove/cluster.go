@@ -31,7 +31,7 @@ func (s *stack) startNATSCluster(ctx context.Context) error {
 	ports := make([]int, clusterSize)
 	for i := range ports {
 		var err error
-		if ports[i], err = freePort(); err != nil {
+		if ports[i], err = local.FreePort(0); err != nil {
 			return err
 		}
 	}
@@ -67,7 +67,7 @@ func (s *stack) startRedisCluster(ctx context.Context) error {
 		node := new(local.RedisNode)
 		for _, port := range []*int{&node.Port, &node.BusPort} {
 			var err error
-			if *port, err = freePort(); err != nil {
+			if *port, err = local.FreePort(0); err != nil {
 				return err
 			}
 		}
@@ -92,16 +92,4 @@ func (s *stack) startRedisCluster(ctx context.Context) error {
 	}
 	s.redisURL = strings.Join(urls, ",")
 	return local.JoinRedisCluster(ctx, s.redis...)
-}
-
-func freePort() (int, error) {
-	address, err := freeAddress()
-	if err != nil {
-		return 0, err
-	}
-	_, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return 0, err
-	}
-	return strconv.Atoi(port)
 }

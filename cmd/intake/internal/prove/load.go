@@ -22,51 +22,38 @@ const (
 	requestTimeout = 20 * time.Second
 )
 
-// An item is one that was sent: which key with which of its data.
-type item struct {
-	key     string
-	variant int
-}
-
-// text is the item as it is sent.
-func (i item) text() string {
-	return fmt.Sprintf(`{"partner_client_id":%q,"entity_type":"SoleTrader","revenue_claims":[{"start_date":"2025-01-01T00:00:00.000Z",`+
-		`"end_date":"2025-01-31T23:59:59.999Z","time_period":"Monthly","currency":"GBP","total_amount":%d.0001,"transaction_count":1}]}`, i.key, i.variant)
-}
-
-// An end is what became of an item, as far as was told.
-type end uint8
-
-const (
-	unknown   end = iota // nobody said: the request was cut off
-	refused              // the request was, as a whole
-	saved                // Completed
-	same                 // Duplicate of a record with the same data
-	different            // Duplicate of one with different data
-	wrong                // something that can't be
-)
-
 // An attempt is an item in a request, from when it was sent until it was known
 // what became of it.
 type attempt struct {
 	item
+	position  int    // in the batch
+	batch     string // its id, if that was told
 	client    int
 	sent, was time.Duration
 	end       end
 }
 
-// A batch is a request, with what was told of it.
+// A batch is a request, with what was told of it. Once it is kept, it is guarded by
+// the load's mu.
 type batch struct {
 	items    []item
 	key      string // Idempotency-Key
-	body     string
 	sent     time.Duration
-	told     time.Duration
+	told     time.Duration // when it was known what became of all items
 	id       string
-	answer   []byte // the first one in full
+	answer   []byte // the first one in full, if there is a key
 	ends     []end
-	pending  bool // not final when it was answered
+	pending  bool // not final, as far as was told
 	answered bool
+}
+
+// body is the batch as it is sent.
+func (b *batch) body() string {
+	texts := make([]string, len(b.items))
+	for i := range b.items {
+		texts[i] = b.items[i].text()
+	}
+	return "[" + strings.Join(texts, ",") + "]"
 }
 
 // A load is all that was sent.
@@ -85,8 +72,11 @@ type load struct {
 
 	mu        sync.Mutex
 	batches   []*batch
+	named     []*batch // those that have an id
 	wrong     []string
 	requests  int
+	watched   int             // status checks that found a batch final, while faults were made
+	twins     int             // requests sent twice at once, with one Idempotency-Key
 	completed []time.Duration // when items were answered Completed
 }
 
@@ -105,34 +95,34 @@ func (l *load) run(ctx context.Context, client int) {
 			l.runStream(ctx, random, client, n)
 			continue
 		}
-		b := l.newBatch(l.draw(random, client, n))
+		items := l.draw(random, client, n)
 		prefer := []string{"wait=5", "wait=5", "wait=5", "respond-async"}[random.IntN(4)]
 		if random.IntN(3) == 0 {
-			b.key = fmt.Sprintf("key-%d-%d", client, n)
+			l.runKeyed(ctx, random, items, fmt.Sprintf("key-%d-%d", client, n), prefer)
+			continue
 		}
-		for try := 0; ; try++ {
+		for range 4 { // when nobody says that it was taken, it is sent again
+			b := l.newBatch(items)
 			l.send(ctx, random, b, prefer)
 			l.keep(b)
-			if b.answered || try == 3 || ctx.Err() != nil {
+			if b.answered || ctx.Err() != nil {
 				break
 			}
-			b = l.newBatch(b.items) // nobody said that it was taken, so it is sent again
 		}
 	}
 }
 
 func (l *load) newBatch(items []item) *batch {
-	texts := make([]string, len(items))
-	for i := range items {
-		texts[i] = items[i].text()
-	}
-	return &batch{items: items, body: "[" + strings.Join(texts, ",") + "]", ends: make([]end, len(items)), sent: time.Since(l.began)}
+	return &batch{items: items, ends: make([]end, len(items)), sent: time.Since(l.began)}
 }
 
 func (l *load) keep(b *batch) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.batches = append(l.batches, b)
+	if b.id != "" {
+		l.named = append(l.named, b)
+	}
 	for _, e := range b.ends {
 		if e == saved {
 			l.completed = append(l.completed, b.told)
@@ -140,9 +130,10 @@ func (l *load) keep(b *batch) {
 	}
 }
 
-// draw makes up a batch: new keys, and some that others send too, each once. Now
-// and then all clients want to create the same many keys at once, each in an order
-// of its own.
+// draw makes up a batch: new keys, and some that others send too. Some have items
+// that are refused, in the batch or by Postgres. Now and then all clients want to
+// create the same many keys at once, each in an order of its own, and now and then
+// a batch is so large that it is queued in pieces.
 func (l *load) draw(random *rand.Rand, client, n int) []item {
 	const hotKeys = 20
 	if random.IntN(300) == 0 {
@@ -152,7 +143,11 @@ func (l *load) draw(random *rand.Rand, client, n int) []item {
 		l.herds[client] = herd
 		return drawHerd(random, herd)
 	}
-	items := make([]item, 1+random.IntN(6))
+	size := 1 + random.IntN(6)
+	if random.IntN(1_500) == 0 {
+		size = 1_000 + random.IntN(1_500)
+	}
+	items := make([]item, size)
 	first, used := int(l.hot.Load()), make(map[string]bool)
 	for i := range items {
 		it := item{key: fmt.Sprintf("own-%d-%d-%d", client, n, i), variant: 1}
@@ -168,7 +163,29 @@ func (l *load) draw(random *rand.Rand, client, n int) []item {
 	if random.IntN(10) == 0 {
 		l.hot.Add(1)
 	}
+	if random.IntN(5) == 0 {
+		items = spoil(random, items)
+	}
 	return items
+}
+
+// spoil makes an item one that can't be saved, or adds one that shares its key.
+func spoil(random *rand.Rand, items []item) []item {
+	at := random.IntN(len(items))
+	again := items[at]
+	switch random.IntN(5) {
+	case 0:
+		items[at].flaw = invalid
+		return items
+	case 1:
+		items[at].flaw = unwanted
+		return items
+	case 2:
+		again.flaw = invalid
+	case 3:
+		again.variant = 1 + again.variant%variants
+	}
+	return append(items, again) // the same data, or other data
 }
 
 func drawHerd(random *rand.Rand, herd int64) []item {
@@ -232,5 +249,8 @@ func (l *load) read(b *batch, text []byte) {
 		l.complain("%v: %s", err, text)
 		return
 	}
-	b.ends, b.id, b.pending, b.answered, b.answer = ends, id, pending, true, text
+	b.ends, b.id, b.pending, b.answered = ends, id, pending, true
+	if b.key != "" {
+		b.answer = text
+	}
 }

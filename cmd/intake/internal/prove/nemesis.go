@@ -22,11 +22,12 @@ import (
 
 // A fault is something bad that can be done, and undone.
 type fault struct {
-	kind   string
-	where  string
-	atMost time.Duration // that it lasts
-	do     func(context.Context) error
-	undo   func(context.Context) error // nil: it passes by itself
+	kind     string
+	where    string
+	atMost   time.Duration // that it lasts
+	do       func(context.Context) error
+	undo     func(context.Context) error // nil: it passes by itself
+	promised bool                        // that do succeeds, as nothing but a bug could keep it from that
 }
 
 // A nemesis does what can go wrong.
@@ -56,27 +57,48 @@ func (n *nemesis) run(ctx context.Context, random *rand.Rand, groups ...[]fault)
 		}
 		began := time.Since(n.began)
 		doing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
-		err := f.do(doing)
+		failed := f.do(doing)
 		cancel()
+		var left error
 		if f.undo != nil {
 			sleep(ctx, lasts)
-			undoing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 90*time.Second)
-			for f.undo(undoing) != nil && sleep(undoing, 200*time.Millisecond) {
-			}
-			cancel()
+			left = undo(context.WithoutCancel(ctx), f)
 		}
-		n.note(f, began, time.Since(n.began), err)
+		n.note(f, began, time.Since(n.began), failed, left)
 	}
 }
 
-func (n *nemesis) note(f fault, began, ended time.Duration, err error) {
+// undo tries to undo a fault until it is.
+func undo(ctx context.Context, f fault) error {
+	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
+	defer cancel()
+	for {
+		err := f.undo(ctx)
+		if err == nil || !sleep(ctx, 200*time.Millisecond) {
+			return err
+		}
+	}
+}
+
+// note takes down a fault, how doing it has failed, and how undoing it has.
+func (n *nemesis) note(f fault, began, ended time.Duration, failed, left error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	note := ""
-	if err != nil {
-		note = ": " + err.Error()
+	switch {
+	case left != nil:
+		n.report.violate("%s %s could not be undone: %v", f.kind, f.where, left)
+	case f.promised && failed != nil:
+		n.report.violate("%v", failed)
+	}
+	if err := errors.Join(failed, left); err != nil {
+		note = ": " + strings.ReplaceAll(err.Error(), "\n", "; ")
 	}
 	fmt.Fprintf(n.out, "%6.1f s  %-8s %s, for %.1f s%s\n", began.Seconds(), f.kind, f.where, (ended - began).Seconds(), note)
+	if failed != nil {
+		n.report.Failed++
+		return
+	}
 	n.report.Faults[f.kind]++
 	n.report.Timeline = append(n.report.Timeline, faultSpan{f.kind, f.where, began.Seconds(), ended.Seconds()})
 }
@@ -94,16 +116,14 @@ func sleep(ctx context.Context, d time.Duration) bool {
 func (n *nemesis) processFaults() (faults []fault) {
 	s := n.stack
 	for _, p := range s.parts {
+		begin := func(context.Context) error { return p.begin() }
+		signal := func(signal syscall.Signal) func(context.Context) error {
+			return func(context.Context) error { return p.running().Signal(signal) }
+		}
 		faults = append(faults,
-			fault{"kill", p.name, 2 * time.Second,
-				func(context.Context) error { p.kill(); return nil },
-				func(context.Context) error { return p.begin() }},
-			fault{"stop", p.name, 3 * ackWait,
-				func(context.Context) error { p.signal(syscall.SIGSTOP); return nil },
-				func(context.Context) error { p.signal(syscall.SIGCONT); return nil }},
-			fault{"restart", p.name, time.Second,
-				p.end,
-				func(context.Context) error { return p.begin() }})
+			fault{"kill", p.name, 2 * time.Second, func(context.Context) error { return p.kill() }, begin, true},
+			fault{"stop", p.name, 3 * ackWait, signal(syscall.SIGSTOP), signal(syscall.SIGCONT), true},
+			fault{"restart", p.name, time.Second, p.end, begin, true})
 	}
 	servers := map[string]server{"postgres": s.postgres}
 	for i, node := range s.redis {
@@ -112,10 +132,10 @@ func (n *nemesis) processFaults() (faults []fault) {
 	for _, name := range slices.Sorted(maps.Keys(servers)) { // always in the same order, so that a seed says which
 		other := servers[name]
 		faults = append(faults,
-			fault{"kill", name, 2 * time.Second, func(context.Context) error { other.Kill(); return nil }, other.Start},
+			fault{"kill", name, 2 * time.Second, func(context.Context) error { other.Kill(); return nil }, other.Start, true},
 			fault{"stop", name, 3 * ackWait,
 				func(context.Context) error { other.Signal(syscall.SIGSTOP); return nil },
-				func(context.Context) error { other.Signal(syscall.SIGCONT); return nil }})
+				func(context.Context) error { other.Signal(syscall.SIGCONT); return nil }, true})
 	}
 	return faults
 }
@@ -154,13 +174,13 @@ func (n *nemesis) linkFaults(l *link) []fault {
 	return []fault{
 		{"cut", l.name, 5 * time.Second,
 			func(context.Context) error { l.proxy.Stop(); return nil },
-			func(context.Context) error { return l.proxy.Start() }},
-		{"slow", l.name, 5 * time.Second, slow, fast},
-		{"deaf", l.name, 8 * time.Second, deaf, heard},
-		{"mute", l.name, 8 * time.Second, mute, spoken},
-		{"tear", l.name, 4 * time.Second, torn, whole},
-		{"tear", l.name, 4 * time.Second, tornUp, wholeUp},
-		{"reset", l.name, 2 * time.Second, reset, quiet},
+			func(context.Context) error { return l.proxy.Start() }, true},
+		{"slow", l.name, 5 * time.Second, slow, fast, true},
+		{"deaf", l.name, 8 * time.Second, deaf, heard, true},
+		{"mute", l.name, 8 * time.Second, mute, spoken, true},
+		{"tear", l.name, 4 * time.Second, torn, whole, true},
+		{"tear", l.name, 4 * time.Second, tornUp, wholeUp, true},
+		{"reset", l.name, 2 * time.Second, reset, quiet, true},
 	}
 }
 
@@ -184,11 +204,11 @@ func (n *nemesis) serverFaults() []fault {
 		}
 	}
 	faults := []fault{
-		{"postgres", "cancelling statements", 0, query("select pg_cancel_backend(pid)" + others), nil},
-		{"postgres", "ending sessions", 0, query("select pg_terminate_backend(pid)" + others), nil},
+		{"postgres", "cancelling statements", 0, query("select pg_cancel_backend(pid)" + others), nil, false},
+		{"postgres", "ending sessions", 0, query("select pg_terminate_backend(pid)" + others), nil, false},
 		{"postgres", "read-only", 4 * time.Second,
 			both("alter system set default_transaction_read_only = on", settings),
-			both("alter system reset default_transaction_read_only", settings)},
+			both("alter system reset default_transaction_read_only", settings), false},
 		{"postgres", "refusing connections", 4 * time.Second,
 			func(ctx context.Context) error {
 				if err := s.elsewhere(ctx, "alter database postgres allow_connections false"); err != nil {
@@ -198,8 +218,8 @@ func (n *nemesis) serverFaults() []fault {
 			},
 			func(ctx context.Context) error {
 				return s.elsewhere(ctx, "alter database postgres allow_connections true")
-			}},
-		{"postgres", "deadlocked", 0, s.deadlock, nil},
+			}, false},
+		{"postgres", "deadlocked", 0, s.deadlock, nil, false},
 		{"nats", "full", 4 * time.Second,
 			func(ctx context.Context) error {
 				return s.withStream(ctx, func(js jetstream.JetStream, stream jetstream.Stream) error {
@@ -210,14 +230,15 @@ func (n *nemesis) serverFaults() []fault {
 				return s.withStream(ctx, func(js jetstream.JetStream, stream jetstream.Stream) error {
 					return limitStream(ctx, js, stream, queueBytes)
 				})
-			}},
+			}, false},
 	}
-	for _, consumer := range []string{"worker-waiting", "worker-later-0", "worker-later-1"} {
+	// The consumers of those who wait and of the first partner.
+	for _, consumer := range []string{"worker-waiting", "worker-later-1"} {
 		faults = append(faults, fault{"nats", "without " + consumer, 0, func(ctx context.Context) error {
 			return s.withStream(ctx, func(_ jetstream.JetStream, stream jetstream.Stream) error {
 				return stream.DeleteConsumer(ctx, consumer)
 			})
-		}, nil})
+		}, nil, false})
 	}
 	return faults
 }
@@ -232,7 +253,7 @@ func limitStream(ctx context.Context, js jetstream.JetStream, stream jetstream.S
 
 // elsewhere runs a statement in another database than Intake's.
 func (s *stack) elsewhere(ctx context.Context, sql string) error {
-	config, err := pgx.ParseConfig(s.postgres.URL())
+	config, err := pgx.ParseConfig(s.postgresURL)
 	if err != nil {
 		return err
 	}

@@ -34,21 +34,52 @@ func Run(ctx context.Context, opts Options) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	report := &Report{Seed: opts.Seed, Began: time.Now().UTC(), Seconds: opts.Duration.Seconds(), Faults: make(map[string]int)}
-	judged := false // what has no verdict is evidence, too
+	report := &Report{Seed: opts.Seed, Cluster: opts.Cluster, Began: time.Now().UTC(), Seconds: opts.Duration.Seconds(), Faults: make(map[string]int)}
 	defer func() {
 		s.stop()
-		if judged && report.Holds() || ctx.Err() != nil {
+		if report.Holds() || ctx.Err() != nil {
 			_ = s.postgres.Remove()
 		}
 	}()
 	l := newLoad(s, opts.Seed)
+	s.torment(ctx, opts, report, l)
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	for _, p := range s.parts {
+		if err := p.crashed(); err != nil {
+			report.violate("%v: see %s", err, opts.Dir)
+			if err := p.begin(); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if err := s.waitReady(ctx); err != nil {
+		report.violate("a minute after all was healed: %v", err)
+	} else {
+		auditing, cancel := context.WithTimeout(ctx, 5*time.Minute+opts.Duration)
+		defer cancel()
+		l.audit(auditing, report)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if !report.Holds() {
+		return report, l.keepEvidence(filepath.Join(opts.Dir, "batches.json"))
+	}
+	return report, nil
+}
+
+// torment sends the load, makes faults meanwhile, and ends the load a while after
+// the last one is healed.
+func (s *stack) torment(ctx context.Context, opts Options, report *Report, l *load) {
 	loading, stopLoad := context.WithCancel(ctx)
 	defer stopLoad()
 	var clients sync.WaitGroup
 	for n := range loadClients {
 		clients.Go(func() { l.run(loading, n) })
 	}
+	clients.Go(func() { l.watch(loading) })
 	nemesis := newNemesis(s, report, opts.Out)
 	tormenting, heal := context.WithTimeout(ctx, opts.Duration)
 	defer heal()
@@ -61,37 +92,14 @@ func Run(ctx context.Context, opts Options) (*Report, error) {
 		nemeses.Go(func() { nemesis.run(tormenting, rand.New(rand.NewPCG(opts.Seed, uint64(n))), groups...) })
 	}
 	nemeses.Wait()
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	for _, p := range s.parts {
-		if p.hasEnded() {
-			report.violate("%s has ended by itself: see %s", p.name, opts.Dir)
-			if err := p.begin(); err != nil {
-				return nil, err
-			}
-		}
-	}
 	fmt.Fprintln(opts.Out, "all is healed; the load ends when it has gone on for a while")
-	if err := s.waitReady(ctx); err != nil {
-		return nil, err
-	}
-	select {
-	case <-time.After(5 * time.Second):
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
+	sleep(ctx, 5*time.Second)
 	l.end()
+	// A batch with an Idempotency-Key is sent until it is answered.
+	patience := time.AfterFunc(time.Minute, func() {
+		l.complain("the load does not end within a minute after all was healed")
+		stopLoad()
+	})
+	defer patience.Stop()
 	clients.Wait()
-	stopLoad()
-	auditing, cancel := context.WithTimeout(ctx, 5*time.Minute)
-	defer cancel()
-	if err := l.audit(auditing, report); err != nil {
-		return nil, err
-	}
-	judged = true
-	if !report.Holds() {
-		return report, l.keepEvidence(filepath.Join(opts.Dir, "batches.json"))
-	}
-	return report, nil
 }

@@ -2,6 +2,7 @@ package prove
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"sync"
 	"time"
@@ -10,6 +11,9 @@ import (
 
 	"intake/dedupe"
 )
+
+// seenPrefix is how the names of the seen set's buckets begin, before the timeline.
+const seenPrefix = "intake:seen:"
 
 // redisFaults make the seen set forget, go back in time, or refuse.
 func (n *nemesis) redisFaults() []fault {
@@ -25,14 +29,14 @@ func (n *nemesis) redisFaults() []fault {
 	}
 	var old map[string]map[string]string // an old copy of all
 	return []fault{
-		{"redis", "emptied", 0, empty, nil},
+		{"redis", "emptied", 0, empty, nil, false},
 		{"redis", "copied", 0, func(ctx context.Context) (err error) {
 			old, err = copyRedis(ctx, client)
 			return err
-		}, nil},
+		}, nil, false},
 		{"redis", "put back to an old copy", 0, func(ctx context.Context) error {
 			if old == nil {
-				return nil
+				return errors.New("there is no copy yet")
 			}
 			if err := empty(ctx); err != nil {
 				return err
@@ -43,8 +47,8 @@ func (n *nemesis) redisFaults() []fault {
 			}
 			_, err := pipeline.Exec(ctx)
 			return err
-		}, nil},
-		{"redis", "refusing writes", 5 * time.Second, memory("1"), memory("0")},
+		}, nil, false},
+		{"redis", "refusing writes", 5 * time.Second, memory("1"), memory("0"), false},
 	}
 }
 
@@ -54,7 +58,7 @@ func copyRedis(ctx context.Context, client redis.UniversalClient) (map[string]ma
 	all := make(map[string]map[string]string)
 	err := dedupe.EachServer(ctx, client, func(ctx context.Context, server *redis.Client) error {
 		own := make(map[string]map[string]string)
-		keys := server.Scan(ctx, 0, "intake:seen:*", 1_000).Iterator()
+		keys := server.Scan(ctx, 0, seenPrefix+"*", 1_000).Iterator()
 		for keys.Next(ctx) {
 			fields, err := server.HGetAll(ctx, keys.Val()).Result()
 			if err != nil {

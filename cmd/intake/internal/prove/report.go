@@ -16,7 +16,9 @@ type Report struct {
 	Seed     uint64         `json:"seed"`
 	Began    time.Time      `json:"began"`
 	Seconds  float64        `json:"seconds"`
+	Cluster  bool           `json:"cluster"`
 	Faults   map[string]int `json:"faults"`
+	Failed   int            `json:"faults_that_could_not_be_made"`
 	Timeline []faultSpan    `json:"timeline"`
 	Rate     []int          `json:"completed_each_second"`
 
@@ -27,7 +29,10 @@ type Report struct {
 	Records    int            `json:"records"`
 	Histories  int            `json:"histories_checked"`
 	Unchecked  int            `json:"histories_given_up"`
+	Watched    int            `json:"final_states_asked_for_meanwhile"`
+	Asked      int            `json:"final_states_asked_for_afterwards"`
 	Keys       int            `json:"idempotency_keys_repeated"`
+	Twins      int            `json:"idempotency_keys_sent_twice_at_once"`
 	Seen       int            `json:"keys_in_redis"`
 	Conserved  int            `json:"items_counted"`
 	Restored   int            `json:"items_lost_and_saved_again"`
@@ -45,10 +50,6 @@ type faultSpan struct {
 	Ended float64 `json:"ended"`
 }
 
-func (e end) String() string {
-	return [...]string{"unknown", "refused", "completed", "duplicate, same data", "duplicate, different data", "wrong"}[e]
-}
-
 func (r *Report) violate(format string, args ...any) {
 	r.Violations = append(r.Violations, fmt.Sprintf(format, args...))
 }
@@ -56,9 +57,30 @@ func (r *Report) violate(format string, args ...any) {
 // Holds tells whether every promise was kept.
 func (r *Report) Holds() bool { return len(r.Violations) == 0 }
 
+// Kind says what was run.
+func (r *Report) Kind() string {
+	if r.Cluster {
+		return "a cluster of three"
+	}
+	return "one server of each kind"
+}
+
+// Checks says what was compared.
+func (r *Report) Checks() []string {
+	return []string{
+		fmt.Sprintf("the longest time in which nothing was Completed: %.1f s", r.LongestGap),
+		fmt.Sprintf("%d keys' histories checked (%d given up)", r.Histories, r.Unchecked),
+		fmt.Sprintf("%d final states asked for while faults were made, %d afterwards", r.Watched, r.Asked),
+		fmt.Sprintf("%d Idempotency-Keys sent again, %d twice at once", r.Keys, r.Twins),
+		fmt.Sprintf("%d keys in Redis, all of them in Postgres", r.Seen),
+		fmt.Sprintf("%d items counted alike by clients, fronts and workers", r.Conserved),
+		fmt.Sprintf("%d items saved again that Postgres had lost, of which Redis had seen %d", r.Restored, r.Stale),
+	}
+}
+
 // Print prints the report.
 func (r *Report) Print(out io.Writer) {
-	fmt.Fprintf(out, "\nseed %d, %.0f s: %d requests, %d batches, %d items, %d records\n", r.Seed, r.Seconds, r.Requests, r.Batches, r.Items, r.Records)
+	fmt.Fprintf(out, "\nseed %d, %.0f s, %s: %d requests, %d batches, %d items, %d records\n", r.Seed, r.Seconds, r.Kind(), r.Requests, r.Batches, r.Items, r.Records)
 	for _, name := range slices.Sorted(maps.Keys(r.Ends)) {
 		fmt.Fprintf(out, "  %7d %s\n", r.Ends[name], name)
 	}
@@ -66,12 +88,9 @@ func (r *Report) Print(out io.Writer) {
 	for _, kind := range slices.Sorted(maps.Keys(r.Faults)) {
 		faults = append(faults, fmt.Sprintf("%d %s", r.Faults[kind], kind))
 	}
-	fmt.Fprintf(out, "faults: %s\n", strings.Join(faults, ", "))
-	fmt.Fprintf(out, "the longest time in which nothing was Completed: %.1f s\n", r.LongestGap)
-	fmt.Fprintf(out, "%d histories checked (%d given up), %d Idempotency-Keys repeated, %d keys in Redis\n", r.Histories, r.Unchecked, r.Keys, r.Seen)
-	fmt.Fprintf(out, "%d items counted alike by clients, fronts and workers, %d saved again that Postgres had lost and Redis (%d of them) had seen\n", r.Conserved, r.Restored, r.Stale)
+	fmt.Fprintf(out, "faults: %s (and %d that could not be made)\n", strings.Join(faults, ", "), r.Failed)
 	if r.Holds() {
-		fmt.Fprintln(out, "every promise was kept")
+		fmt.Fprintf(out, "%s\nevery promise was kept\n", strings.Join(r.Checks(), "\n"))
 		return
 	}
 	fmt.Fprintf(out, "%d violations:\n", len(r.Violations))

@@ -3,7 +3,6 @@ package prove
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"time"
@@ -15,7 +14,8 @@ const restoreTime = 4 * time.Second
 
 // restore puts Postgres back to what it was a while ago. Redis has seen keys that
 // Postgres does not hold any more: sent again, they are Completed, not Duplicates.
-func (l *load) restore(ctx context.Context, r *Report) error {
+// All else is there as it was.
+func (l *load) restore(ctx context.Context, r *Report, before map[string]record) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	s := l.stack
@@ -28,12 +28,12 @@ func (l *load) restore(ctx context.Context, r *Report) error {
 	if err := s.startPostgres(ctx); err != nil {
 		return err
 	}
-	batches, records := make([]*batch, 20), make(map[string]int)
+	batches, lost := make([]*batch, 20), make(map[string]int)
 	for n := range batches {
 		items := make([]item, 1+n%5)
 		for i := range items {
-			items[i] = item{fmt.Sprintf("lost-%d-%d", n, i), 1}
-			records[items[i].key] = 1
+			items[i] = item{key: fmt.Sprintf("lost-%d-%d", n, i), variant: 1}
+			lost[items[i].key] = 1
 		}
 		batches[n] = l.newBatch(items)
 		if err := l.mustSave(ctx, r, batches[n], "new"); err != nil {
@@ -41,7 +41,7 @@ func (l *load) restore(ctx context.Context, r *Report) error {
 		}
 	}
 	var err error
-	if r.Stale, err = s.waitMarked(ctx, records); err != nil {
+	if r.Stale, err = s.waitMarked(ctx, lost); err != nil {
 		return err
 	}
 	s.postgres.Kill()
@@ -60,6 +60,20 @@ func (l *load) restore(ctx context.Context, r *Report) error {
 		}
 		r.Restored += len(b.items)
 	}
+	after, err := l.records(ctx, r)
+	if err != nil {
+		return err
+	}
+	for key, was := range before {
+		if after[key] != was {
+			r.violate("%s was %+v before Postgres was put back, and is %+v", key, was, after[key])
+		}
+	}
+	for key, is := range after {
+		if before[key] != is && lost[key] != is.variant {
+			r.violate("%s is there with data %d since Postgres was put back", key, is.variant)
+		}
+	}
 	return nil
 }
 
@@ -71,24 +85,18 @@ func (s *stack) startPostgres(ctx context.Context) error {
 }
 
 // mustSave sends a batch until it is answered. All of its items must be Completed
-// then.
+// then, or Duplicates of what a request without an answer has saved.
 func (l *load) mustSave(ctx context.Context, r *Report, b *batch, what string) error {
-	unsure := false // whether one that was not answered has saved it
-	for try := 0; ; try++ {
-		status, text, err := l.post(ctx, l.stack.direct[try%2], b, "wait=30")
-		if err == nil && (status == http.StatusOK || status == http.StatusAccepted) {
-			l.read(b, text)
-			break
-		}
-		unsure = unsure || err != nil
-		if !sleep(ctx, 200*time.Millisecond) {
-			return fmt.Errorf("a batch is not saved: %d %.200s (%v)", status, text, err)
-		}
+	kept := l.countBatches()
+	_, text, err := l.postUntilAnswered(ctx, l.stack.direct[0], b)
+	if err != nil {
+		return err
 	}
+	unsure := l.countBatches() > kept
+	l.read(b, text)
 	if b.pending {
-		var why string
-		if b.ends, why = l.final(ctx, b); b.ends == nil {
-			return fmt.Errorf("batch %s does not become final: %s", b.id, why)
+		if err := l.waitFinal(ctx, 0, b); err != nil {
+			return err
 		}
 	}
 	for i, e := range b.ends {
@@ -97,4 +105,10 @@ func (l *load) mustSave(ctx context.Context, r *Report, b *batch, what string) e
 		}
 	}
 	return nil
+}
+
+func (l *load) countBatches() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.batches)
 }

@@ -10,24 +10,31 @@ import (
 	"intake/sink"
 )
 
-// checkSeen checks that the seen set of the timeline that Postgres has now holds
-// nothing that Postgres does not.
-func (l *load) checkSeen(ctx context.Context, records map[string]int, r *Report) error {
-	unmarked, timeline, err := l.stack.unmarked(ctx, records)
-	if err != nil {
-		return err
+// checkSeen checks that the seen set holds nothing that Postgres does not: on the
+// timeline that Postgres has now, and on those that it had before it was killed.
+func (l *load) checkSeen(ctx context.Context, records map[string]record, r *Report) error {
+	variants := make(map[string]int, len(records))
+	for key, is := range records {
+		variants[key] = is.variant
 	}
 	all, err := copyRedis(ctx, l.stack.seen)
 	if err != nil {
 		return err
 	}
+	marked := make(map[string]int) // by timeline
 	for name, fields := range all {
-		if strings.HasPrefix(name, "intake:seen:"+timeline+":") {
-			r.Seen += len(fields)
-		}
+		timeline, _, _ := strings.Cut(strings.TrimPrefix(name, seenPrefix), ":")
+		marked[timeline] += len(fields)
 	}
-	if true := len(records) - unmarked; r.Seen != true {
-		r.violate("Redis holds %d keys, of which Postgres has %d", r.Seen, true)
+	for timeline, n := range marked {
+		unmarked, err := l.stack.unmarked(ctx, timeline, variants)
+		if err != nil {
+			return err
+		}
+		if true := len(records) - unmarked; n != true {
+			r.violate("Redis holds %d keys of timeline %s, of which Postgres has %d", n, timeline, true)
+		}
+		r.Seen += n
 	}
 	return nil
 }
@@ -38,7 +45,7 @@ func (s *stack) waitMarked(ctx context.Context, records map[string]int) (marked 
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	for {
-		n, _, failed := s.unmarked(ctx, records)
+		n, failed := s.unmarkedNow(ctx, records)
 		if failed == nil {
 			marked, err = len(records)-n, nil
 		} else if ctx.Err() == nil {
@@ -50,29 +57,40 @@ func (s *stack) waitMarked(ctx context.Context, records map[string]int) (marked 
 	}
 }
 
-// unmarked counts the records that Redis has not seen on the timeline that
+// unmarkedNow counts the records that Redis has not seen on the timeline that
 // Postgres has now.
-func (s *stack) unmarked(ctx context.Context, records map[string]int) (n int, timeline string, err error) {
-	store, err := sink.Open(ctx, sink.Options{URL: s.postgres.URL(), MaxConns: 1})
+func (s *stack) unmarkedNow(ctx context.Context, records map[string]int) (n int, err error) {
+	store, err := sink.Open(ctx, sink.Options{URL: s.postgresURL, MaxConns: 1})
 	if err != nil {
-		return 0, "", err
+		return 0, err
 	}
 	defer store.Close()
-	if timeline, err = store.Timeline(ctx); err != nil {
-		return 0, "", err
-	}
-	seen, err := dedupe.NewSeenSet(s.seen, dedupe.SeenSetOptions{Timeline: store})
+	timeline, err := store.Timeline(ctx)
 	if err != nil {
-		return 0, "", err
+		return 0, err
+	}
+	return s.unmarked(ctx, timeline, records)
+}
+
+// unmarked counts the records that Redis has not seen on a timeline.
+func (s *stack) unmarked(ctx context.Context, timeline string, records map[string]int) (n int, err error) {
+	seen, err := dedupe.NewSeenSet(s.seen, dedupe.SeenSetOptions{Timeline: fixed(timeline)})
+	if err != nil {
+		return 0, err
 	}
 	var partner int32
 	if err := s.pool.QueryRow(ctx, "select id from partners where name = $1", partnerName).Scan(&partner); err != nil {
-		return 0, "", err
+		return 0, err
 	}
 	keys := make([]intake.SavedKey, 0, len(records))
 	for key, variant := range records {
-		keys = append(keys, intake.SavedKey{Partner: partner, ID: key, Fingerprint: intake.FingerprintOf([]byte(item{key, variant}.text()))})
+		it := item{key: key, variant: variant}
+		keys = append(keys, intake.SavedKey{Partner: partner, ID: key, Fingerprint: intake.FingerprintOf([]byte(it.text()))})
 	}
-	n, err = seen.Unmarked(ctx, timeline, keys)
-	return n, timeline, err
+	return seen.Unmarked(ctx, timeline, keys)
 }
+
+// fixed is a timeline that doesn't change.
+type fixed string
+
+func (f fixed) Timeline(context.Context) (string, error) { return string(f), nil }

@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -37,17 +35,20 @@ const queueBytes = 64 << 20
 type stack struct {
 	opts     Options
 	postgres *local.Postgres
-	redis    []*local.Redis
-	redisURL string  // of one, or of a cluster's nodes through their links
-	parts    []*part // fronts, workers, NATS
-	links    []*link
-	fronts   []string // their URLs, by links
-	direct   []string // their URLs
-	natsURL  string   // past all links
-	secret   string   // of the partner
-	pool     *pgxpool.Pool
-	seen     redis.UniversalClient
-	toxic    *toxiproxy.ApiServer
+	// postgresURL is past all links; always the same, as the port is kept.
+	postgresURL string
+	redis       []*local.Redis
+	redisURL    string  // of one, or of a cluster's nodes through their links
+	parts       []*part // fronts, workers, NATS
+	links       []*link
+	fronts      []string // their URLs, by links
+	direct      []string // their URLs
+	natsURL     string   // past all links
+	secret      string   // of the partner
+	consumers   []string // of the log, once all is ready
+	pool        *pgxpool.Pool
+	seen        redis.UniversalClient
+	toxic       *toxiproxy.ApiServer
 }
 
 // A part is a process that can be killed, stopped and started again.
@@ -79,6 +80,7 @@ func startStack(ctx context.Context, opts Options) (_ *stack, err error) {
 	if s.postgres, err = local.StartPostgres(ctx, local.PostgresOptions{Dir: filepath.Join(opts.Dir, "postgres")}); err != nil {
 		return nil, err
 	}
+	s.postgresURL = s.postgres.URL()
 	if opts.Cluster {
 		err = s.startClusters(ctx)
 	} else {
@@ -87,10 +89,16 @@ func startStack(ctx context.Context, opts Options) (_ *stack, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if out, err := exec.CommandContext(ctx, opts.Program, "migrate", "--postgres-url="+s.postgres.URL()).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(ctx, opts.Program, "migrate", "--postgres-url="+s.postgresURL).CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("intake migrate: %w\n%s", err, out)
 	}
 	if err := s.addPartner(ctx); err != nil {
+		return nil, err
+	}
+	if s.pool, err = pgxpool.New(ctx, s.postgresURL); err != nil {
+		return nil, err
+	}
+	if _, err := s.pool.Exec(ctx, unwantedConstraint); err != nil {
 		return nil, err
 	}
 	queue := []string{fmt.Sprintf("--queue-max-bytes=%d", queueBytes), fmt.Sprintf("--queue-replicas=%d", len(strings.Split(s.natsURL, ",")))}
@@ -118,13 +126,14 @@ func startStack(ctx context.Context, opts Options) (_ *stack, err error) {
 			return nil, err
 		}
 	}
-	if s.pool, err = pgxpool.New(ctx, s.postgres.URL()); err != nil {
-		return nil, err
-	}
 	if s.seen, err = dedupe.NewClient(s.redisURL); err != nil {
 		return nil, err
 	}
-	return s, s.waitReady(ctx)
+	if err := s.waitReady(ctx); err != nil {
+		return nil, err
+	}
+	s.consumers, err = s.listConsumers(ctx)
+	return s, err
 }
 
 // startServers starts a NATS and a Redis.
@@ -156,7 +165,7 @@ func (s *stack) startNATS(ctx context.Context, name string, flags ...string) (na
 		}
 		select {
 		case <-time.After(20 * time.Millisecond):
-		case <-p.program.Done():
+		case <-p.running().Done():
 			return "", errors.New("NATS ended: see " + log)
 		case <-ctx.Done():
 			return "", ctx.Err()
@@ -165,7 +174,7 @@ func (s *stack) startNATS(ctx context.Context, name string, flags ...string) (na
 }
 
 func (s *stack) addPartner(ctx context.Context) error {
-	out, err := exec.CommandContext(ctx, s.opts.Program, "partner", "add", partnerName, "--currency=GBP", "--json", "--postgres-url="+s.postgres.URL()).Output()
+	out, err := exec.CommandContext(ctx, s.opts.Program, "partner", "add", partnerName, "--currency=GBP", "--json", "--postgres-url="+s.postgresURL).Output()
 	if err != nil {
 		return fmt.Errorf("intake partner add: %w", err)
 	}
@@ -189,7 +198,7 @@ func (s *stack) addPart(command string, n int, flags func(listen string) []strin
 		return err
 	}
 	args := append([]string{command, "--admin-listen=" + admin, "--log-level=warn"}, flags(listen)...)
-	for _, server := range []struct{ name, urls string }{{"postgres", s.postgres.URL()}, {"nats", s.natsURL}, {"redis", s.redisURL}} {
+	for _, server := range []struct{ name, urls string }{{"postgres", s.postgresURL}, {"nats", s.natsURL}, {"redis", s.redisURL}} {
 		urls := strings.Split(server.urls, ",")
 		for i := range urls {
 			if server.name == "redis" && len(urls) > 1 {
@@ -234,17 +243,9 @@ func (s *stack) link(name, from, to string) (listens string, err error) {
 	return proxy.Listen, nil
 }
 
-// freeAddress gives an address whose port is below those that systems give to
-// outgoing connections: one of those could be taken while a process is down.
-func freeAddress() (address string, err error) {
-	for range 100 {
-		var listener net.Listener
-		if listener, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 15_000+rand.IntN(15_000))); err == nil {
-			defer listener.Close()
-			return listener.Addr().String(), nil
-		}
-	}
-	return "", err
+func freeAddress() (string, error) {
+	port, err := local.FreePort(0)
+	return fmt.Sprintf("127.0.0.1:%d", port), err
 }
 
 // waitReady waits until all fronts and workers are ready.
@@ -264,7 +265,7 @@ func (s *stack) waitReady(ctx context.Context) error {
 			select {
 			case <-time.After(50 * time.Millisecond):
 			case <-ctx.Done():
-				return fmt.Errorf("%s is not ready (ended: %v); its log ends with:\n%s", p.name, p.hasEnded(), s.logTail(p.name))
+				return fmt.Errorf("%s is not ready (%v); its log ends with:\n%s", p.name, p.crashed(), s.logTail(p.name))
 			}
 		}
 	}
@@ -313,35 +314,46 @@ func (p *part) begin() error {
 	return nil
 }
 
-func (p *part) signal(signal syscall.Signal) {
+// running is the process that began last.
+func (p *part) running() *local.Program {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	_ = p.program.Signal(signal)
+	return p.program
 }
 
-func (p *part) hasEnded() bool {
+// crashed tells how the process has ended, if it has without being asked to.
+func (p *part) crashed() error {
+	program := p.running()
 	select {
-	case <-p.program.Done():
-		return true
+	case <-program.Done():
+		return fmt.Errorf("%s has ended by itself (%v)", p.name, program.Err())
 	default:
-		return false
+		return nil
 	}
 }
 
-// end asks the process to end, and kills it if it doesn't.
+// kill kills the process, which must not have ended before.
+func (p *part) kill() error {
+	crashed := p.crashed()
+	p.running().Kill()
+	return crashed
+}
+
+// end asks the process to end, which it must do well.
 func (p *part) end(ctx context.Context) error {
-	p.signal(syscall.SIGTERM)
+	if err := p.crashed(); err != nil {
+		return err
+	}
+	program := p.running()
+	_ = program.Signal(syscall.SIGTERM)
 	select {
-	case <-p.program.Done():
+	case <-program.Done():
+		if err := program.Err(); err != nil {
+			return fmt.Errorf("%s, asked to end, ends with %w", p.name, err)
+		}
 		return nil
 	case <-ctx.Done():
-		p.kill()
-		return fmt.Errorf("%s does not end", p.name)
+		program.Kill()
+		return fmt.Errorf("%s, asked to end, does not", p.name)
 	}
-}
-
-func (p *part) kill() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.program.Kill()
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"sync"
 	"time"
 )
 
@@ -20,32 +21,41 @@ func (l *load) runStream(ctx context.Context, random *rand.Rand, client, n int) 
 		batches[i] = l.newBatch(l.draw(random, client, most*n+i))
 	}
 	pauses := time.Duration(random.IntN(30)) * time.Millisecond
-	defer func() {
-		for _, b := range batches {
-			l.keep(b)
-		}
-	}()
 	ctx, cancel := context.WithTimeout(ctx, 2*requestTimeout)
 	defer cancel()
-	read, write := io.Pipe()
-	defer read.Close()
-	request, err := l.request(ctx, http.MethodPost, l.stack.fronts[random.IntN(2)]+"/api/v1/clients", read)
-	if err != nil { // no token: nothing is sent
-		for _, b := range batches {
+	sent := l.exchangeStream(ctx, l.stack.fronts[random.IntN(2)], batches, pauses)
+	for i, b := range batches {
+		if i >= sent {
 			l.refuse(b)
 		}
-		return
+		l.keep(b)
+	}
+}
+
+// exchangeStream tells how many of the batches were sent.
+func (l *load) exchangeStream(ctx context.Context, front string, batches []*batch, pauses time.Duration) (sent int) {
+	read, write := io.Pipe()
+	request, err := l.request(ctx, http.MethodPost, front+"/api/v1/clients", read)
+	if err != nil {
+		return 0 // no token
 	}
 	request.Header.Set("Content-Type", "application/x-ndjson")
 	request.Header.Set("Prefer", "wait=5")
 	l.count()
-	go func() {
+	var writing sync.WaitGroup
+	writing.Go(func() {
+		defer write.Close()
 		for _, b := range batches {
-			if _, err := io.WriteString(write, b.body+"\n"); err != nil || !sleep(ctx, pauses) {
-				break
+			sent++
+			b.sent = time.Since(l.began)
+			if _, err := io.WriteString(write, b.body()+"\n"); err != nil || !sleep(ctx, pauses) {
+				return
 			}
 		}
-		write.Close()
+	})
+	defer func() {
+		read.Close()
+		writing.Wait()
 	}()
 	response, err := l.client.Do(request)
 	if err != nil {
@@ -62,6 +72,7 @@ func (l *load) runStream(ctx context.Context, random *rand.Rand, client, n int) 
 	default:
 		l.complain("a stream is answered %d", response.StatusCode)
 	}
+	return
 }
 
 // readStream reads the answers, a line each. A front that ends a stream says so
@@ -71,7 +82,11 @@ func (l *load) readStream(batches []*batch, answers io.Reader) {
 	ended := false
 	for i := 0; ; i++ {
 		line, err := lines.ReadBytes('\n')
-		if err == io.EOF && len(line) == 0 && (i == len(batches) || ended) {
+		if err == io.EOF && len(line) == 0 {
+			if i < len(batches) && !ended {
+				l.complain("a stream of %d lines ends well after %d answers", len(batches), i)
+				return
+			}
 			for _, b := range batches[min(i, len(batches)):] {
 				l.refuse(b)
 			}
