@@ -5,8 +5,6 @@
 package prove
 
 import (
-	"os/exec"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -16,12 +14,7 @@ import (
 // A short run with three servers of each kind, any one of which dies and returns:
 // every promise is kept.
 func TestRun_Cluster(t *testing.T) {
-	program := filepath.Join(t.TempDir(), "intake")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "./cmd/intake")
-	build.Dir = moduleRoot(t)
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	program := plant{}.build(t)
 	report, err := Run(t.Context(), Options{Program: program, Dir: localtest.Dir(t), Duration: 10 * time.Second, Seed: 4, Cluster: true, Out: t.Output()})
 	if err != nil {
 		t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 // rest on.
 type plant struct {
 	name  string
+	shows string // regular expression of a violation that the bug leads to
 	edits []edit
 }
 
@@ -20,7 +21,7 @@ type plant struct {
 type edit struct{ file, old, new string }
 
 var plants = []plant{
-	{"mark before commit", []edit{
+	{"mark before commit", "was told to be a duplicate", []edit{
 		{"worker/worker.go", "\t\tsaved, err := w.save(ctx, chunks)\n", `
 		if timeline, ok := planted.Load().(string); ok && w.opts.Marker != nil {
 			var keys []intake.SavedKey
@@ -38,7 +39,7 @@ var plants = []plant{
 `},
 		{"worker/worker.go", "// A Worker saves what is queued.", "var planted atomic.Value\n\n// A Worker saves what is queued."},
 	}},
-	{"claim before write", []edit{
+	{"claim before write", "was told to be a duplicate", []edit{
 		{"dedupe/seen.go", "\t\tanswered, err := s.ask(asking, timeline, partner, clients, seen)\n", `
 		answered, err := s.ask(asking, timeline, partner, clients, seen)
 		var keys []intake.SavedKey
@@ -50,7 +51,7 @@ var plants = []plant{
 		_ = s.mark(asking, timeline, keys)
 `},
 	}},
-	{"no provenance check", []edit{
+	{"no provenance check", "nobody was told so|was Completed as item|was Completed [0-9] times", []edit{
 		{"sink/save.go", "\tif err := g.findFinished(ctx, tx); err != nil {", `
 	for _, chunk := range g.chunks {
 		if _, err := tx.Exec(ctx, "delete from batch_status where batch_id = $1 and chunk = $2 and not withdrawn", chunk.Batch, chunk.Number); err != nil {
@@ -60,17 +61,17 @@ var plants = []plant{
 	if err := g.findFinished(ctx, tx); err != nil {`},
 		{"sink/save.go", "if batch == row.chunk.Batch && int(item) == row.client.Item {", "if false {"},
 	}},
-	{"ack before commit", []edit{
+	{"ack before commit", "does not become final", []edit{
 		{"worker/worker.go", "\tfailpoint.Hit(\"worker/taken\")\n", `
 	for _, h := range gathering {
 		_ = h.msg.Ack()
 	}
 `},
 	}},
-	{"no key order", []edit{
+	{"no key order", "transactions have waited for each other", []edit{
 		{"sink/save.go", "return strings.Compare(a.client.ID, b.client.ID)", "return 0 * strings.Compare(a.client.ID, b.client.ID)"},
 	}},
-	{"first statement's snapshot for owners", []edit{
+	{"first statement's snapshot for owners", "was told to be a duplicate, different data", []edit{
 		{"sink/save.go", "\tinserted, err := tx.Query(ctx, query, recordIDs", `
 	if _, err := tx.Exec(ctx, "select set_config('planted.snapshot', pg_current_snapshot()::text, true)"); err != nil {
 		return err
@@ -88,7 +89,7 @@ var plants = []plant{
 		return nil
 `},
 	}},
-	{"status rows outside the transaction", []edit{
+	{"status rows outside the transaction", "what is there is|was Completed as item", []edit{
 		{"sink/store.go", "\treturn &Store{pool: pool, connections: connections}, nil\n}\n", "\tplanted = pool\n\treturn &Store{pool: pool, connections: connections}, nil\n}\n\nvar planted *pgxpool.Pool\n"},
 		{"sink/save.go", "\ttag, err := conn.CopyFrom(ctx, rows.reader(), copyStatus+\"; commit\")\n", `
 	other, err := planted.Acquire(ctx)
@@ -107,7 +108,7 @@ var plants = []plant{
 	}
 `},
 	}},
-	{"retry with a new batch id", []edit{
+	{"retry with a new batch id", "nobody was told so|was Completed as item", []edit{
 		{"worker/queue.go", "\terr := q.publishUntilKnown(&publication{\n", `
 	if err := q.commit(q.messages(base, group), deadline); err == nil {
 		return nil
@@ -125,11 +126,29 @@ var plants = []plant{
 	err := q.publishUntilKnown(&publication{
 `},
 	}},
-	{"Redis keys without the timeline", []edit{
+	{"Redis keys without the timeline", "was lost, as Postgres was put back", []edit{
 		{"dedupe/seen.go", `return "intake:seen:" + timeline + ":"`, `return "intake:seen:" + timeline[:0] + ":"`},
 	}},
-	{"refusal without withdrawal", []edit{
+	{"refusal without withdrawal", "nobody was told so", []edit{
 		{"worker/queue.go", "\tok, err := q.opts.Ledger.Withdraw(ctx, p.chunks, p.claimant)\n", "\tok, err := true, ctx.Err()\n"},
+	}},
+	{"Completed on the strength of the queue", "was completed and is|what is there is|was Completed as item", []edit{
+		{"cmd/intake/internal/front/create.go", "\tfailpoint.Hit(\"front/queued\")\n", `
+	for i := range batch.Verdicts {
+		if batch.Verdicts[i].Code == intake.CodePending {
+			batch.Verdicts[i].Code = intake.CodeSaved
+		}
+	}
+`},
+	}},
+	{"the first one in conflict is saved", "is (pending|saved|duplicate_of_saved)", []edit{
+		{"dedupe/batch.go", "\t\tverdict = intake.ConflictInRequest(group, key)\n", `
+		verdict = intake.ConflictInRequest(group, key)
+		group = group[1:]
+`},
+	}},
+	{"any body with an Idempotency-Key", "sent with another batch, is answered", []edit{
+		{"cmd/intake/internal/front/create.go", "sha256.Sum256(in.body)", "sha256.Sum256(nil)"},
 	}},
 }
 
@@ -176,11 +195,24 @@ func moduleRoot(t *testing.T) string {
 	return root
 }
 
+// build makes a program with the bug.
+func (p plant) build(t *testing.T) (program string) {
+	t.Helper()
+	root := moduleRoot(t)
+	program = filepath.Join(t.TempDir(), "intake")
+	build := exec.CommandContext(t.Context(), "go", "build", "-overlay", p.overlay(t, root), "-o", program, "./cmd/intake")
+	build.Dir = root
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return program
+}
+
 // The bugs still fit into the code, so that make prove-bugs can plant them.
 func TestPlants(t *testing.T) {
 	root := moduleRoot(t)
 	for _, p := range plants {
-		build := exec.CommandContext(t.Context(), "go", "build", "-overlay", p.overlay(t, root), "./worker", "./sink", "./dedupe")
+		build := exec.CommandContext(t.Context(), "go", "build", "-overlay", p.overlay(t, root), "./worker", "./sink", "./dedupe", "./cmd/intake/internal/front")
 		build.Dir = root
 		if out, err := build.CombinedOutput(); err != nil {
 			t.Errorf("%s: %v\n%s", p.name, err, out)
