@@ -57,7 +57,7 @@ func (n *nemesis) run(ctx context.Context, random *rand.Rand, groups ...[]fault)
 		}
 		began := time.Since(n.began)
 		doing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
-		failed := f.do(doing)
+		failed := within(doing, f.do)
 		cancel()
 		var left error
 		if f.undo != nil {
@@ -73,10 +73,22 @@ func undo(ctx context.Context, f fault) error {
 	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
 	defer cancel()
 	for {
-		err := f.undo(ctx)
+		err := within(ctx, f.undo)
 		if err == nil || !sleep(ctx, 200*time.Millisecond) {
 			return err
 		}
+	}
+}
+
+// within calls do, and waits no longer than ctx: not all that do calls looks at it.
+func within(ctx context.Context, do func(context.Context) error) error {
+	done := make(chan error, 1)
+	go func() { done <- do(ctx) }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
