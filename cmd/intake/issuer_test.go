@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -61,8 +63,15 @@ func TestFront_ExternalIssuer(t *testing.T) {
 			t.Errorf("%s: answered %+v %v, want %d", c.id, a, err, c.status)
 		}
 	}
-	if n := s.count(t, "select count(*) from saved_clients where partner = 'acme'"); n != 3 {
-		t.Errorf("%d clients are saved, want 3", n)
+	file := filepath.Join(t.TempDir(), "batch.json")
+	for command, id := range map[string]string{"send": "f", "replay": "g"} {
+		if err := os.WriteFile(file, batch(id), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		outputOf(t, 0, command, "--url="+external.url(), "--token-url="+issuer.url()+"/oauth/token", "--client-id=acme", "--client-secret="+s.secret, file)
+	}
+	if n := s.count(t, "select count(*) from saved_clients where partner = 'acme'"); n != 5 {
+		t.Errorf("%d clients are saved, want 5", n)
 	}
 	_, err := credentials(external.url(), "acme", s.secret).Token(ctx)
 	if retrieve := (*oauth2.RetrieveError)(nil); !errors.As(err, &retrieve) || retrieve.Response.StatusCode != http.StatusNotFound {

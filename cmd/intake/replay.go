@@ -45,7 +45,7 @@ func (c replayCommand) Run(ctx context.Context, out output) error {
 		return err
 	}
 	options := traffic.ReplayOptions{
-		URL: c.URL, ClientID: c.ClientID, ClientSecret: c.ClientSecret, Batches: batches,
+		URL: c.URL, ClientID: c.ClientID, ClientSecret: c.ClientSecret, TokenURL: c.TokenURL, Batches: batches,
 		Rate: c.Rate, Concurrency: c.Concurrency, Duration: c.Duration, Loop: c.Loop, FreshKeys: c.FreshKeys, Async: c.Async, Keep: c.Verify,
 	}
 	if c.FreshKeys {

@@ -32,7 +32,7 @@ func (c sendCommand) Run(ctx context.Context, out output) error {
 		return err
 	}
 	s, err := sender.New(sender.Options{
-		URL: c.URL, ClientID: c.ClientID, ClientSecret: c.ClientSecret,
+		URL: c.URL, ClientID: c.ClientID, ClientSecret: c.ClientSecret, TokenURL: c.TokenURL,
 		Concurrency: c.Concurrency, RetryFor: c.RetryFor, DryRun: c.DryRun, Check: c.Check,
 	})
 	if err != nil {
@@ -64,6 +64,7 @@ type frontFlags struct {
 	URL          string `name:"url" help:"The front, as in https://intake.example.com. Not given, it is read from DATA/up.env, with the credentials."`
 	ClientID     string `name:"client-id" help:"The partner's client id."`
 	ClientSecret string `name:"client-secret" help:"The partner's client secret."`
+	TokenURL     string `name:"token-url" help:"Where tokens are given out; the front's own /oauth/token if not given."`
 	Data         string `default:".intake" help:"Folder of an intake up on this machine, whose front is used if no URL is given."`
 }
 

@@ -26,6 +26,7 @@ type Options struct {
 	URL          string // of the front, without a path
 	ClientID     string
 	ClientSecret string
+	TokenURL     string // where tokens are given out; the front's /oauth/token when empty
 	// Concurrency is how many batches are under way at once; 4 when zero.
 	Concurrency int
 	// RetryFor is how long a batch is sent again while the front can't take it
@@ -52,6 +53,9 @@ func New(opts Options) (*Sender, error) {
 		return nil, errors.New("the client id or the client secret is missing")
 	}
 	opts.URL = strings.TrimRight(opts.URL, "/")
+	if opts.TokenURL == "" {
+		opts.TokenURL = opts.URL + "/oauth/token"
+	}
 	if opts.Concurrency <= 0 {
 		opts.Concurrency = 4
 	}
@@ -63,7 +67,7 @@ func New(opts Options) (*Sender, error) {
 	plain := &http.Client{Transport: transport, Timeout: time.Minute}
 	credentials := clientcredentials.Config{
 		ClientID: opts.ClientID, ClientSecret: opts.ClientSecret,
-		TokenURL: opts.URL + "/oauth/token", Scopes: []string{"clients:write", "clients:read"},
+		TokenURL: opts.TokenURL, Scopes: []string{"clients:write", "clients:read"},
 	}
 	client := credentials.Client(context.WithValue(context.Background(), oauth2.HTTPClient, plain))
 	client.Timeout = time.Minute

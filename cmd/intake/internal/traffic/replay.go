@@ -22,6 +22,7 @@ import (
 type ReplayOptions struct {
 	URL                    string // of the front, without a path
 	ClientID, ClientSecret string
+	TokenURL               string // where tokens are given out; the front's /oauth/token when empty
 	Batches                []*Template
 	// Rate is how many batches are sent a second, whether answers come or not;
 	// 0 sends the next one when one of Concurrency is answered.
@@ -97,8 +98,11 @@ type target struct {
 
 func newTarget(ctx context.Context, opts ReplayOptions) (*target, error) {
 	url := strings.TrimRight(opts.URL, "/")
+	if opts.TokenURL == "" {
+		opts.TokenURL = url + "/oauth/token"
+	}
 	credentials := clientcredentials.Config{
-		ClientID: opts.ClientID, ClientSecret: opts.ClientSecret, TokenURL: url + "/oauth/token", Scopes: []string{"clients:write"},
+		ClientID: opts.ClientID, ClientSecret: opts.ClientSecret, TokenURL: opts.TokenURL, Scopes: []string{"clients:write"},
 	}
 	tokens := credentials.TokenSource(context.WithoutCancel(ctx))
 	if _, err := tokens.Token(); err != nil {
