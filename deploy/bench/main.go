@@ -45,7 +45,7 @@ func run(ctx context.Context) error {
 	}
 	b := new(bench)
 	intake := flag.String("intake", "bin/intake", "the program to measure")
-	only := flag.String("only", "", "measure only cells whose name has this in it, as in \"1000 x 12, 16\"")
+	flag.StringVar(&b.only, "only", "", "measure only cells whose name has this in it, as in \"1000 x 12, 16\"")
 	output := flag.String("json", "", "file for the results as JSON")
 	flag.IntVar(&b.rounds, "rounds", 3, "how often a cell with a target is measured, of which the median is shown; others are once")
 	flag.DurationVar(&b.seconds, "seconds", 1500*time.Millisecond, "how long a cell is measured in a round")
@@ -74,7 +74,7 @@ func run(ctx context.Context) error {
 		all = targets
 	}
 	for _, cell := range all {
-		if strings.Contains(cell.String(), *only) {
+		if strings.Contains(cell.String(), b.only) {
 			b.cells = append(b.cells, cell)
 		}
 	}

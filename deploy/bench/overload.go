@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
@@ -61,6 +62,9 @@ func (b *bench) overload(ctx context.Context, r *results) error {
 		{cell{shape{100, 12, false}, 64, 0}, "100 × 12, waiting", nil},
 		{cell{shape{100, 12, false}, 64, 0}, "100 × 12, not waiting", []string{"--async"}},
 	} {
+		if !strings.Contains(c.name, b.only) {
+			continue
+		}
 		o := overload{What: c.name}
 		file, err := b.file(ctx, c.cell)
 		if err != nil {

@@ -29,6 +29,7 @@ type bench struct {
 	rounds   int
 	seconds  time.Duration
 	profiles string // folder, if they are wanted
+	only     string // what the names of what is measured have in them
 
 	version    string // of Postgres
 	nats       string // its URL
