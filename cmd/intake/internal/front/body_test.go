@@ -230,6 +230,32 @@ func TestCreate_Budget(t *testing.T) {
 	}
 }
 
+// The last eighth of the budget is not for bodies: what was read already has room
+// for its items there, and what was not is refused before it is read.
+func TestCreate_BudgetForItems(t *testing.T) {
+	t.Parallel()
+	f := startFront(t)
+	token := f.token(t)
+	waiting, queued := make(chan struct{}), make(chan struct{})
+	f.queue.submit = func(context.Context, *intake.Batch) (front.Ticket, error) {
+		waiting <- struct{}{}
+		<-queued
+		return untilDone(nil), nil
+	}
+	ctx, leave := context.WithCancel(t.Context())
+	var first sync.WaitGroup
+	first.Go(func() {
+		_, _ = f.try(f.create(t, token, strings.NewReader("["+strings.Repeat(" ", 400<<10)+items("a")[1:])).WithContext(ctx))
+	})
+	<-waiting
+	// A small body would fit, but for the eighth.
+	f.SetBudget(f.Inflight() + f.Inflight()/8)
+	f.do(t, f.create(t, token, strings.NewReader(items("b")))).checkProblem(t, http.StatusServiceUnavailable, "memory")
+	close(queued)
+	leave()
+	first.Wait()
+}
+
 // waitFor waits for something that has no event of its own.
 func waitFor(t testing.TB, what func() bool) {
 	t.Helper()

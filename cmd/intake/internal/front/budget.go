@@ -25,7 +25,8 @@ const itemBytes = 256
 const minInflightBytes = memoryFactor*intake.MaxBodyBytes + 2*(64<<20)
 
 // A budget bounds the memory of all requests together. Nobody waits for it:
-// what doesn't fit is refused, and may come again later.
+// what doesn't fit is refused, and may come again later. The last eighth of it is
+// not for bodies, so that a body is rather refused before it is read than after.
 type budget struct {
 	limit int64
 	used  atomic.Int64
@@ -46,7 +47,7 @@ func (s *share) grow(body int64) bool {
 	if body <= s.body {
 		return true
 	}
-	if !s.add((body - s.body) * memoryFactor) {
+	if !s.addUpTo((body-s.body)*memoryFactor, s.budget.limit-s.budget.limit/8) {
 		return false
 	}
 	s.body = body
@@ -64,9 +65,11 @@ func (s *share) addItems(items []intake.Item) bool {
 	return s.add(bytes)
 }
 
-func (s *share) add(bytes int64) bool {
+func (s *share) add(bytes int64) bool { return s.addUpTo(bytes, s.budget.limit) }
+
+func (s *share) addUpTo(bytes, limit int64) bool {
 	b := s.budget
-	if b.used.Add(bytes) > b.limit {
+	if b.used.Add(bytes) > limit {
 		b.used.Add(-bytes)
 		return false
 	}
