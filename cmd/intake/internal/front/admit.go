@@ -3,7 +3,9 @@ package front
 import (
 	"context"
 	"math/rand/v2"
+	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"intake/worker"
@@ -36,13 +38,43 @@ func (f *Front) admitLine(ctx context.Context, prefer *preferences) *problem {
 	return refusal
 }
 
-// hangUp has the connection of a request that is refused closed with the answer,
-// if its body is large: reading it to its end would take longer than another
-// connection does.
-func hangUp(w http.ResponseWriter, r *http.Request) {
-	const large = 32 << 10
-	if r.ContentLength < 0 || r.ContentLength > large {
-		w.Header().Set("Connection", "close")
+// refuseUnread refuses a request whose body was not read to its end. The server
+// would read on, so as to use the connection again: of a large body that takes more
+// than another connection does. So that is closed, a while after the answer, which a
+// client that is still sending might not get to see otherwise.
+func refuseUnread(w http.ResponseWriter, r *http.Request, refusal problem) {
+	const large, while = 32 << 10, time.Second
+	if r.ProtoMajor > 1 || 0 <= r.ContentLength && r.ContentLength <= large {
+		writeProblem(w, refusal)
+		return
+	}
+	w.Header().Set("Connection", "close")
+	writeProblem(w, refusal)
+	controller := http.NewResponseController(w)
+	if controller.Flush() != nil {
+		return
+	}
+	if conn, _, err := controller.Hijack(); err == nil {
+		time.AfterFunc(while, func() { closeRead(conn) })
+	}
+}
+
+var discarded = sync.Pool{New: func() any { return new([64 << 10]byte) }}
+
+// closeRead closes a connection. What has come over it is taken first, or the client
+// would find it reset and might not look at the answer.
+func closeRead(conn net.Conn) {
+	defer conn.Close()
+	const most = 1 << 20
+	buffer := discarded.Get().(*[64 << 10]byte)
+	defer discarded.Put(buffer)
+	_ = conn.SetReadDeadline(time.Now().Add(time.Millisecond))
+	for read := 0; read < most; {
+		n, err := conn.Read(buffer[:])
+		if err != nil {
+			return
+		}
+		read += n
 	}
 }
 

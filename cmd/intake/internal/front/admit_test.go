@@ -1,9 +1,11 @@
 package front_test
 
 import (
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -40,4 +42,63 @@ func TestCreate_Overloaded(t *testing.T) {
 	if n := len(f.queue.batches); n != 1 {
 		t.Errorf("%d batches were queued", n)
 	}
+}
+
+// A large body that is refused is not read, and the whole answer comes all the same;
+// the connection of a small one is used again.
+func TestCreate_OverloadedUnread(t *testing.T) {
+	t.Parallel()
+	f := newFront(t, nil)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	counting := &countingListener{Listener: listener}
+	f.serve(t, counting, new(net.Dialer).DialContext)
+	token := f.token(t)
+	f.queue.backlog.Store(int64(time.Minute))
+	for range 3 {
+		f.do(t, f.create(t, token, strings.NewReader(items("a")))).checkProblem(t, http.StatusServiceUnavailable, "more is queued")
+	}
+	if n := counting.accepted.Load(); n != 1 {
+		t.Errorf("small bodies came over %d connections", n)
+	}
+	before, connections := counting.read.Load(), counting.accepted.Load()
+	const requests, size = 5, 200 << 10
+	for range requests {
+		a := f.do(t, f.create(t, token, strings.NewReader(strings.Repeat(" ", size)+items("a"))))
+		a.checkProblem(t, http.StatusServiceUnavailable, "more is queued")
+	}
+	if n := counting.accepted.Load() - connections; n != requests-1 { // the first one was there
+		t.Errorf("%d large bodies came over %d more connections", requests, n)
+	}
+	if n := counting.read.Load() - before; n > requests*size/10 {
+		t.Errorf("%d bytes were read of %d bodies", n, requests)
+	}
+}
+
+// A countingListener counts connections, and the bytes that are read of them.
+type countingListener struct {
+	net.Listener
+	accepted, read atomic.Int64
+}
+
+func (l *countingListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	l.accepted.Add(1)
+	return &countingConn{conn, l}, nil
+}
+
+type countingConn struct {
+	net.Conn
+	listener *countingListener
+}
+
+func (c *countingConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.listener.read.Add(int64(n))
+	return n, err
 }

@@ -39,16 +39,15 @@ func (f *Front) create(w http.ResponseWriter, r *http.Request) {
 	}
 	prefer := readPreferences(r.Header)
 	if refusal := f.admit(&prefer); refusal != nil {
-		hangUp(w, r)
-		writeProblem(w, *refusal)
+		refuseUnread(w, r, *refusal)
 		return
 	}
 	share := &share{budget: f.budget}
 	defer share.release()
 	body, pass, refusal := f.readLimited(w, r, &partner, share)
 	if refusal != nil {
-		hangUp(w, r)
-		writeProblem(w, *refusal)
+		share.release()
+		refuseUnread(w, r, *refusal)
 		return
 	}
 	defer pass.Leave()

@@ -25,8 +25,10 @@ func writeProblem(w http.ResponseWriter, p problem) {
 		header.Set("Retry-After", strconv.Itoa(int((p.retryAfter+time.Second-1)/time.Second)))
 	}
 	p.usage.set(header)
+	body := p.line()
+	header.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(p.status)
-	_, _ = w.Write(p.line()) // a client that is gone needs no answer
+	_, _ = w.Write(body) // a client that is gone needs no answer
 }
 
 // line gives the problem's object, on a line.

@@ -117,7 +117,7 @@ func TestServe_SlowRequest(t *testing.T) {
 		{"half a header", "POST /api/v1/clients HTTP/1.1\r\nHost: x\r\n", "", 11 * time.Second},
 		{"no body", head("TOKEN", 1_000), "408", 16 * time.Second},
 		{"half a body", head("TOKEN", 1_000) + "[{", "408", 16 * time.Second},
-		{"half a body, unsized", strings.Replace(head("TOKEN", 1_000), "Content-Length: 1000", "Transfer-Encoding: chunked", 1) + "2\r\n[{\r\n", "408", 16 * time.Second},
+		{"half a body, unsized", strings.Replace(head("TOKEN", 1_000), "Content-Length: 1000", "Transfer-Encoding: chunked", 1) + "2\r\n[{\r\n", "408", 17 * time.Second},
 		{"half a gzip", strings.Replace(head("TOKEN", 1_000), "Content-Type", "Content-Encoding: gzip\r\nContent-Type", 1) + "\x1f\x8b", "408", 16 * time.Second},
 		{"no token, no body", head("x", 1_000), "401", 16 * time.Second},
 		{"no body of another type", strings.Replace(head("TOKEN", 1_000), "/json", "/xml", 1), "415", 16 * time.Second},
