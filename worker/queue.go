@@ -19,6 +19,7 @@ import (
 
 	"intake"
 	"intake/internal/failpoint"
+	"intake/internal/safety"
 )
 
 var (
@@ -118,6 +119,7 @@ func NewQueue(nc *nats.Conn, opts QueueOptions) (*Queue, error) {
 	if opts.Logger == nil {
 		opts.Logger = zap.NewNop()
 	}
+	opts.Stream.allowFewer = opts.Check.AllowUnsafe
 	js, err := jetstream.New(nc)
 	if err != nil {
 		return nil, fmt.Errorf("use JetStream: %w", err)
@@ -167,29 +169,36 @@ func (q *Queue) Run(ctx context.Context) error {
 		wg.Go(q.publishWaiting)
 	}
 	wg.Go(func() {
-		if breach := q.opts.Check.run(ctx, q.nc, q.opts.Logger, func() { q.checked.Store(true) }); breach != nil {
+		if breach := q.opts.Check.run(ctx, q.nc, q.opts.Stream, q.opts.Logger, func(uint64) { q.checked.Store(true) }); breach != nil {
 			cancel(breach)
 		}
 	})
 	wg.Go(func() {
-		q.createLog(ctx)
+		if breach := q.createLog(ctx); breach != nil {
+			cancel(breach)
+		}
 		q.watchRoom(ctx)
 	})
 	q.readLedger(ctx)
 	return breachOf(ctx)
 }
 
-func (q *Queue) createLog(ctx context.Context) {
+// createLog returns when the log is there, or with safety.Breaches if it can't be
+// as it should.
+func (q *Queue) createLog(ctx context.Context) error {
 	for {
 		try, cancel := context.WithTimeout(ctx, 5*time.Second)
 		err := createLog(try, q.js, q.opts.Stream)
 		cancel()
 		if err == nil || ctx.Err() != nil {
-			return
+			return nil
+		}
+		if breaches, _ := safety.Find(err); len(breaches) > 0 {
+			return breaches
 		}
 		q.opts.Logger.Warn("the queue is not there yet", zap.Error(err))
 		if !sleep(ctx, time.Second) {
-			return
+			return nil
 		}
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"net/http/httptest"
 	"testing"
 
+	"go.uber.org/zap"
+
 	"intake/internal/safety"
 )
 
@@ -31,7 +33,7 @@ func TestCheck_Monitors(t *testing.T) {
 		"one doesn't sync":  {[]string{syncs, lazy}, false, true},
 		"away, or not sync": {[]string{away, lazy}, false, true},
 	} {
-		err := Check{MonitorURLs: test.monitors}.check(t.Context(), r.nc)
+		err := Check{MonitorURLs: test.monitors}.check(t.Context(), r.nc, StreamOptions{}, zap.NewNop())
 		var breach *safety.Breach
 		if (err == nil) != test.passed || errors.As(err, &breach) != test.refused {
 			t.Errorf("%s: %v", name, err)
