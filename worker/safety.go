@@ -100,7 +100,7 @@ func breachOf(ctx context.Context) error {
 func (c Check) check(ctx context.Context, nc *nats.Conn, stream StreamOptions, logger *zap.Logger) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	return errors.Join(checkVersion(nc.ConnectedServerVersion()), checkStream(ctx, nc, stream, logger), c.checkMonitors(ctx))
+	return errors.Join(checkVersion(nc.ConnectedServerVersion()), checkStream(ctx, nc, stream, logger), c.checkMonitors(ctx, nc))
 }
 
 func checkVersion(version string) error {
@@ -162,56 +162,76 @@ func checkReplicas(ctx context.Context, js jetstream.JetStream, have, want jetst
 	return nil
 }
 
-// checkMonitors asks all servers how they sync. Some of them may be away.
-func (c Check) checkMonitors(ctx context.Context) error {
-	errs := make([]error, len(c.MonitorURLs))
+// checkMonitors asks all servers how they sync. Some of them may be away, but not
+// the one that nc is connected to.
+func (c Check) checkMonitors(ctx context.Context, nc *nats.Conn) error {
+	if len(c.MonitorURLs) == 0 {
+		return nil
+	}
+	connected, name := nc.ConnectedServerId(), nc.ConnectedServerName()
+	servers, errs := make([]string, len(c.MonitorURLs)), make([]error, len(c.MonitorURLs))
 	var asking sync.WaitGroup
 	for i, monitor := range c.MonitorURLs {
-		asking.Go(func() { errs[i] = checkSync(ctx, monitor) })
+		asking.Go(func() { servers[i], errs[i] = checkSync(ctx, monitor) })
 	}
 	asking.Wait()
 	breaches, away := safety.Find(errors.Join(errs...))
 	switch {
-	case len(breaches) > 0:
-		return breaches
-	case slices.Contains(errs, nil):
-		return nil
+	case slices.Contains(servers, connected):
+		away = nil
+	case away != nil:
+		away = fmt.Errorf("whether the NATS that is connected to (%s) syncs each message is not known: %w", name, away)
+	default:
+		// A server that was restarted has another ID: is it still the one?
+		if err := nc.FlushWithContext(ctx); err != nil {
+			return fmt.Errorf("ask NATS whether it is still there: %w", err)
+		}
+		breaches = append(breaches, &safety.Breach{Setting: "the server at --nats-monitor-url " + strings.Join(c.MonitorURLs, ", "),
+			Is:      "another one than is connected to (" + name + ", whose ID is " + connected + ")",
+			Because: "it is not known whether the server that is used syncs each message, and a power cut may take batches that were answered 202",
+			Do:      "give the HTTP monitoring of each server that --nats-url leads to"})
+	}
+	if len(breaches) > 0 {
+		return errors.Join(breaches, away)
 	}
 	return away
 }
 
-// checkSync asks a server's monitoring whether JetStream syncs each message.
-func checkSync(ctx context.Context, monitorURL string) error {
+// checkSync asks a server's monitoring whether JetStream syncs each message, and
+// which server it is.
+func checkSync(ctx context.Context, monitorURL string) (serverID string, err error) {
 	address, err := url.JoinPath(monitorURL, "jsz")
 	if err != nil {
-		return fmt.Errorf("--nats-monitor-url: %w", err)
+		return "", fmt.Errorf("--nats-monitor-url: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
-		return fmt.Errorf("--nats-monitor-url: %w", err)
+		return "", fmt.Errorf("--nats-monitor-url: %w", err)
 	}
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
-		return fmt.Errorf("ask NATS how it syncs: %w", err)
+		return "", fmt.Errorf("ask NATS how it syncs: %w", err)
 	}
 	defer response.Body.Close()
 	var answer struct {
-		Config *struct {
+		ServerID string `json:"server_id"`
+		Disabled bool   `json:"disabled"`
+		Config   *struct {
 			SyncAlways   bool          `json:"sync_always"`
 			SyncInterval time.Duration `json:"sync_interval"`
 		} `json:"config"`
 	}
 	if err := json.NewDecoder(http.MaxBytesReader(nil, response.Body, 1<<20)).Decode(&answer); err != nil {
-		return fmt.Errorf("ask NATS how it syncs: %s answered %s: %w", address, response.Status, err)
+		return "", fmt.Errorf("ask NATS how it syncs: %s answered %s: %w", address, response.Status, err)
 	}
-	if answer.Config == nil {
-		return fmt.Errorf("ask NATS how it syncs: %s says nothing of JetStream's configuration", address)
+	if answer.Config == nil || answer.Disabled {
+		return "", fmt.Errorf("ask NATS how it syncs: %s says nothing of JetStream's configuration", address)
 	}
 	if !answer.Config.SyncAlways {
-		return &safety.Breach{Setting: "sync_interval of JetStream at " + strings.TrimSuffix(monitorURL, "/"), Is: answer.Config.SyncInterval.String(),
+		return answer.ServerID, &safety.Breach{Setting: "sync_interval of JetStream at " + strings.TrimSuffix(monitorURL, "/"), Is: answer.Config.SyncInterval.String(),
 			Because: "a power cut takes batches that were answered 202 up to that long ago", Do: "set sync_interval: always in the jetstream block of its configuration"}
 	}
-	return nil
+	return answer.ServerID, nil
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -19,16 +21,17 @@ import (
 )
 
 // One of several servers may be away: those that answer tell how they sync. While
-// none does, nothing is known, and one that doesn't sync is enough to refuse.
+// the one that is connected to does not, nothing is known, and one that doesn't sync
+// is enough to refuse, as are only monitors of other servers.
 func TestCheck_Monitors(t *testing.T) {
 	t.Parallel()
+	nc := connect(t, localtest.NATS(t))
 	monitor := func(answer string) string {
-		m := newMonitor(t)
+		m := newMonitor(t, nc)
 		m.answer.Store(answer)
 		return m.URL
 	}
-	syncs, lazy, away := monitor(syncs), monitor(lazy), "http://127.0.0.1:1"
-	r := newRig(t)
+	syncs, lazy, another, away := monitor(syncs), monitor(lazy), monitor(another), "http://127.0.0.1:1"
 	for name, test := range map[string]struct {
 		monitors        []string
 		passed, refused bool
@@ -39,8 +42,12 @@ func TestCheck_Monitors(t *testing.T) {
 		"all are away":      {[]string{away, away}, false, false},
 		"one doesn't sync":  {[]string{syncs, lazy}, false, true},
 		"away, or not sync": {[]string{away, lazy}, false, true},
+		"of another server": {[]string{another}, false, true},
+		"of only others":    {[]string{another, another}, false, true},
+		"of another too":    {[]string{another, syncs}, true, false},
+		"connected's away":  {[]string{another, away}, false, false},
 	} {
-		err := Check{MonitorURLs: test.monitors}.check(t.Context(), r.nc, StreamOptions{}, zap.NewNop())
+		err := Check{MonitorURLs: test.monitors}.check(t.Context(), nc, StreamOptions{}, zap.NewNop())
 		var breach *safety.Breach
 		if (err == nil) != test.passed || errors.As(err, &breach) != test.refused {
 			t.Errorf("%s: %v", name, err)
@@ -54,17 +61,22 @@ type monitor struct {
 	answer atomic.Value
 }
 
-// What a monitor may say: that JetStream syncs, that it doesn't, or nothing.
+// What a monitor may say: that JetStream syncs, that it doesn't, that it is the one
+// of another server, or nothing.
 const (
-	syncs  = `{"config":{"sync_always":true}}`
-	lazy   = `{"config":{"sync_interval":120000000000}}`
-	silent = ""
+	syncs   = `{"server_id":"ID","config":{"sync_always":true}}`
+	lazy    = `{"server_id":"ID","config":{"sync_interval":120000000000}}`
+	another = `{"server_id":"another","config":{"sync_always":true}}`
+	silent  = ""
 )
 
-func newMonitor(t *testing.T) *monitor {
+// newMonitor gives the monitor of the server that nc is connected to.
+func newMonitor(t *testing.T, nc *nats.Conn) *monitor {
 	m := new(monitor)
 	m.answer.Store(syncs)
-	m.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(m.answer.Load().(string))) }))
+	m.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte(strings.ReplaceAll(m.answer.Load().(string), `"ID"`, strconv.Quote(nc.ConnectedServerId()))))
+	}))
 	t.Cleanup(m.Close)
 	return m
 }
@@ -73,8 +85,9 @@ func newMonitor(t *testing.T) *monitor {
 // has been checked, and one that fails the check ends the queue.
 func TestCheck_Reconnect(t *testing.T) {
 	t.Parallel()
-	server, monitor := localtest.OwnNATS(t), newMonitor(t)
+	server := localtest.OwnNATS(t)
 	nc := connect(t, server.URL())
+	monitor := newMonitor(t, nc)
 	q, err := NewQueue(nc, QueueOptions{Ledger: silentLedger{}, Check: Check{MonitorURLs: []string{monitor.URL}}, Stream: StreamOptions{MaxBytes: 64 << 20}})
 	if err != nil {
 		t.Fatal(err)
@@ -160,4 +173,19 @@ func TestCheck_ReconnectWhilePublishing(t *testing.T) {
 	again := newBatch("a")
 	waitFor(t, r.queue(t, r.nc, QueueOptions{}).submit(t, again))
 	wantCodes(t, again, intake.CodeSaved)
+}
+
+// The monitoring of a real server that is not the one in use.
+func TestCheck_MonitorOfAnotherServer(t *testing.T) {
+	t.Parallel()
+	used, other := localtest.OwnNATS(t), localtest.OwnNATS(t)
+	nc := connect(t, used.URL())
+	if err := (Check{MonitorURLs: []string{used.MonitorURL()}}).check(t.Context(), nc, StreamOptions{}, zap.NewNop()); err != nil {
+		t.Errorf("its own monitoring: %v", err)
+	}
+	err := Check{MonitorURLs: []string{other.MonitorURL()}}.check(t.Context(), nc, StreamOptions{}, zap.NewNop())
+	var breach *safety.Breach
+	if !errors.As(err, &breach) || !strings.Contains(err.Error(), "--nats-monitor-url "+other.MonitorURL()+" is another one than is connected to") {
+		t.Errorf("another's monitoring: %v", err)
+	}
 }

@@ -2,11 +2,10 @@ package main
 
 import (
 	"bytes"
-	"net/http"
-	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/nats-io/nats.go/jetstream"
@@ -26,7 +25,8 @@ func TestUnsafeServers(t *testing.T) {
 	for name, test := range map[string]struct {
 		do, undo string // in Postgres
 		stream   func(*jetstream.StreamConfig)
-		monitor  string // what NATS says of itself
+		nats     local.NATSOptions
+		other    bool // the monitoring is that of another NATS
 		want     []string
 	}{
 		"fsync": {do: "alter system set fsync = off", undo: "alter system reset fsync",
@@ -37,7 +37,9 @@ func TestUnsafeServers(t *testing.T) {
 			want: []string{"synchronous_commit in Postgres (for this user and database) is off"}},
 		"schema": {do: "insert into goose_db_version (version_id, is_applied) values (9999, true)", undo: "delete from goose_db_version where version_id = 9999",
 			want: []string{"the version of the schema in Postgres is 9999"}},
-		"sync_interval": {monitor: `{"config":{"max_storage":1,"sync_interval":120000000000}}`,
+		"another monitor": {other: true,
+			want: []string{"is another one than is connected to (intake, whose ID is ", "give the HTTP monitoring of each server that --nats-url leads to"}},
+		"sync_interval": {nats: local.NATSOptions{SyncInterval: 2 * time.Minute},
 			want: []string{"sync_interval of JetStream at http://127.0.0.1", "is 2m0s", "sync_interval: always"}},
 		"memory": {stream: func(c *jetstream.StreamConfig) { c.Storage = jetstream.MemoryStorage },
 			want: []string{"the storage of stream INTAKE is Memory"}},
@@ -49,19 +51,13 @@ func TestUnsafeServers(t *testing.T) {
 				s.exec(t, test.do, reload)
 				defer s.exec(t, test.undo, reload)
 			}
-			nats := localtest.OwnNATS(t)
+			nats := localtest.NATSWith(t, test.nats)
 			monitor := nats.MonitorURL()
 			if test.stream != nil {
 				makeStream(t, nats.URL(), test.stream)
 			}
-			if test.monitor != "" {
-				server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					if r.URL.Path == "/jsz" {
-						_, _ = w.Write([]byte(test.monitor))
-					}
-				}))
-				defer server.Close()
-				monitor = server.URL
+			if test.other {
+				monitor = localtest.OwnNATS(t).MonitorURL()
 			}
 			for _, command := range [][]string{{"front", "--listen=127.0.0.1:0", "--public-url=http://intake.test"}, {"worker"}} {
 				args := append(command, "--admin-listen=127.0.0.1:0", "--postgres-url="+s.postgres.URL(), "--nats-url="+nats.URL(), "--nats-monitor-url="+monitor)

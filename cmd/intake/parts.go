@@ -24,7 +24,7 @@ type serverFlags struct {
 	QueueMaxBytes int64  `default:"4294967296" help:"Room of the queue on disk in bytes; beyond it batches are refused."`
 	QueueReplicas int    `default:"1" help:"Copies of the queue in a NATS cluster."`
 
-	NATSMonitorURL []string `name:"nats-monitor-url" help:"Where the NATS servers' HTTP monitoring is, as in http://nats:8222, to see whether they sync each message."`
+	NATSMonitorURL []string `name:"nats-monitor-url" help:"Where the HTTP monitoring of each NATS server is, as in http://nats:8222, to see whether they sync each message."`
 	AllowUnsafe    bool     `help:"Go on with servers that may lose what they say they have stored."`
 }
 

@@ -145,10 +145,14 @@ func OwnRedis(t testing.TB) *local.Redis {
 func NATS(t testing.TB) string { t.Helper(); return OwnNATS(t).URL() }
 
 // OwnNATS gives a NATS that the test may stop and start again.
-func OwnNATS(t testing.TB) *local.NATS {
+func OwnNATS(t testing.TB) *local.NATS { t.Helper(); return NATSWith(t, local.NATSOptions{}) }
+
+// NATSWith gives one with options, in a folder of its own.
+func NATSWith(t testing.TB, opts local.NATSOptions) *local.NATS {
 	t.Helper()
 	return own(t, func(ctx context.Context, dir string) (*local.NATS, error) {
-		return local.StartNATS(ctx, local.NATSOptions{Dir: dir})
+		opts.Dir = dir
+		return local.StartNATS(ctx, opts)
 	})
 }
 
@@ -210,9 +214,7 @@ func NATSCluster(t testing.TB, size int) []*local.NATS {
 				cluster.Routes = append(cluster.Routes, fmt.Sprintf("nats://127.0.0.1:%d", port))
 			}
 		}
-		servers[i] = own(t, func(ctx context.Context, dir string) (*local.NATS, error) {
-			return local.StartNATS(ctx, local.NATSOptions{Dir: dir, Cluster: cluster})
-		})
+		servers[i] = NATSWith(t, local.NATSOptions{Cluster: cluster})
 	}
 	nc, err := nats.Connect(servers[0].URL())
 	if err != nil {
