@@ -76,6 +76,43 @@ func TestUnsafeServers(t *testing.T) {
 	}
 }
 
+// Postgres loses its safety under a running front and worker, by a restart or
+// without: they end, and say why.
+func TestUnsafePostgres_WhileRunning(t *testing.T) {
+	t.Parallel()
+	for name, lose := range map[string]func(*servers){
+		"restarted": func(s *servers) {
+			s.exec(t, "alter system set fsync = off")
+			if err := s.postgres.Stop(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if err := s.postgres.Start(t.Context()); err != nil {
+				t.Error(err)
+			}
+		},
+		"reloaded": func(s *servers) { s.exec(t, "alter system set fsync = off", "select pg_reload_conf()") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := startServers(t)
+			f, w, ended := runPartsToTheEnd(t, serverFlags{PostgresURL: s.postgres.URL(), NATSURL: s.nats.URL()})
+			if err := waitReady(t.Context(), f.health, w.health); err != nil {
+				t.Fatal(err)
+			}
+			lose(s)
+			for range cap(ended) {
+				select {
+				case err := <-ended:
+					if err == nil || !strings.Contains(err.Error(), "unsafe: fsync in Postgres is off") {
+						t.Errorf("ended with %v", err)
+					}
+				case <-time.After(30 * time.Second):
+					t.Fatal("it goes on")
+				}
+			}
+		})
+	}
+}
+
 // servers are a Postgres and a NATS of a test's own, set up as they should be.
 type servers struct {
 	postgres *local.Postgres
@@ -93,7 +130,12 @@ func startServers(t *testing.T) *servers {
 
 func (s *servers) exec(t *testing.T, statements ...string) {
 	t.Helper()
-	conn, err := pgx.Connect(t.Context(), s.postgres.URL())
+	execute(t, s.postgres.URL(), statements...)
+}
+
+func execute(t *testing.T, postgresURL string, statements ...string) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), postgresURL)
 	if err != nil {
 		t.Fatal(err)
 	}

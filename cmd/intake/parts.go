@@ -63,7 +63,7 @@ func connect(ctx context.Context, f serverFlags, name string, conns int, logger 
 		}
 	}()
 	p.metrics = admin.NewRegistry()
-	if p.store, err = sink.Open(ctx, sink.Options{URL: f.PostgresURL, MaxConns: conns, RefuseUnsafe: !f.AllowUnsafe}); err != nil {
+	if p.store, err = sink.Open(ctx, sink.Options{URL: f.PostgresURL, MaxConns: conns, RefuseUnsafe: !f.AllowUnsafe, NeedSchema: true}); err != nil {
 		return p, err
 	}
 	if p.nats, err = worker.Connect(f.NATSURL, name, logger); err != nil {
