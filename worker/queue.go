@@ -162,7 +162,7 @@ func (q *Queue) Ready(ctx context.Context) error {
 const publishers = 1
 
 // Run publishes what is submitted and listens for outcomes, until ctx ends. It
-// ends with a *safety.Breach if NATS may lose what it has stored.
+// ends with safety.Breaches if NATS may lose what it has stored.
 func (q *Queue) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

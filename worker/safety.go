@@ -84,6 +84,15 @@ func (c Check) run(ctx context.Context, nc *nats.Conn, stream StreamOptions, log
 	}
 }
 
+// Once tells all that is wrong with the NATS that nc is connected to, with a
+// *safety.Breach for each thing by which what Intake answers would be untrue.
+func (c Check) Once(ctx context.Context, nc *nats.Conn, stream StreamOptions) error {
+	if connectionOf(nc) == 0 {
+		return errNotChecked
+	}
+	return c.check(ctx, nc, stream, zap.NewNop())
+}
+
 // checkAgain is the pause after a check that could not be made.
 const checkAgain = 100 * time.Millisecond
 

@@ -120,7 +120,7 @@ func (w *Worker) Ready(ctx context.Context) error {
 
 // Run saves what is queued until ctx ends. Then it takes nothing more, finishes
 // the transactions that are under way, and hands back what it has not begun. It
-// ends with a *safety.Breach if NATS may lose what it has stored.
+// ends with safety.Breaches if NATS may lose what it has stored.
 func (w *Worker) Run(ctx context.Context) error {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)

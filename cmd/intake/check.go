@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -24,6 +25,25 @@ func (p *parts) check(ctx context.Context, allowUnsafe bool, logger *zap.Logger)
 		group.Go(func() error { p.checkRedis(ctx, logger); return nil })
 	}
 	return group.Wait()
+}
+
+// withAllBreaches completes the breaches that have ended a process, if such have:
+// the first one that was found is one of one server, and who mends it should not
+// have to start again to learn of the next.
+func (p *parts) withAllBreaches(err error, flags serverFlags) error {
+	first, _ := safety.Find(err)
+	if len(first) == 0 {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	var postgres, nats error
+	var asking sync.WaitGroup
+	asking.Go(func() { postgres = p.store.Check(ctx) })
+	asking.Go(func() { nats = flags.check().Once(ctx, p.nats, flags.streamOptions()) })
+	asking.Wait()
+	all, _ := safety.Find(errors.Join(first, postgres, nats))
+	return all
 }
 
 // How often a server is asked that can't be checked yet, how often Postgres is

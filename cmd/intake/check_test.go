@@ -76,6 +76,25 @@ func TestUnsafeServers(t *testing.T) {
 	}
 }
 
+// All that is wrong with all servers is said at once.
+func TestUnsafeServers_Several(t *testing.T) {
+	t.Parallel()
+	s := startServers(t)
+	s.exec(t, "alter system set fsync = off", "alter system set full_page_writes = off", "select pg_reload_conf()",
+		"insert into goose_db_version (version_id, is_applied) values (9999, true)")
+	nats := localtest.NATSWith(t, local.NATSOptions{SyncInterval: time.Minute})
+	makeStream(t, nats.URL(), func(c *jetstream.StreamConfig) { c.Storage = jetstream.MemoryStorage })
+	for _, command := range [][]string{{"front", "--listen=127.0.0.1:0", "--public-url=http://intake.test"}, {"worker"}} {
+		_, said := outputOf(t, 1, append(command, "--admin-listen=127.0.0.1:0", "--postgres-url="+s.postgres.URL(), "--nats-url="+nats.URL(), "--nats-monitor-url="+nats.MonitorURL())...)
+		for _, want := range []string{"fsync in Postgres is off", "full_page_writes in Postgres is off", "the version of the schema in Postgres is 9999",
+			"sync_interval of JetStream", "the storage of stream INTAKE is Memory"} {
+			if n := strings.Count(said, "unsafe: "+want); n != 1 {
+				t.Errorf("%s says %d times %q:\n%s", command[0], n, want, said)
+			}
+		}
+	}
+}
+
 // Postgres loses its safety under a running front and worker, by a restart or
 // without: they end, and say why.
 func TestUnsafePostgres_WhileRunning(t *testing.T) {
