@@ -55,6 +55,21 @@ func TestCheck_Monitors(t *testing.T) {
 	}
 }
 
+// A NATS that is too old is refused, as is one that doesn't say.
+func TestCheck_Version(t *testing.T) {
+	t.Parallel()
+	for version, refused := range map[string]bool{
+		"2.12.7": false, "2.12.10": false, "2.15.2": false, "3.0.0": false, "2.13.0-dev": false,
+		"2.12.6": true, "2.9.25": true, "2.12.7-RC.1": true, "": true,
+	} {
+		err := checkVersion(version)
+		var breach *safety.Breach
+		if errors.As(err, &breach) != refused || refused && !strings.Contains(err.Error(), "the version of NATS is "+version) {
+			t.Errorf("version %q: %v", version, err)
+		}
+	}
+}
+
 // A monitor is the HTTP monitoring of a NATS, which says what a test wants.
 type monitor struct {
 	*httptest.Server

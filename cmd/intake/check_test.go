@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"intake/dedupe"
 	"intake/deploy/local"
 	"intake/deploy/local/localtest"
 	"intake/sink"
@@ -129,6 +130,37 @@ func TestUnsafePostgres_WhileRunning(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A Redis that refuses to tell is not asked all the time; one that is away is soon
+// asked again.
+func TestCheckRedis_Again(t *testing.T) {
+	t.Parallel()
+	server := localtest.OwnRedis(t)
+	check := func() error {
+		client, err := dedupe.NewClient(server.URL())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		_, err = dedupe.CheckServers(t.Context(), client)
+		return err
+	}
+	client, err := dedupe.NewClient(server.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if err := client.Do(t.Context(), "acl", "setuser", "default", "-info").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := check(); err == nil || pauseAfter(err) != time.Minute {
+		t.Errorf("%v: asked again after %s", err, pauseAfter(err))
+	}
+	server.Kill()
+	if err := check(); err == nil || pauseAfter(err) >= time.Second {
+		t.Errorf("%v: asked again after %s", err, pauseAfter(err))
 	}
 }
 

@@ -22,7 +22,7 @@ type serverFlags struct {
 	NATSURL       string `name:"nats-url" required:"" help:"The queue: nats://user:password@host, several separated by commas for a cluster."`
 	RedisURL      string `name:"redis-url" help:"The seen set: redis://:password@host, several separated by commas for Redis Cluster; none if empty, which costs speed only."`
 	QueueMaxBytes int64  `default:"4294967296" help:"Room of the queue on disk in bytes; beyond it batches are refused."`
-	QueueReplicas int    `default:"1" help:"Copies of the queue in a NATS cluster."`
+	QueueReplicas int    `default:"1" help:"Copies of the queue in a NATS cluster, at least: a queue that has fewer gets them, one that has more keeps them."`
 
 	NATSMonitorURL []string `name:"nats-monitor-url" help:"Where the HTTP monitoring of each NATS server is, as in http://nats:8222, to see whether they sync each message."`
 	AllowUnsafe    bool     `help:"Go on with servers that may lose what they say they have stored."`
