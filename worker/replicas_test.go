@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"intake"
 	"intake/deploy/local/localtest"
@@ -25,7 +26,8 @@ func TestReplicas_NeverLowered(t *testing.T) {
 		opts := StreamOptions{Replicas: step.wanted, MaxBytes: 64 << 20}
 		// A worker that was updated changes other settings of the stream too.
 		opts.MaxBytes += int64(step.wanted)
-		w, err := New(nc, Options{Store: noStore{}, Stream: opts})
+		core, logged := observer.New(zap.InfoLevel)
+		w, err := New(nc, Options{Store: noStore{}, Stream: opts, Logger: zap.New(core)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -38,6 +40,10 @@ func TestReplicas_NeverLowered(t *testing.T) {
 			})
 		}
 		stop()
+		keeps := logged.FilterMessage("the queue keeps its replicas, which are more than --queue-replicas").Len()
+		if keeps != 0 != (step.have > step.wanted) {
+			t.Errorf("wanted %d and has %d replicas: said %d times that it keeps them", step.wanted, step.have, keeps)
+		}
 	}
 }
 

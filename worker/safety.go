@@ -48,7 +48,7 @@ func connectionOf(nc *nats.Conn) uint64 {
 func (c Check) run(ctx context.Context, nc *nats.Conn, stream StreamOptions, logger *zap.Logger, passed func(connection uint64)) error {
 	const every = 20 * time.Millisecond
 	var checked uint64 // which connection was
-	warned, said := false, ""
+	warned, said, patience := false, "", checkTimeout
 	for ; ; sleep(ctx, every) {
 		connection := connectionOf(nc)
 		switch {
@@ -57,7 +57,9 @@ func (c Check) run(ctx context.Context, nc *nats.Conn, stream StreamOptions, log
 		case connection == 0 || checked == connection:
 			continue
 		}
-		breaches, others := safety.Find(c.check(ctx, nc, stream, logger))
+		trying, cancel := context.WithTimeout(ctx, patience)
+		breaches, others := safety.Find(c.check(trying, nc, stream, logger))
+		cancel()
 		if ctx.Err() != nil || connectionOf(nc) != connection {
 			continue // it may have been about another server
 		}
@@ -69,6 +71,7 @@ func (c Check) run(ctx context.Context, nc *nats.Conn, stream StreamOptions, log
 				said = others.Error()
 				logger.Warn("cannot check NATS yet, trying again", zap.Error(others))
 			}
+			patience = min(2*patience, maxCheckTimeout)
 			sleep(ctx, checkAgain)
 			continue
 		}
@@ -76,7 +79,7 @@ func (c Check) run(ctx context.Context, nc *nats.Conn, stream StreamOptions, log
 			logger.Warn("going on as --allow-unsafe says", zap.Error(breach))
 		}
 		passed(connection)
-		checked, said = connection, ""
+		checked, said, patience = connection, "", checkTimeout
 		if len(c.MonitorURLs) == 0 && !warned {
 			warned = true
 			logger.Warn("whether NATS syncs each message is not known: see that its jetstream block has sync_interval: always, or have it looked up with --nats-monitor-url")
@@ -93,8 +96,14 @@ func (c Check) Once(ctx context.Context, nc *nats.Conn, stream StreamOptions) er
 	return c.check(ctx, nc, stream, zap.NewNop())
 }
 
-// checkAgain is the pause after a check that could not be made.
-const checkAgain = 100 * time.Millisecond
+// A check is given more time with each try: what is asked during an election in
+// a cluster is never answered, and must not be waited for long; but a server may
+// also be slow. checkAgain is the pause between tries.
+const (
+	checkTimeout    = time.Second
+	maxCheckTimeout = 8 * time.Second
+	checkAgain      = 100 * time.Millisecond
+)
 
 // breachOf tells whether a breach has ended ctx.
 func breachOf(ctx context.Context) error {
@@ -107,8 +116,6 @@ func breachOf(ctx context.Context) error {
 // check tells all that is wrong with the server that nc is connected to. It raises
 // the replicas of the stream, if they are fewer than is wanted.
 func (c Check) check(ctx context.Context, nc *nats.Conn, stream StreamOptions, logger *zap.Logger) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
 	return errors.Join(checkVersion(nc.ConnectedServerVersion()), checkStream(ctx, nc, stream, logger), c.checkMonitors(ctx, nc))
 }
 
@@ -192,7 +199,9 @@ func (c Check) checkMonitors(ctx context.Context, nc *nats.Conn) error {
 		away = fmt.Errorf("whether the NATS that is connected to (%s) syncs each message is not known: %w", name, away)
 	default:
 		// A server that was restarted has another ID: is it still the one?
-		if err := nc.FlushWithContext(ctx); err != nil {
+		asking, cancel := context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+		if err := nc.FlushWithContext(asking); err != nil {
 			return fmt.Errorf("ask NATS whether it is still there: %w", err)
 		}
 		breaches = append(breaches, &safety.Breach{Setting: "the server at --nats-monitor-url " + strings.Join(c.MonitorURLs, ", "),
