@@ -3,10 +3,12 @@ package dedupe
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
 	"github.com/redis/go-redis/v9"
+	"golang.org/x/mod/semver"
 )
 
 // CheckServers tells what of the settings of Redis does harm: nothing that makes
@@ -15,23 +17,39 @@ import (
 func CheckServers(ctx context.Context, client redis.UniversalClient) (warnings []string, err error) {
 	var mu sync.Mutex
 	err = EachServer(ctx, client, func(ctx context.Context, server *redis.Client) error {
-		info, err := server.Info(ctx, "memory").Result()
+		// All of it: sections can only be chosen one at a time before Redis 7.
+		info, err := server.Info(ctx).Result()
 		if err != nil {
 			return fmt.Errorf("read the settings of Redis: %w", err)
 		}
-		if warning := checkEviction(fieldsOf(info)); warning != "" {
-			mu.Lock()
-			defer mu.Unlock()
-			warnings = append(warnings, warning)
+		fields := fieldsOf(info)
+		mu.Lock()
+		defer mu.Unlock()
+		for _, warning := range []string{checkVersion(fields["redis_version"]), checkEviction(fields)} {
+			if warning != "" && !slices.Contains(warnings, warning) {
+				warnings = append(warnings, warning)
+			}
 		}
 		return nil
 	})
 	return warnings, err
 }
 
+// minVersion of Redis: the oldest that the tests run on.
+const minVersion = "7.0.0"
+
+func checkVersion(version string) string {
+	if version == "" || semver.Compare("v"+version, "v"+minVersion) >= 0 {
+		return ""
+	}
+	return "the version of Redis is " + version + ": it was never tried whether it remembers what was seen, and the partners' limits, as it should; use Redis " + minVersion + " or newer"
+}
+
 func checkEviction(info map[string]string) string {
 	policy := info["maxmemory_policy"]
 	switch {
+	case policy == "":
+		return "whether Redis forgets what it should not is not known: it does not tell its maxmemory-policy"
 	case info["maxmemory"] == "0":
 		return "maxmemory in Redis is 0: the seen set grows until the machine has no memory left; set maxmemory, with maxmemory-policy allkeys-lru"
 	case policy == "noeviction":

@@ -28,3 +28,14 @@ func TestCheckServers(t *testing.T) {
 		}
 	}
 }
+
+// A Redis that is too old is warned of, once for a whole cluster.
+func TestCheckVersion(t *testing.T) {
+	t.Parallel()
+	for version, old := range map[string]bool{"5.0.14": true, "6.2.14": true, "7.0.0": false, "7.0.15": false, "7.4.1": false, "8.0.0": false, "": false} {
+		warning := dedupe.CheckVersion(version)
+		if (warning != "") != old || old && !strings.Contains(warning, "the version of Redis is "+version) {
+			t.Errorf("version %q: %q", version, warning)
+		}
+	}
+}

@@ -6,3 +6,6 @@ func (s *SeenSet) Waiting() int {
 	defer s.together.mu.Unlock()
 	return len(s.together.waiting)
 }
+
+// CheckVersion judges a version of Redis.
+var CheckVersion = checkVersion

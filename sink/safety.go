@@ -2,12 +2,14 @@ package sink
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"intake/internal/safety"
 )
@@ -16,65 +18,106 @@ import (
 // run on.
 const minVersion = 15_00_00
 
+// settings are those of a connection's server by which it keeps what it says it has
+// committed, or doesn't.
+type settings struct {
+	fsync, fullPageWrites, synchronousCommit string
+	version                                  int // as server_version_num has it
+	versionName                              string
+}
+
 // checkSettings tells whether a connection's server keeps what it says it has
 // committed.
 func checkSettings(ctx context.Context, conn *pgx.Conn) error {
 	const query = `select current_setting('fsync'), current_setting('full_page_writes'), current_setting('synchronous_commit'),
 		current_setting('server_version_num')::int, current_setting('server_version')`
-	var fsync, fullPageWrites, synchronousCommit, name string
-	var version int
-	if err := conn.QueryRow(ctx, query).Scan(&fsync, &fullPageWrites, &synchronousCommit, &version, &name); err != nil {
+	var set settings
+	if err := conn.QueryRow(ctx, query).Scan(&set.fsync, &set.fullPageWrites, &set.synchronousCommit, &set.version, &set.versionName); err != nil {
 		return fmt.Errorf("read the settings of Postgres: %w", err)
 	}
-	switch {
-	case version < minVersion:
-		return &safety.Breach{Setting: "the version of Postgres", Is: name,
-			Because: "it was never tried whether records are saved once there", Do: "use Postgres 15 or newer"}
-	case fsync != "on":
-		return &safety.Breach{Setting: "fsync in Postgres", Is: fsync,
-			Because: "a crash of the machine may take records that were Completed, or the whole database", Do: "set fsync = on"}
-	case fullPageWrites != "on":
-		return &safety.Breach{Setting: "full_page_writes in Postgres", Is: fullPageWrites,
-			Because: "a crash of the machine may corrupt pages with records that were Completed", Do: "set full_page_writes = on"}
-	case synchronousCommit == "off":
-		return &safety.Breach{Setting: "synchronous_commit in Postgres (for this user and database)", Is: synchronousCommit,
-			Because: "a crash may take records that were Completed a moment before", Do: "set synchronous_commit = on"}
-	}
-	return nil
+	return set.check()
 }
 
-// CheckSettings tells whether Postgres keeps what it says it has committed: it
-// fails with a *safety.Breach if not. With Options.RefuseUnsafe every connection is
-// checked.
-func (s *Store) CheckSettings(ctx context.Context) error {
+// check gives all that is wrong.
+func (s settings) check() error {
+	var wrong []error
+	if s.version < minVersion {
+		wrong = append(wrong, &safety.Breach{Setting: "the version of Postgres", Is: s.versionName,
+			Because: "it was never tried whether records are saved once there", Do: "use Postgres 15 or newer"})
+	}
+	if s.fsync != "on" {
+		wrong = append(wrong, &safety.Breach{Setting: "fsync in Postgres", Is: s.fsync,
+			Because: "a crash of the machine may take records that were Completed, or the whole database", Do: "set fsync = on"})
+	}
+	if s.fullPageWrites != "on" {
+		wrong = append(wrong, &safety.Breach{Setting: "full_page_writes in Postgres", Is: s.fullPageWrites,
+			Because: "a crash of the machine may corrupt pages with records that were Completed", Do: "set full_page_writes = on"})
+	}
+	if s.synchronousCommit == "off" {
+		wrong = append(wrong, &safety.Breach{Setting: "synchronous_commit in Postgres (for this user and database)", Is: s.synchronousCommit,
+			Because: "a crash may take records that were Completed a moment before", Do: "set synchronous_commit = on"})
+	}
+	return errors.Join(wrong...)
+}
+
+// Check tells whether Postgres keeps what it says it has committed, and has the
+// schema that this program knows: it fails with a *safety.Breach for each thing by
+// which what Intake answers would be untrue. The settings may change under a
+// running process, so it is to be called again and again. With
+// Options.RefuseUnsafe every new connection is checked too.
+func (s *Store) Check(ctx context.Context) error {
 	conn, err := s.pool.Acquire(ctx)
 	if err != nil {
-		return err
+		return fmt.Errorf("connect to Postgres: %w", err)
 	}
 	defer conn.Release()
-	return checkSettings(ctx, conn.Conn())
+	return errors.Join(checkSettings(ctx, conn.Conn()), s.checkSchema(ctx, conn.Conn()))
 }
 
-// CheckSchema tells whether the schema is the one that this program knows. An
+// admit tells whether a new connection may be used.
+func (s *Store) admit(ctx context.Context, conn *pgx.Conn, opts Options) error {
+	var errs []error
+	if opts.RefuseUnsafe {
+		errs = append(errs, checkSettings(ctx, conn))
+	}
+	if opts.NeedSchema {
+		errs = append(errs, s.checkSchema(ctx, conn))
+	}
+	err := errors.Join(errs...)
+	if !opts.RefuseUnsafe {
+		_, err = safety.Find(err)
+	}
+	return err
+}
+
+// checkSchema tells whether the schema is the one that this program knows. An
 // older one is brought up to date by Migrate; of a newer one nobody can say what
-// this program would do to it.
-func (s *Store) CheckSchema(ctx context.Context) error {
+// this program would do to it. But a schema that was known once may be migrated
+// while this process runs: programs are replaced one after the other.
+func (s *Store) checkSchema(ctx context.Context, conn *pgx.Conn) error {
 	var version int64
-	if err := s.pool.QueryRow(ctx, "select coalesce(max(version_id), 0) from goose_db_version where is_applied").Scan(&version); err != nil {
-		return fmt.Errorf("read the version of the schema (is it there? run intake migrate): %w", err)
+	err := conn.QueryRow(ctx, "select coalesce(max(version_id), 0) from goose_db_version where is_applied").Scan(&version)
+	if answer := (*pgconn.PgError)(nil); errors.As(err, &answer) && answer.Code == undefinedTable {
+		return errors.New("there is no schema in Postgres yet: run intake migrate")
+	}
+	if err != nil {
+		return fmt.Errorf("read the version of the schema in Postgres: %w", err)
 	}
 	known, err := schemaVersion()
 	switch {
 	case err != nil:
 		return err
-	case version > known:
-		return &safety.Breach{Setting: "the version of the schema in Postgres", Is: strconv.FormatInt(version, 10),
-			Because: fmt.Sprintf("this program knows versions up to %d, and may save what a newer one misreads", known), Do: "use the program that migrated it"}
 	case version < known:
 		return fmt.Errorf("the schema in Postgres has version %d, and this program needs %d: run intake migrate", version, known)
+	case version > known && !s.schemaKnown.Load():
+		return &safety.Breach{Setting: "the version of the schema in Postgres", Is: strconv.FormatInt(version, 10),
+			Because: fmt.Sprintf("this program knows versions up to %d, and may save what a newer one misreads", known), Do: "use the program that migrated it"}
 	}
+	s.schemaKnown.Store(true)
 	return nil
 }
+
+const undefinedTable = "42P01"
 
 // schemaVersion is that of the last migration in this program.
 func schemaVersion() (int64, error) {

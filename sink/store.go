@@ -23,8 +23,12 @@ type Options struct {
 	// StatementTimeout bounds each statement, in Postgres; 60 s when zero.
 	StatementTimeout time.Duration
 	// RefuseUnsafe has the store use no server that may lose what it says it has
-	// committed. It fails with a *safety.Breach then.
+	// committed. It fails with a *safety.Breach for each reason then.
 	RefuseUnsafe bool
+	// NeedSchema has the store use no schema that is older than this program's: it
+	// fails until Migrate has been called. With RefuseUnsafe it uses no newer one
+	// either, unless it has seen its own before.
+	NeedSchema bool
 }
 
 // Store is the data store. Any number of goroutines may use it at once.
@@ -32,6 +36,7 @@ type Store struct {
 	pool        *pgxpool.Pool
 	connections *connections
 	ids         clientIDs
+	schemaKnown atomic.Bool // it was this program's once
 	// duplicates tells that the last gathering had items that were saved before,
 	// so that the next one may have too.
 	duplicates atomic.Bool
@@ -71,19 +76,17 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	// A standby takes no records, and its timeline changes under an open
 	// connection when it is promoted.
 	config.ConnConfig.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+	s := &Store{connections: connections}
 	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
-		if opts.RefuseUnsafe {
-			if err := checkSettings(ctx, conn); err != nil {
-				return err
-			}
+		if err := s.admit(ctx, conn, opts); err != nil {
+			return err
 		}
 		return readTimeline(ctx, conn)
 	}
-	pool, err := pgxpool.NewWithConfig(ctx, config)
-	if err != nil {
+	if s.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
 		return nil, fmt.Errorf("open the Postgres pool: %w", err)
 	}
-	return &Store{pool: pool, connections: connections}, nil
+	return s, nil
 }
 
 // closeTimeout bounds the goodbye to a server.

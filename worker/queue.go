@@ -19,6 +19,7 @@ import (
 
 	"intake"
 	"intake/internal/failpoint"
+	"intake/internal/safety"
 )
 
 var (
@@ -68,8 +69,8 @@ type Queue struct {
 	// used is how many bytes the stream holds, as far as is known, and room how
 	// many it may for batches that nobody waits for; 0: not known.
 	used, room atomic.Int64
-	checked    atomic.Bool  // NATS keeps what it stores
-	submitted  atomic.Int64 // when a batch was submitted last, in Unix nanoseconds
+	checked    atomic.Uint64 // the connection whose server keeps what it stores
+	submitted  atomic.Int64  // when a batch was submitted last, in Unix nanoseconds
 	drain      drain
 
 	mu      sync.Mutex
@@ -118,6 +119,7 @@ func NewQueue(nc *nats.Conn, opts QueueOptions) (*Queue, error) {
 	if opts.Logger == nil {
 		opts.Logger = zap.NewNop()
 	}
+	opts.Stream.allowFewer = opts.Check.AllowUnsafe
 	js, err := jetstream.New(nc)
 	if err != nil {
 		return nil, fmt.Errorf("use JetStream: %w", err)
@@ -131,10 +133,23 @@ func NewQueue(nc *nats.Conn, opts QueueOptions) (*Queue, error) {
 	}, nil
 }
 
+// errNotChecked is of a connection, and of what was to be published over it.
+var errNotChecked = errors.New("NATS has not been reached and checked yet")
+
+// checkedConnection is the connection to NATS, 0 while there is none or it is not
+// checked: it may lead to another server, or to one that was restarted with other
+// settings.
+func (q *Queue) checkedConnection() uint64 {
+	if connection := connectionOf(q.nc); connection == q.checked.Load() {
+		return connection
+	}
+	return 0
+}
+
 // Ready tells whether batches can be queued now.
 func (q *Queue) Ready(ctx context.Context) error {
-	if !q.checked.Load() {
-		return errors.New("NATS has not been reached and checked yet")
+	if q.checkedConnection() == 0 {
+		return errNotChecked
 	}
 	if _, err := q.js.Stream(ctx, StreamName); err != nil {
 		return fmt.Errorf("stream %s: %w", StreamName, err)
@@ -147,7 +162,7 @@ func (q *Queue) Ready(ctx context.Context) error {
 const publishers = 1
 
 // Run publishes what is submitted and listens for outcomes, until ctx ends. It
-// ends with a *safety.Breach if NATS may lose what it has stored.
+// ends with safety.Breaches if NATS may lose what it has stored.
 func (q *Queue) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -167,29 +182,36 @@ func (q *Queue) Run(ctx context.Context) error {
 		wg.Go(q.publishWaiting)
 	}
 	wg.Go(func() {
-		if breach := q.opts.Check.run(ctx, q.nc, q.opts.Logger, func() { q.checked.Store(true) }); breach != nil {
+		if breach := q.opts.Check.run(ctx, q.nc, q.opts.Stream, q.opts.Logger, q.checked.Store); breach != nil {
 			cancel(breach)
 		}
 	})
 	wg.Go(func() {
-		q.createLog(ctx)
+		if breach := q.createLog(ctx); breach != nil {
+			cancel(breach)
+		}
 		q.watchRoom(ctx)
 	})
 	q.readLedger(ctx)
 	return breachOf(ctx)
 }
 
-func (q *Queue) createLog(ctx context.Context) {
+// createLog returns when the log is there, or with safety.Breaches if it can't be
+// as it should.
+func (q *Queue) createLog(ctx context.Context) error {
 	for {
 		try, cancel := context.WithTimeout(ctx, 5*time.Second)
 		err := createLog(try, q.js, q.opts.Stream)
 		cancel()
 		if err == nil || ctx.Err() != nil {
-			return
+			return nil
+		}
+		if breaches, _ := safety.Find(err); len(breaches) > 0 {
+			return breaches
 		}
 		q.opts.Logger.Warn("the queue is not there yet", zap.Error(err))
 		if !sleep(ctx, time.Second) {
-			return
+			return nil
 		}
 	}
 }
@@ -223,8 +245,8 @@ func (q *Queue) Submit(ctx context.Context, batch *intake.Batch, lane Lane) (*Ti
 	if room := q.room.Load(); lane == Later && room > 0 && q.used.Load() > room {
 		return nil, fmt.Errorf("%w: what room the queue has left is for those who wait", ErrUnavailable)
 	}
-	if q.nc.Status() != nats.CONNECTED || !q.checked.Load() {
-		return nil, fmt.Errorf("%w: NATS is away", ErrUnavailable)
+	if q.checkedConnection() == 0 {
+		return nil, fmt.Errorf("%w: NATS is away, or is not checked yet", ErrUnavailable)
 	}
 	chunks, datas, err := encode(batch, int(q.nc.MaxPayload()))
 	if err != nil {
@@ -411,8 +433,13 @@ func (q *Queue) publishEach(p *publication) error {
 	return nil
 }
 
-// commit publishes messages, all or none, in one commit of the stream.
+// commit publishes messages, all or none, in one commit of the stream. They count
+// only if a server has them that was checked.
 func (q *Queue) commit(msgs []*nats.Msg, deadline time.Time) error {
+	connection := q.checkedConnection()
+	if connection == 0 {
+		return errNotChecked
+	}
 	timeout := min(tryTimeout, max(time.Until(deadline), 100*time.Millisecond))
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
@@ -424,6 +451,9 @@ func (q *Queue) commit(msgs []*nats.Msg, deadline time.Time) error {
 		_, err = jetstreamext.PublishMsgBatch(ctx, q.js, msgs, jetstreamext.BatchFlowControl{})
 	}
 	q.metrics.publish.Observe(time.Since(began).Seconds())
+	if err == nil && q.checkedConnection() != connection {
+		err = errors.New("NATS was reconnected to meanwhile")
+	}
 	if err == nil {
 		q.metrics.published.Add(float64(len(msgs)))
 		q.drain.add(laneOf(msgs[0].Subject), len(msgs))
@@ -440,7 +470,7 @@ func refused(err error) bool {
 	if errors.As(err, &answer) && answer.APIError() != nil {
 		return answer.APIError().ErrorCode != errConflictingDuplicate
 	}
-	return errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, nats.ErrNoResponders) ||
+	return errors.Is(err, errNotChecked) || errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, nats.ErrNoResponders) ||
 		errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrMaxPayload)
 }
 

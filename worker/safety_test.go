@@ -1,25 +1,37 @@
 package worker
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
+	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+
+	"intake"
+	"intake/deploy/local/localtest"
 	"intake/internal/safety"
 )
 
 // One of several servers may be away: those that answer tell how they sync. While
-// none does, nothing is known, and one that doesn't sync is enough to refuse.
+// the one that is connected to does not, nothing is known, and one that doesn't sync
+// is enough to refuse, as are only monitors of other servers.
 func TestCheck_Monitors(t *testing.T) {
 	t.Parallel()
+	nc := connect(t, localtest.NATS(t))
 	monitor := func(answer string) string {
-		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(answer)) }))
-		t.Cleanup(server.Close)
-		return server.URL
+		m := newMonitor(t, nc)
+		m.answer.Store(answer)
+		return m.URL
 	}
-	syncs, lazy, away := monitor(`{"config":{"sync_always":true}}`), monitor(`{"config":{"sync_interval":120000000000}}`), "http://127.0.0.1:1"
-	r := newRig(t)
+	syncs, lazy, another, away := monitor(syncs), monitor(lazy), monitor(another), "http://127.0.0.1:1"
 	for name, test := range map[string]struct {
 		monitors        []string
 		passed, refused bool
@@ -30,11 +42,165 @@ func TestCheck_Monitors(t *testing.T) {
 		"all are away":      {[]string{away, away}, false, false},
 		"one doesn't sync":  {[]string{syncs, lazy}, false, true},
 		"away, or not sync": {[]string{away, lazy}, false, true},
+		"of another server": {[]string{another}, false, true},
+		"of only others":    {[]string{another, another}, false, true},
+		"of another too":    {[]string{another, syncs}, true, false},
+		"connected's away":  {[]string{another, away}, false, false},
 	} {
-		err := Check{MonitorURLs: test.monitors}.check(t.Context(), r.nc)
+		err := Check{MonitorURLs: test.monitors}.check(t.Context(), nc, StreamOptions{}, zap.NewNop())
 		var breach *safety.Breach
 		if (err == nil) != test.passed || errors.As(err, &breach) != test.refused {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// A NATS that is too old is refused, as is one that doesn't say.
+func TestCheck_Version(t *testing.T) {
+	t.Parallel()
+	for version, refused := range map[string]bool{
+		"2.12.7": false, "2.12.10": false, "2.15.2": false, "3.0.0": false, "2.13.0-dev": false,
+		"2.12.6": true, "2.9.25": true, "2.12.7-RC.1": true, "": true,
+	} {
+		err := checkVersion(version)
+		var breach *safety.Breach
+		if errors.As(err, &breach) != refused || refused && !strings.Contains(err.Error(), "the version of NATS is "+version) {
+			t.Errorf("version %q: %v", version, err)
+		}
+	}
+}
+
+// A monitor is the HTTP monitoring of a NATS, which says what a test wants.
+type monitor struct {
+	*httptest.Server
+	answer atomic.Value
+}
+
+// What a monitor may say: that JetStream syncs, that it doesn't, that it is the one
+// of another server, or nothing.
+const (
+	syncs   = `{"server_id":"ID","config":{"sync_always":true}}`
+	lazy    = `{"server_id":"ID","config":{"sync_interval":120000000000}}`
+	another = `{"server_id":"another","config":{"sync_always":true}}`
+	silent  = ""
+)
+
+// newMonitor gives the monitor of the server that nc is connected to.
+func newMonitor(t *testing.T, nc *nats.Conn) *monitor {
+	m := new(monitor)
+	m.answer.Store(syncs)
+	m.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte(strings.ReplaceAll(m.answer.Load().(string), `"ID"`, strconv.Quote(nc.ConnectedServerId()))))
+	}))
+	t.Cleanup(m.Close)
+	return m
+}
+
+// After a reconnect nothing is accepted until the server that is connected to then
+// has been checked, and one that fails the check ends the queue.
+func TestCheck_Reconnect(t *testing.T) {
+	t.Parallel()
+	server := localtest.OwnNATS(t)
+	nc := connect(t, server.URL())
+	monitor := newMonitor(t, nc)
+	q, err := NewQueue(nc, QueueOptions{Ledger: silentLedger{}, Check: Check{MonitorURLs: []string{monitor.URL}}, Stream: StreamOptions{MaxBytes: 64 << 20}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	go func() { ended <- q.Run(ctx) }()
+	restart := func(says string) {
+		t.Helper()
+		before := nc.Stats().Reconnects
+		if err := server.Stop(ctx); err != nil {
+			t.Fatal(err)
+		}
+		monitor.answer.Store(says)
+		if err := server.Start(ctx); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "NATS is reconnected to", func() bool { return nc.IsConnected() && nc.Stats().Reconnects > before })
+	}
+	accepts := func() bool {
+		ticket, err := q.Submit(ctx, newBatch("a"), Waiting)
+		if err == nil {
+			ticket.Release()
+		}
+		return err == nil
+	}
+	eventually(t, "the queue is ready", func() bool { return q.Ready(ctx) == nil })
+	restart(silent)
+	if _, err := q.Submit(ctx, newBatch("a"), Waiting); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("a server that is not checked: %v", err)
+	}
+	if err := q.Ready(ctx); err == nil {
+		t.Error("ready with a server that is not checked")
+	}
+	monitor.answer.Store(syncs)
+	eventually(t, "a batch is accepted when the server is checked", accepts)
+	restart(lazy)
+	if accepts() {
+		t.Error("accepted by a server that doesn't sync")
+	}
+	var breach *safety.Breach
+	if err := <-ended; !errors.As(err, &breach) {
+		t.Errorf("the queue ended with %v", err)
+	}
+}
+
+// reconnecting is a JetStream whose server is another one as soon as it has stored
+// something.
+type reconnecting struct {
+	jetstream.JetStream
+	after func()
+}
+
+func (r reconnecting) PublishMsg(ctx context.Context, msg *nats.Msg, opts ...jetstream.PublishOpt) (*jetstream.PubAck, error) {
+	defer r.after()
+	return r.JetStream.PublishMsg(ctx, msg, opts...)
+}
+
+// What is stored while the connection changes is not accepted: it may be the server
+// that is not checked that has it.
+func TestCheck_ReconnectWhilePublishing(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	q, err := NewQueue(r.nc, QueueOptions{Ledger: r.store, PublishTimeout: time.Second, Stream: StreamOptions{MaxBytes: 64 << 20}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.js = reconnecting{q.js, func() { q.checked.Store(0) }}
+	start(t, q.Run)
+	eventually(t, "the queue is ready", func() bool { return q.Ready(t.Context()) == nil })
+	if _, err := q.Submit(t.Context(), newBatch("a"), Waiting); !errors.Is(err, ErrUnavailable) {
+		t.Fatalf("%v", err)
+	}
+	if info, err := r.stream(t).Info(t.Context()); err != nil || info.State.Msgs != 1 {
+		t.Errorf("%d messages (%v): the server should have stored it", info.State.Msgs, err)
+	}
+	start(t, r.worker(t, Options{}).Run)
+	eventually(t, "the message is out of the log", func() bool {
+		info, err := r.stream(t).Info(t.Context())
+		return err == nil && info.State.Msgs == 0
+	})
+	again := newBatch("a")
+	waitFor(t, r.queue(t, r.nc, QueueOptions{}).submit(t, again))
+	wantCodes(t, again, intake.CodeSaved)
+}
+
+// The monitoring of a real server that is not the one in use.
+func TestCheck_MonitorOfAnotherServer(t *testing.T) {
+	t.Parallel()
+	used, other := localtest.OwnNATS(t), localtest.OwnNATS(t)
+	nc := connect(t, used.URL())
+	if err := (Check{MonitorURLs: []string{used.MonitorURL()}}).check(t.Context(), nc, StreamOptions{}, zap.NewNop()); err != nil {
+		t.Errorf("its own monitoring: %v", err)
+	}
+	err := Check{MonitorURLs: []string{other.MonitorURL()}}.check(t.Context(), nc, StreamOptions{}, zap.NewNop())
+	var breach *safety.Breach
+	if !errors.As(err, &breach) || !strings.Contains(err.Error(), "--nats-monitor-url "+other.MonitorURL()+" is another one than is connected to") {
+		t.Errorf("another's monitoring: %v", err)
 	}
 }

@@ -17,6 +17,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
+
+	"intake/internal/safety"
 )
 
 // Names in JetStream.
@@ -33,8 +35,11 @@ const (
 type StreamOptions struct {
 	// MaxBytes bounds the log; beyond it nothing is accepted. 4 GiB when zero.
 	MaxBytes int64
-	// Replicas in a cluster; 1 when zero.
+	// Replicas in a cluster, at least: a stream that has more keeps them. 1 when zero.
 	Replicas int
+	// allowFewer has a stream made, or left, with fewer replicas where there are
+	// not servers enough.
+	allowFewer bool
 }
 
 // duplicateWindow is how long JetStream knows a message that is published
@@ -80,7 +85,7 @@ func (o StreamOptions) dead() jetstream.StreamConfig {
 func createLog(ctx context.Context, js jetstream.JetStream, opts StreamOptions) error {
 	_, err := js.Stream(ctx, StreamName)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		_, err = js.CreateStream(ctx, opts.log())
+		_, err = createStream(ctx, js, opts.log(), opts.allowFewer)
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 			err = nil
 		}
@@ -91,14 +96,50 @@ func createLog(ctx context.Context, js jetstream.JetStream, opts StreamOptions) 
 	return nil
 }
 
+// createStream makes a stream. In a cluster whose other servers are away it fails;
+// a server that is in no cluster is a *safety.Breach, if several are wanted.
+func createStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig, allowFewer bool) (jetstream.Stream, error) {
+	stream, err := js.CreateStream(ctx, want)
+	if !isCode(err, errNoCluster) {
+		return stream, err
+	}
+	one := want
+	one.Replicas = 1
+	if !allowFewer {
+		return nil, tooFewReplicas(one, want, err)
+	}
+	return js.CreateStream(ctx, one)
+}
+
+// Codes of JetStream's refusals to have so many replicas.
+const (
+	errNoCluster  jetstream.ErrorCode = 10074 // the server is in none
+	errNoPeers    jetstream.ErrorCode = 10005 // not servers enough in the cluster
+	errNoCapacity jetstream.ErrorCode = 10023 // or without the room
+)
+
+// lacksServers tells whether JetStream refused more replicas than it has servers for.
+func lacksServers(err error) bool { return isCode(err, errNoCluster, errNoPeers, errNoCapacity) }
+
+func isCode(err error, codes ...jetstream.ErrorCode) bool {
+	var answer jetstream.JetStreamError
+	return errors.As(err, &answer) && answer.APIError() != nil && slices.Contains(codes, answer.APIError().ErrorCode)
+}
+
+func tooFewReplicas(have, want jetstream.StreamConfig, cause error) error {
+	return &safety.Breach{Setting: "the number of replicas of stream " + want.Name, Is: fmt.Sprintf("%d, not %d as --queue-replicas says", have.Replicas, want.Replicas),
+		Because: fmt.Sprintf("the loss of a disk may take batches that were answered 202 (NATS refuses to raise it: %v)", cause),
+		Do:      fmt.Sprintf("see that the NATS cluster has %d servers with JetStream and room, or set --queue-replicas=%d", want.Replicas, have.Replicas)}
+}
+
 // setUp makes the streams and the workers' consumers, or brings them up to date.
 // There is a consumer a lane.
 func setUp(ctx context.Context, js jetstream.JetStream, opts StreamOptions, ackWait time.Duration) ([]jetstream.Consumer, error) {
-	stream, err := setUpStream(ctx, js, opts.log())
+	stream, err := setUpStream(ctx, js, opts.log(), opts.allowFewer)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := setUpStream(ctx, js, opts.dead()); err != nil {
+	if _, err := setUpStream(ctx, js, opts.dead(), opts.allowFewer); err != nil {
 		return nil, err
 	}
 	consumers := make([]jetstream.Consumer, len(lanes))
@@ -120,21 +161,43 @@ func setUp(ctx context.Context, js jetstream.JetStream, opts StreamOptions, ackW
 
 // setUpStream makes a stream, or changes it if it is another one than is wanted:
 // most workers that start find it as it should be.
-func setUpStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) (jetstream.Stream, error) {
+func setUpStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig, allowFewer bool) (jetstream.Stream, error) {
 	stream, err := js.Stream(ctx, want.Name)
-	switch {
-	case errors.Is(err, jetstream.ErrStreamNotFound):
-		stream, err = js.CreateStream(ctx, want)
-		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-			stream, err = js.UpdateStream(ctx, want)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		stream, err = createStream(ctx, js, want, allowFewer)
+		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another one has made it
+			stream, err = js.Stream(ctx, want.Name)
 		}
-	case err == nil && !isAsWanted(stream.CachedInfo().Config, want):
-		stream, err = js.UpdateStream(ctx, want)
+	}
+	if err == nil {
+		stream, err = changeStream(ctx, js, stream, want, allowFewer)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("set up stream %s: %w", want.Name, err)
 	}
 	return stream, nil
+}
+
+// changeStream makes a stream the one that is wanted, if it is another one. It
+// never lowers its replicas.
+func changeStream(ctx context.Context, js jetstream.JetStream, stream jetstream.Stream, want jetstream.StreamConfig, allowFewer bool) (jetstream.Stream, error) {
+	have := stream.CachedInfo().Config
+	want.Replicas = max(want.Replicas, have.Replicas)
+	if isAsWanted(have, want) {
+		return stream, nil
+	}
+	changed, err := js.UpdateStream(ctx, want)
+	if have.Replicas == want.Replicas || !lacksServers(err) {
+		return changed, err
+	}
+	if !allowFewer {
+		return nil, tooFewReplicas(have, want, err)
+	}
+	want.Replicas = have.Replicas
+	if isAsWanted(have, want) {
+		return stream, nil
+	}
+	return js.UpdateStream(ctx, want)
 }
 
 // isAsWanted compares what a worker sets.

@@ -17,6 +17,7 @@ import (
 
 	"intake"
 	"intake/internal/failpoint"
+	"intake/internal/safety"
 )
 
 // A Store saves chunks: the data store.
@@ -93,6 +94,7 @@ func New(nc *nats.Conn, opts Options) (*Worker, error) {
 	if opts.Logger == nil {
 		opts.Logger = zap.NewNop()
 	}
+	opts.Stream.allowFewer = opts.Check.AllowUnsafe
 	js, err := jetstream.New(nc)
 	if err != nil {
 		return nil, fmt.Errorf("use JetStream: %w", err)
@@ -118,7 +120,7 @@ func (w *Worker) Ready(ctx context.Context) error {
 
 // Run saves what is queued until ctx ends. Then it takes nothing more, finishes
 // the transactions that are under way, and hands back what it has not begun. It
-// ends with a *safety.Breach if NATS may lose what it has stored.
+// ends with safety.Breaches if NATS may lose what it has stored.
 func (w *Worker) Run(ctx context.Context) error {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
@@ -139,7 +141,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	checked := make(chan struct{})
 	others.Go(func() {
 		pass := sync.OnceFunc(func() { close(checked) })
-		if breach := w.opts.Check.run(ctx, w.nc, w.opts.Logger, pass); breach != nil {
+		if breach := w.opts.Check.run(ctx, w.nc, w.opts.Stream, w.opts.Logger, func(uint64) { pass() }); breach != nil {
 			end(breach)
 		}
 	})
@@ -149,7 +151,9 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.opts.Logger.Info("worker started", zap.Int("savers", w.opts.Savers))
 	select {
 	case <-checked:
-		w.take(ctx)
+		if breach := w.take(ctx); breach != nil {
+			end(breach)
+		}
 	case <-ctx.Done():
 	}
 	savers.Wait()
@@ -172,14 +176,19 @@ const (
 	prefetchLater    = 2 // messages a lane
 )
 
-// take moves messages from the stream to the backlog until ctx ends.
-func (w *Worker) take(ctx context.Context) {
+// take moves messages from the stream to the backlog until ctx ends, or returns
+// safety.Breaches if the stream can't be as it should.
+func (w *Worker) take(ctx context.Context) error {
 	for ctx.Err() == nil {
 		if err := w.takeFrom(ctx); err != nil && ctx.Err() == nil {
+			if breaches, _ := safety.Find(err); len(breaches) > 0 {
+				return breaches
+			}
 			w.opts.Logger.Warn("cannot take from the queue, trying again", zap.Error(err))
 			sleep(ctx, 500*time.Millisecond)
 		}
 	}
+	return nil
 }
 
 func (w *Worker) takeFrom(ctx context.Context) error {

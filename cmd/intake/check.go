@@ -3,62 +3,144 @@ package main
 import (
 	"context"
 	"errors"
+	"strings"
+	"sync"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
 
 	"intake/dedupe"
 	"intake/internal/safety"
 )
 
-// check looks at each server's settings once it is reached. It returns a
-// *safety.Breach, unless such are allowed; else nil, when all are checked or ctx
-// ends. NATS is the queue's and the worker's to check.
+// check looks at the settings of Postgres, now and again until ctx ends, and at
+// those of Redis once it is reached. It returns safety.Breaches, unless such are
+// allowed; else nil. NATS is the queue's and the worker's to check.
 func (p *parts) check(ctx context.Context, allowUnsafe bool, logger *zap.Logger) error {
-	if err := untilKnown(ctx, p.store.CheckSettings, allowUnsafe, logger); err != nil {
-		return err
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return p.watchPostgres(ctx, allowUnsafe, logger) })
+	if p.redis != nil {
+		group.Go(func() error { p.checkRedis(ctx, logger); return nil })
 	}
-	if err := untilKnown(ctx, p.store.CheckSchema, allowUnsafe, logger); err != nil {
-		return err
-	}
-	if p.redis == nil {
-		return nil
-	}
-	return untilKnown(ctx, func(ctx context.Context) error {
-		warnings, err := dedupe.CheckServers(ctx, p.redis)
-		for _, warning := range warnings {
-			logger.Warn(warning)
-		}
-		return err
-	}, allowUnsafe, logger)
+	return group.Wait()
 }
 
-// untilKnown repeats a check until it tells something: until then the server is
-// away, or has no schema yet.
-func untilKnown(ctx context.Context, check func(context.Context) error, allowUnsafe bool, logger *zap.Logger) error {
+// withAllBreaches completes the breaches that have ended a process, if such have:
+// the first one that was found is one of one server, and who mends it should not
+// have to start again to learn of the next.
+func (p *parts) withAllBreaches(err error, flags serverFlags) error {
+	first, _ := safety.Find(err)
+	if len(first) == 0 {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	var postgres, nats error
+	var asking sync.WaitGroup
+	asking.Go(func() { postgres = p.store.Check(ctx) })
+	asking.Go(func() { nats = flags.check().Once(ctx, p.nats, flags.streamOptions()) })
+	asking.Wait()
+	all, _ := safety.Find(errors.Join(first, postgres, nats))
+	return all
+}
+
+// How often a server is asked that can't be checked yet, how often Postgres is
+// asked that was, and how often a Redis that refuses to tell.
+const (
+	checkAgain    = 500 * time.Millisecond
+	watchPostgres = 2 * time.Second
+	askRedisAgain = time.Minute
+	checkTimeout  = 10 * time.Second
+)
+
+// watchPostgres checks Postgres again and again: it may be restarted with other
+// settings, or change them while it runs.
+func (p *parts) watchPostgres(ctx context.Context, allowUnsafe bool, logger *zap.Logger) error {
+	passed, said := false, ""
+	for {
+		asking, cancel := context.WithTimeout(ctx, checkTimeout)
+		err := p.store.Check(asking)
+		cancel()
+		if ctx.Err() != nil {
+			return nil
+		}
+		breaches, others := safety.Find(err)
+		if len(breaches) > 0 && !allowUnsafe {
+			return breaches
+		}
+		passed = passed || others == nil
+		wait := watchPostgres
+		if !passed {
+			wait = checkAgain
+		}
+		if text := textOf(err); text != said { // not again and again
+			said = text
+			for _, breach := range breaches {
+				logger.Warn("going on as --allow-unsafe says", zap.Error(breach))
+			}
+			if !passed {
+				logger.Warn("cannot check Postgres yet, trying again", zap.Error(others))
+			}
+		}
+		if !pause(ctx, wait) {
+			return nil
+		}
+	}
+}
+
+// checkRedis warns of what does harm in Redis.
+func (p *parts) checkRedis(ctx context.Context, logger *zap.Logger) {
 	said := ""
 	for {
-		asking, cancel := context.WithTimeout(ctx, 10*time.Second)
-		err := check(asking)
+		asking, cancel := context.WithTimeout(ctx, checkTimeout)
+		warnings, err := dedupe.CheckServers(asking, p.redis)
 		cancel()
-		var breach *safety.Breach
-		switch {
-		case err == nil || ctx.Err() != nil:
-			return nil
-		case errors.As(err, &breach) && !allowUnsafe:
-			return breach
-		case errors.As(err, &breach):
-			logger.Warn("going on as --allow-unsafe says", zap.Error(breach))
-			return nil
+		if ctx.Err() != nil {
+			return
 		}
-		if err.Error() != said { // not again and again
-			said = err.Error()
-			logger.Warn("cannot check the servers yet, trying again", zap.Error(err))
+		if text := strings.Join(append(warnings, textOf(err)), "\n"); text != said { // not again and again
+			said = text
+			for _, warning := range warnings {
+				logger.Warn(warning)
+			}
+			if err != nil {
+				logger.Warn("cannot check Redis yet, trying again", zap.Error(err))
+			}
 		}
-		select {
-		case <-time.After(500 * time.Millisecond):
-		case <-ctx.Done():
-			return nil
+		if err == nil {
+			return
 		}
+		if !pause(ctx, pauseAfter(err)) {
+			return
+		}
+	}
+}
+
+// pauseAfter is how long a Redis is left in peace: one that answers, but not this,
+// will hardly do so in a moment.
+func pauseAfter(err error) time.Duration {
+	var refusal redis.Error
+	if errors.As(err, &refusal) {
+		return askRedisAgain
+	}
+	return checkAgain
+}
+
+func textOf(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+// pause waits, and tells whether ctx still goes on.
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }

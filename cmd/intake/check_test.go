@@ -2,15 +2,15 @@ package main
 
 import (
 	"bytes"
-	"net/http"
-	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"intake/dedupe"
 	"intake/deploy/local"
 	"intake/deploy/local/localtest"
 	"intake/sink"
@@ -26,7 +26,8 @@ func TestUnsafeServers(t *testing.T) {
 	for name, test := range map[string]struct {
 		do, undo string // in Postgres
 		stream   func(*jetstream.StreamConfig)
-		monitor  string // what NATS says of itself
+		nats     local.NATSOptions
+		other    bool // the monitoring is that of another NATS
 		want     []string
 	}{
 		"fsync": {do: "alter system set fsync = off", undo: "alter system reset fsync",
@@ -37,7 +38,9 @@ func TestUnsafeServers(t *testing.T) {
 			want: []string{"synchronous_commit in Postgres (for this user and database) is off"}},
 		"schema": {do: "insert into goose_db_version (version_id, is_applied) values (9999, true)", undo: "delete from goose_db_version where version_id = 9999",
 			want: []string{"the version of the schema in Postgres is 9999"}},
-		"sync_interval": {monitor: `{"config":{"max_storage":1,"sync_interval":120000000000}}`,
+		"another monitor": {other: true,
+			want: []string{"is another one than is connected to (intake, whose ID is ", "give the HTTP monitoring of each server that --nats-url leads to"}},
+		"sync_interval": {nats: local.NATSOptions{SyncInterval: 2 * time.Minute},
 			want: []string{"sync_interval of JetStream at http://127.0.0.1", "is 2m0s", "sync_interval: always"}},
 		"memory": {stream: func(c *jetstream.StreamConfig) { c.Storage = jetstream.MemoryStorage },
 			want: []string{"the storage of stream INTAKE is Memory"}},
@@ -49,19 +52,13 @@ func TestUnsafeServers(t *testing.T) {
 				s.exec(t, test.do, reload)
 				defer s.exec(t, test.undo, reload)
 			}
-			nats := localtest.OwnNATS(t)
+			nats := localtest.NATSWith(t, test.nats)
 			monitor := nats.MonitorURL()
 			if test.stream != nil {
 				makeStream(t, nats.URL(), test.stream)
 			}
-			if test.monitor != "" {
-				server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					if r.URL.Path == "/jsz" {
-						_, _ = w.Write([]byte(test.monitor))
-					}
-				}))
-				defer server.Close()
-				monitor = server.URL
+			if test.other {
+				monitor = localtest.OwnNATS(t).MonitorURL()
 			}
 			for _, command := range [][]string{{"front", "--listen=127.0.0.1:0", "--public-url=http://intake.test"}, {"worker"}} {
 				args := append(command, "--admin-listen=127.0.0.1:0", "--postgres-url="+s.postgres.URL(), "--nats-url="+nats.URL(), "--nats-monitor-url="+monitor)
@@ -77,6 +74,93 @@ func TestUnsafeServers(t *testing.T) {
 				})
 			}
 		})
+	}
+}
+
+// All that is wrong with all servers is said at once.
+func TestUnsafeServers_Several(t *testing.T) {
+	t.Parallel()
+	s := startServers(t)
+	s.exec(t, "alter system set fsync = off", "alter system set full_page_writes = off", "select pg_reload_conf()",
+		"insert into goose_db_version (version_id, is_applied) values (9999, true)")
+	nats := localtest.NATSWith(t, local.NATSOptions{SyncInterval: time.Minute})
+	makeStream(t, nats.URL(), func(c *jetstream.StreamConfig) { c.Storage = jetstream.MemoryStorage })
+	for _, command := range [][]string{{"front", "--listen=127.0.0.1:0", "--public-url=http://intake.test"}, {"worker"}} {
+		_, said := outputOf(t, 1, append(command, "--admin-listen=127.0.0.1:0", "--postgres-url="+s.postgres.URL(), "--nats-url="+nats.URL(), "--nats-monitor-url="+nats.MonitorURL())...)
+		for _, want := range []string{"fsync in Postgres is off", "full_page_writes in Postgres is off", "the version of the schema in Postgres is 9999",
+			"sync_interval of JetStream", "the storage of stream INTAKE is Memory"} {
+			if n := strings.Count(said, "unsafe: "+want); n != 1 {
+				t.Errorf("%s says %d times %q:\n%s", command[0], n, want, said)
+			}
+		}
+	}
+}
+
+// Postgres loses its safety under a running front and worker, by a restart or
+// without: they end, and say why.
+func TestUnsafePostgres_WhileRunning(t *testing.T) {
+	t.Parallel()
+	for name, lose := range map[string]func(*servers){
+		"restarted": func(s *servers) {
+			s.exec(t, "alter system set fsync = off")
+			if err := s.postgres.Stop(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if err := s.postgres.Start(t.Context()); err != nil {
+				t.Error(err)
+			}
+		},
+		"reloaded": func(s *servers) { s.exec(t, "alter system set fsync = off", "select pg_reload_conf()") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := startServers(t)
+			f, w, ended := runPartsToTheEnd(t, serverFlags{PostgresURL: s.postgres.URL(), NATSURL: s.nats.URL()})
+			if err := waitReady(t.Context(), f.health, w.health); err != nil {
+				t.Fatal(err)
+			}
+			lose(s)
+			for range cap(ended) {
+				select {
+				case err := <-ended:
+					if err == nil || !strings.Contains(err.Error(), "unsafe: fsync in Postgres is off") {
+						t.Errorf("ended with %v", err)
+					}
+				case <-time.After(30 * time.Second):
+					t.Fatal("it goes on")
+				}
+			}
+		})
+	}
+}
+
+// A Redis that refuses to tell is not asked all the time; one that is away is soon
+// asked again.
+func TestCheckRedis_Again(t *testing.T) {
+	t.Parallel()
+	server := localtest.OwnRedis(t)
+	check := func() error {
+		client, err := dedupe.NewClient(server.URL())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		_, err = dedupe.CheckServers(t.Context(), client)
+		return err
+	}
+	client, err := dedupe.NewClient(server.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if err := client.Do(t.Context(), "acl", "setuser", "default", "-info").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := check(); err == nil || pauseAfter(err) != time.Minute {
+		t.Errorf("%v: asked again after %s", err, pauseAfter(err))
+	}
+	server.Kill()
+	if err := check(); err == nil || pauseAfter(err) >= time.Second {
+		t.Errorf("%v: asked again after %s", err, pauseAfter(err))
 	}
 }
 
@@ -97,7 +181,12 @@ func startServers(t *testing.T) *servers {
 
 func (s *servers) exec(t *testing.T, statements ...string) {
 	t.Helper()
-	conn, err := pgx.Connect(t.Context(), s.postgres.URL())
+	execute(t, s.postgres.URL(), statements...)
+}
+
+func execute(t *testing.T, postgresURL string, statements ...string) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), postgresURL)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -141,7 +141,7 @@ func (p *frontProcess) url() string {
 }
 
 // Run serves until ctx ends, and then finishes the requests that are in. It ends
-// with a *safety.Breach if a server may lose what it has stored.
+// with safety.Breaches if a server may lose what it has stored.
 func (p *frontProcess) Run(ctx context.Context) error {
 	defer p.close()
 	// What requests need goes on until the last of them is answered.
@@ -169,7 +169,7 @@ func (p *frontProcess) Run(ctx context.Context) error {
 		err = backgroundErr
 	}
 	p.logger.Info("front stopped")
-	return err
+	return p.withAllBreaches(err, p.config.serverFlags)
 }
 
 func (p *frontProcess) close() {

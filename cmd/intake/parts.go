@@ -22,9 +22,9 @@ type serverFlags struct {
 	NATSURL       string `name:"nats-url" required:"" help:"The queue: nats://user:password@host, several separated by commas for a cluster."`
 	RedisURL      string `name:"redis-url" help:"The seen set: redis://:password@host, several separated by commas for Redis Cluster; none if empty, which costs speed only."`
 	QueueMaxBytes int64  `default:"4294967296" help:"Room of the queue on disk in bytes; beyond it batches are refused."`
-	QueueReplicas int    `default:"1" help:"Copies of the queue in a NATS cluster."`
+	QueueReplicas int    `default:"1" help:"Copies of the queue in a NATS cluster, at least: a queue that has fewer gets them, one that has more keeps them."`
 
-	NATSMonitorURL []string `name:"nats-monitor-url" help:"Where the NATS servers' HTTP monitoring is, as in http://nats:8222, to see whether they sync each message."`
+	NATSMonitorURL []string `name:"nats-monitor-url" help:"Where the HTTP monitoring of each NATS server is, as in http://nats:8222, to see whether they sync each message."`
 	AllowUnsafe    bool     `help:"Go on with servers that may lose what they say they have stored."`
 }
 
@@ -63,7 +63,7 @@ func connect(ctx context.Context, f serverFlags, name string, conns int, logger 
 		}
 	}()
 	p.metrics = admin.NewRegistry()
-	if p.store, err = sink.Open(ctx, sink.Options{URL: f.PostgresURL, MaxConns: conns, RefuseUnsafe: !f.AllowUnsafe}); err != nil {
+	if p.store, err = sink.Open(ctx, sink.Options{URL: f.PostgresURL, MaxConns: conns, RefuseUnsafe: !f.AllowUnsafe, NeedSchema: true}); err != nil {
 		return p, err
 	}
 	if p.nats, err = worker.Connect(f.NATSURL, name, logger); err != nil {

@@ -2,13 +2,17 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest"
 
+	"intake/cmd/intake/internal/admin"
 	"intake/deploy/local/localtest"
 	"intake/sink"
 )
@@ -84,4 +88,71 @@ func TestStart_ServersAway(t *testing.T) {
 	if err != nil || a.http != http.StatusOK || a.Status != "Completed" {
 		t.Errorf("answered %+v (%v)", a, err)
 	}
+}
+
+// A front and a worker that find an older schema than they need say what to do, and
+// are ready when it was done.
+func TestStart_OldSchema(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	flags := serverFlags{PostgresURL: localtest.Postgres(t), NATSURL: localtest.NATS(t), AllowUnsafe: true}
+	version, _, err := sink.Migrate(ctx, flags.PostgresURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	execute(t, flags.PostgresURL, fmt.Sprintf("delete from goose_db_version where version_id = %d", version))
+	f, w := runParts(t, flags)
+	want := fmt.Sprintf("the schema in Postgres has version %d, and this program needs %d: run intake migrate", version-1, version)
+	for name, health := range map[string]*admin.Handler{"front": f.health, "worker": w.health} {
+		eventually(t, "the "+name+" says what to do", func() bool {
+			err := health.Ready(ctx)
+			return err != nil && strings.Contains(err.Error(), want)
+		})
+	}
+	execute(t, flags.PostgresURL, fmt.Sprintf("insert into goose_db_version (version_id, is_applied) values (%d, true)", version))
+	if err := waitReady(ctx, f.health, w.health); err != nil {
+		t.Error(err)
+	}
+}
+
+// runParts runs a front and a worker until the test ends.
+func runParts(t *testing.T, flags serverFlags) (*frontProcess, *workerProcess) {
+	t.Helper()
+	var ended <-chan error
+	t.Cleanup(func() { // after they were stopped
+		for range cap(ended) {
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	f, w, running := runPartsToTheEnd(t, flags)
+	ended = running
+	return f, w
+}
+
+// runPartsToTheEnd is runParts of two that may end by themselves; with what, can be
+// heard.
+func runPartsToTheEnd(t *testing.T, flags serverFlags) (*frontProcess, *workerProcess, <-chan error) {
+	t.Helper()
+	logger := zaptest.NewLogger(t, zaptest.Level(zap.ErrorLevel))
+	f, err := newFrontProcess(t.Context(), frontCommand{serverFlags: flags, Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", PublicURL: "http://intake.test"}, logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := newWorkerProcess(t.Context(), workerCommand{serverFlags: flags, AdminListen: "127.0.0.1:0"}, logger)
+	if err != nil {
+		f.close()
+		t.Fatal(err)
+	}
+	running, stop := context.WithCancel(context.WithoutCancel(t.Context()))
+	ended := make(chan error, 2)
+	var parts sync.WaitGroup
+	parts.Go(func() { ended <- f.Run(running) })
+	parts.Go(func() { ended <- w.Run(running) })
+	t.Cleanup(func() {
+		stop()
+		parts.Wait()
+	})
+	return f, w, ended
 }

@@ -68,8 +68,8 @@ func newWorkerProcess(ctx context.Context, c workerCommand, logger *zap.Logger) 
 	return p, nil
 }
 
-// Run works until ctx ends, and then finishes what is under way. It ends with a
-// *safety.Breach if a server may lose what it has stored.
+// Run works until ctx ends, and then finishes what is under way. It ends with
+// safety.Breaches if a server may lose what it has stored.
 func (p *workerProcess) Run(ctx context.Context) error {
 	defer p.close()
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -86,7 +86,7 @@ func (p *workerProcess) Run(ctx context.Context) error {
 	if backgroundErr := group.Wait(); backgroundErr != nil {
 		err = backgroundErr
 	}
-	return err
+	return p.withAllBreaches(err, p.config.serverFlags)
 }
 
 // tidyStatus keeps what became of batches for as long as it should be.

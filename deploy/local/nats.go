@@ -20,10 +20,13 @@ type NATSOptions struct {
 	Dir string
 	// Cluster, if set, makes it one of several.
 	Cluster *NATSCluster
+	// SyncInterval, if set, has JetStream sync only so often, as it does by
+	// default. Then a power cut takes what it has acknowledged.
+	SyncInterval time.Duration
 }
 
 // NATS is a private NATS with JetStream, within this process. It syncs each
-// message to disk before it acknowledges it.
+// message to disk before it acknowledges it, unless its options say otherwise.
 type NATS struct {
 	opts     NATSOptions
 	password string
@@ -79,7 +82,7 @@ func (n *NATS) Start(ctx context.Context) error {
 	options := &server.Options{
 		ServerName: "intake", Host: "127.0.0.1", Port: n.port,
 		Username: "intake", Password: n.password,
-		JetStream: true, StoreDir: n.opts.Dir, SyncAlways: true, MaxPayload: maxPayload,
+		JetStream: true, StoreDir: n.opts.Dir, SyncAlways: n.opts.SyncInterval == 0, SyncInterval: n.opts.SyncInterval, MaxPayload: maxPayload,
 		HTTPHost: "127.0.0.1", HTTPPort: server.RANDOM_PORT,
 		NoSigs: true,
 	}

@@ -2,7 +2,12 @@
 // not be true.
 package safety
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
 
 // A Breach is such a setting. A front or worker that finds one refuses to go on.
 type Breach struct {
@@ -15,4 +20,53 @@ type Breach struct {
 // Error implements error.
 func (b *Breach) Error() string {
 	return fmt.Sprintf("unsafe: %s is %s: %s; %s, or go on with --allow-unsafe", b.Setting, b.Is, b.Because, b.Do)
+}
+
+// Breaches are several of them, none twice.
+type Breaches []*Breach
+
+// Error implements error, with a line for each.
+func (b Breaches) Error() string {
+	lines := make([]string, len(b))
+	for i, breach := range b {
+		lines[i] = breach.Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Unwrap gives the breaches to errors.As.
+func (b Breaches) Unwrap() []error {
+	errs := make([]error, len(b))
+	for i, breach := range b {
+		errs[i] = breach
+	}
+	return errs
+}
+
+// Find takes an error apart: the breaches in it, and what else it holds.
+func Find(err error) (breaches Breaches, others error) {
+	var breach *Breach
+	switch many, isMany := err.(interface{ Unwrap() []error }); {
+	case err == nil:
+	case isMany && errors.As(err, &breach):
+		var rest []error
+		for _, one := range many.Unwrap() {
+			found, other := Find(one)
+			rest = append(rest, other)
+			for _, b := range found {
+				if !slices.ContainsFunc(breaches, func(known *Breach) bool { return *known == *b }) {
+					breaches = append(breaches, b)
+				}
+			}
+		}
+		others = errors.Join(rest...)
+	case errors.As(err, &breach):
+		if inner := errors.Unwrap(err); inner != nil {
+			return Find(inner)
+		}
+		breaches = Breaches{breach}
+	default:
+		others = err
+	}
+	return breaches, others
 }

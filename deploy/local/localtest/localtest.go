@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"net"
 	"net/url"
 	"os"
 	"strings"
@@ -14,6 +15,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
 
 	"intake/deploy/local"
@@ -142,10 +145,14 @@ func OwnRedis(t testing.TB) *local.Redis {
 func NATS(t testing.TB) string { t.Helper(); return OwnNATS(t).URL() }
 
 // OwnNATS gives a NATS that the test may stop and start again.
-func OwnNATS(t testing.TB) *local.NATS {
+func OwnNATS(t testing.TB) *local.NATS { t.Helper(); return NATSWith(t, local.NATSOptions{}) }
+
+// NATSWith gives one with options, in a folder of its own.
+func NATSWith(t testing.TB, opts local.NATSOptions) *local.NATS {
 	t.Helper()
 	return own(t, func(ctx context.Context, dir string) (*local.NATS, error) {
-		return local.StartNATS(ctx, local.NATSOptions{Dir: dir})
+		opts.Dir = dir
+		return local.StartNATS(ctx, opts)
 	})
 }
 
@@ -192,4 +199,63 @@ func own[S interface{ Stop(context.Context) error }](t testing.TB, start func(co
 		}
 	})
 	return server
+}
+
+// NATSCluster gives a cluster of several NATS that the test may stop and start
+// again, when it has elected who leads it.
+func NATSCluster(t testing.TB, size int) []*local.NATS {
+	t.Helper()
+	ports := freePorts(t, size)
+	servers := make([]*local.NATS, size)
+	for i := range servers {
+		cluster := &local.NATSCluster{Name: fmt.Sprintf("nats-%d", i+1), Port: ports[i]}
+		for j, port := range ports {
+			if i != j {
+				cluster.Routes = append(cluster.Routes, fmt.Sprintf("nats://127.0.0.1:%d", port))
+			}
+		}
+		servers[i] = NATSWith(t, local.NATSOptions{Cluster: cluster})
+	}
+	nc, err := nats.Connect(servers[0].URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A leader takes a stream of all servers once it has heard from each.
+	probe := jetstream.StreamConfig{Name: "probe", Replicas: size, Storage: jetstream.MemoryStorage}
+	deadline := time.Now().Add(startTimeout)
+	for {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		_, err := js.CreateStream(ctx, probe)
+		if err == nil {
+			err = js.DeleteStream(ctx, probe.Name)
+		}
+		cancel()
+		if err == nil {
+			return servers
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the NATS cluster is not ready: %v", err)
+		}
+		<-time.After(50 * time.Millisecond)
+	}
+}
+
+// freePorts gives ports that nothing listens at.
+func freePorts(t testing.TB, n int) []int {
+	t.Helper()
+	ports := make([]int, n)
+	for i := range ports {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer listener.Close() // when all are found, or one would be found twice
+		ports[i] = listener.Addr().(*net.TCPAddr).Port
+	}
+	return ports
 }

@@ -109,7 +109,8 @@ type Front struct {
 	opts      Options
 	routes    map[string]map[string]http.HandlerFunc // by path and method
 	directory atomic.Pointer[directory]
-	issuer    *issuer // the external one; may be nil
+	unread    atomic.Pointer[error] // why the directory could not be read, the last time
+	issuer    *issuer               // the external one; may be nil
 	tokens    tokenCache
 	guesses   *guesses
 	budget    *budget
@@ -204,6 +205,7 @@ func (f *Front) followPartners(ctx context.Context) {
 	failing := false
 	for {
 		err := f.Reload(ctx)
+		f.unread.Store(&err)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -223,10 +225,13 @@ func (f *Front) followPartners(ctx context.Context) {
 
 // CheckDirectory tells whether it is known who may come in.
 func (f *Front) CheckDirectory(context.Context) error {
-	if f.directory.Load() == nil {
-		return errors.New("the partners are not read yet")
+	if f.directory.Load() != nil {
+		return nil
 	}
-	return nil
+	if err := f.unread.Load(); err != nil {
+		return fmt.Errorf("the partners are not read yet: %w", *err)
+	}
+	return errors.New("the partners are not read yet")
 }
 
 func (f *Front) isClosing() bool {

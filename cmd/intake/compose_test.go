@@ -1,0 +1,36 @@
+package main
+
+import (
+	"maps"
+	"os"
+	"regexp"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// What docker-compose.yml takes from .env is explained in .env.example, and what is
+// explained there is taken: among it that a stack may go on with unsafe servers.
+func TestCompose_Variables(t *testing.T) {
+	t.Parallel()
+	variables := func(file, pattern string) []string {
+		t.Helper()
+		content, err := os.ReadFile("../../" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := make(map[string]bool)
+		for _, match := range regexp.MustCompile(pattern).FindAllSubmatch(content, -1) {
+			found[string(match[1])] = true
+		}
+		return slices.Sorted(maps.Keys(found))
+	}
+	taken := variables("docker-compose.yml", `\$\{([A-Z_]+)`)
+	if diff := cmp.Diff(variables(".env.example", `(?m)^([A-Z_]+)=`), taken); diff != "" {
+		t.Errorf(".env.example has (-), docker-compose.yml takes (+):\n%s", diff)
+	}
+	if !slices.Contains(taken, "INTAKE_ALLOW_UNSAFE") {
+		t.Error("docker-compose.yml does not take INTAKE_ALLOW_UNSAFE")
+	}
+}
