@@ -84,7 +84,7 @@ func newFrontProcess(ctx context.Context, c frontCommand, logger *zap.Logger) (_
 	}); err != nil {
 		return nil, err
 	}
-	if p.listener, err = net.Listen("tcp", c.Listen); err != nil {
+	if p.listener, err = front.Listen(ctx, c.Listen); err != nil {
 		return nil, fmt.Errorf("--listen: %w", err)
 	}
 	if p.admin, err = net.Listen("tcp", c.AdminListen); err != nil {

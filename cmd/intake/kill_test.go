@@ -284,6 +284,7 @@ type killLoad struct {
 	pending   []string          // answered 202, by id of the batch
 	notSaved  []string          // of batches that were refused
 	unknown   int               // items of batches without an answer
+	unsure    error             // why the last one has none
 	answers   map[string][]byte // the first answer in full to each Idempotency-Key
 	bodies    map[string][]byte // by Idempotency-Key
 	wrong     []string
@@ -332,6 +333,7 @@ func (l *killLoad) send(ctx context.Context, ids []string, body []byte, key, pre
 		case l.patient && (isDial(err) || err == nil && status == http.StatusServiceUnavailable):
 		case key == "" && err != nil:
 			l.unknown += len(ids)
+			l.unsure = err
 			l.mu.Unlock()
 			return
 		case key == "" && status == http.StatusServiceUnavailable:

@@ -339,7 +339,7 @@ func TestCreate_ZstdWindow(t *testing.T) {
 	if err := header.Decode(b.Bytes()); err != nil || header.WindowSize < 8<<20 || header.HasFCS {
 		t.Fatalf("the frame is not as meant: %+v %v", header, err)
 	}
-	f.SetBudget(400 << 10)
+	f.SetBudget(512 << 10)
 	if a := f.do(t, f.create(t, f.token(t), &b, "Content-Encoding", "zstd")); a.status != http.StatusOK {
 		t.Errorf("answered %d %s", a.status, a.Bytes())
 	}

@@ -246,12 +246,9 @@ func (f *Front) isClosing() bool {
 // ServeHTTP answers a request.
 func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
-	rec := &recorder{ResponseWriter: w}
+	rec := &recorder{ResponseWriter: w, draining: &f.draining}
 	rec.limitTime(r)
 	secure(w.Header())
-	if f.draining.Load() {
-		w.Header().Set("Connection", "close")
-	}
 	defer func() {
 		f.metrics.requests.WithLabelValues(strconv.Itoa(rec.status)).Inc()
 		f.metrics.seconds.Observe(time.Since(began).Seconds())
@@ -327,7 +324,8 @@ func routeOf(r *http.Request) string {
 // A recorder keeps the status of an answer.
 type recorder struct {
 	http.ResponseWriter
-	status int
+	draining *atomic.Bool // whoever is answered is told to connect elsewhere
+	status   int
 }
 
 // limitTime bounds how long the client may take to send its request. Without, the
@@ -345,6 +343,9 @@ func (r *recorder) limitTime(request *http.Request) {
 func (r *recorder) WriteHeader(status int) {
 	if r.status == 0 {
 		r.status = status
+		if r.draining.Load() {
+			r.Header().Set("Connection", "close")
+		}
 		_ = http.NewResponseController(r).SetWriteDeadline(time.Now().Add(2 * slowest(0)))
 	}
 	r.ResponseWriter.WriteHeader(status)
@@ -375,6 +376,14 @@ func baseOf(r *http.Request) context.Context {
 // is room. Those that send no request, or no more of it, end after some seconds.
 const maxConnections = 20_000
 
+// Listen listens at an address for Serve: not for Multipath TCP, whose sockets can't
+// be closed without resetting connections, see refuseConnections.
+func Listen(ctx context.Context, address string) (net.Listener, error) {
+	var config net.ListenConfig
+	config.SetMultipathTCP(false)
+	return config.Listen(ctx, "tcp", address)
+}
+
 // Serve serves partners at a listener until ctx ends. Then it takes no more of
 // them, and ends when those that are in are answered, or when timeout has passed.
 func (f *Front) Serve(ctx context.Context, listener net.Listener, timeout time.Duration) error {
@@ -389,6 +398,7 @@ func (f *Front) Serve(ctx context.Context, listener net.Listener, timeout time.D
 	server.Protocols.SetHTTP1(true)
 	server.Protocols.SetHTTP2(true)
 	server.Protocols.SetUnencryptedHTTP2(true)
+	bare := listener
 	listener = netutil.LimitListener(listener, maxConnections)
 	if f.opts.Certificate != nil {
 		listener = tls.NewListener(listener, f.opts.Certificate.Config())
@@ -405,7 +415,7 @@ func (f *Front) Serve(ctx context.Context, listener net.Listener, timeout time.D
 		// than to be broken off.
 		last := time.AfterFunc(timeout*8/10, stopWaits)
 		defer last.Stop()
-		time.Sleep(min(f.opts.DrainDelay, timeout/2))
+		f.drainConnections(bare, min(f.opts.DrainDelay, timeout/2))
 		f.close()
 		err := server.Shutdown(drain)
 		if err != nil {
@@ -418,4 +428,16 @@ func (f *Front) Serve(ctx context.Context, listener net.Listener, timeout time.D
 		return fmt.Errorf("serve partners: %w", err)
 	}
 	return <-shut
+}
+
+// drainConnections goes on serving for a while, at the end of which no more
+// connections are made: those that are being made then have the time to be
+// accepted.
+func (f *Front) drainConnections(listener net.Listener, while time.Duration) {
+	last := min(while/2, 250*time.Millisecond)
+	time.Sleep(while - last)
+	if err := refuseConnections(listener); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		f.opts.Logger.Warn("connections that are being made now may be reset", zap.Error(err))
+	}
+	time.Sleep(last)
 }

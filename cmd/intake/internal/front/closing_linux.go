@@ -1,0 +1,44 @@
+package front
+
+import (
+	"errors"
+	"net"
+
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+)
+
+// refuseConnections has a listener take no more connections than those that are
+// being made. To close it right away would reset those that wait to be accepted,
+// over which requests may have come already. Whoever tries to connect is not
+// answered, and finds nobody listening when it tries again, after a second.
+func refuseConnections(listener net.Listener) error {
+	tcp, ok := listener.(*net.TCPListener)
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	const flags, syn = 13, 0x02 // in the TCP header, RFC 9293 §3.1
+	program, err := bpf.Assemble([]bpf.Instruction{
+		bpf.LoadAbsolute{Off: flags, Size: 1},
+		bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: syn, SkipFalse: 1},
+		bpf.RetConstant{Val: 0}, // it is dropped
+		bpf.RetConstant{Val: 1 << 16},
+	})
+	if err != nil {
+		return err
+	}
+	filter := make([]unix.SockFilter, len(program))
+	for i, raw := range program {
+		filter[i] = unix.SockFilter{Code: raw.Op, Jt: raw.Jt, Jf: raw.Jf, K: raw.K}
+	}
+	conn, err := tcp.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = conn.Control(func(fd uintptr) {
+		failed = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
+			&unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
+	})
+	return errors.Join(err, failed)
+}

@@ -1,0 +1,11 @@
+//go:build !linux
+
+package front
+
+import (
+	"errors"
+	"net"
+)
+
+// refuseConnections is for Linux only.
+func refuseConnections(net.Listener) error { return errors.ErrUnsupported }
