@@ -89,11 +89,20 @@ type exitStatus int
 
 func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
-// onSignal ends the context at the first SIGINT or SIGTERM. The second one ends
-// the program at once.
+// onSignal ends the context at the first SIGINT or SIGTERM. From before it has ended,
+// the next one ends the program at once.
 func onSignal(parent context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := signal.NotifyContext(parent, os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, cancel)
+	ctx, cancel := context.WithCancel(parent)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		defer cancel()
+		select {
+		case <-signals:
+		case <-ctx.Done():
+		}
+		signal.Stop(signals)
+	}()
 	return ctx, cancel
 }
 

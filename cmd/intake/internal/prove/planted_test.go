@@ -90,7 +90,7 @@ var plants = []plant{
 `},
 	}},
 	{"status rows outside the transaction", "what is there is|was Completed as item", []edit{
-		{"sink/store.go", "\treturn &Store{pool: pool, connections: connections}, nil\n}\n", "\tplanted = pool\n\treturn &Store{pool: pool, connections: connections}, nil\n}\n\nvar planted *pgxpool.Pool\n"},
+		{"sink/store.go", "\treturn s, nil\n}\n\n// closeTimeout", "\tplanted = s.pool\n\treturn s, nil\n}\n\nvar planted *pgxpool.Pool\n\n// closeTimeout"},
 		{"sink/save.go", "\ttag, err := conn.CopyFrom(ctx, rows.reader(), copyStatus+\"; commit\")\n", `
 	other, err := planted.Acquire(ctx)
 	if err != nil {
