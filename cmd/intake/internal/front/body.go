@@ -58,11 +58,11 @@ func (f *Front) readBody(w http.ResponseWriter, r *http.Request, share *share) (
 		limit = maxSentBytes
 	}
 	buffer := bodies.Get().(*[]byte)
-	expected := int64(64 << 10)
+	expected := int64(firstBuffer)
 	if encoding != "gzip" && r.ContentLength >= 0 {
 		expected = r.ContentLength + 1 // one more, to see the end
 	}
-	refusal = fill(buffer, source, max(expected, minBodyBuffer), limit, share, w)
+	refusal = fill(buffer, source, min(expected, firstBuffer), expected, limit, share, w)
 	if refusal == nil && encoding == "zstd" {
 		refusal = f.inflate(buffer, share, w)
 	}
@@ -80,31 +80,42 @@ func (f *Front) readBody(w http.ResponseWriter, r *http.Request, share *share) (
 	return buffer, nil
 }
 
-// minBodyBuffer is the least that is set aside for a body: a request needs
-// memory even if its body is small.
-const minBodyBuffer = 16 << 10
+const (
+	// minBodyBuffer is the least that is set aside for a body: a request needs
+	// memory even if its body is small.
+	minBodyBuffer = 16 << 10
+	// firstBuffer is the most that is set aside for a body of which nothing has come
+	// yet, whatever is said of its length.
+	firstBuffer = 64 << 10
+)
 
 var (
 	errTooLarge = problem{status: http.StatusRequestEntityTooLarge, detail: "the body is larger than 32 MiB after decompression"}
 	errFull     = problem{status: http.StatusServiceUnavailable, retryAfter: time.Second, detail: "other requests take all the memory there is; nothing of this one was saved or queued"}
 )
 
-// fill reads all of a body, up to a limit, into a buffer, which has room for what
-// is expected and grows by doubling, each time within the budget.
-func fill(buffer *[]byte, source io.Reader, expected, limit int64, share *share, w http.ResponseWriter) *problem {
+// fill reads all of a body, up to a limit, into a buffer, which has room for first
+// to begin with and grows with what comes, up to what is expected in steps of four
+// and then by doubling, each time within the budget. What is expected and doesn't
+// fit is refused at once.
+func fill(buffer *[]byte, source io.Reader, first, expected, limit int64, share *share, w http.ResponseWriter) *problem {
 	b := (*buffer)[:0]
 	defer func() { *buffer = b }()
-	if !share.grow(int64(cap(b))) {
+	if !share.fits(expected) || !share.grow(int64(cap(b))) {
 		return &errFull
 	}
+	first = max(first, minBodyBuffer)
 	for {
-		if len(b) == cap(b) || int64(cap(b)) < expected {
-			room := min(max(expected, int64(cap(b))*2), limit+1)
+		if size := int64(cap(b)); int64(len(b)) == size || size < first {
+			room := 2 * size
+			if size < expected {
+				room = min(4*size, expected)
+			}
+			room = min(max(room, first), limit+1)
 			if !share.grow(room) {
 				return &errFull
 			}
 			b = append(make([]byte, 0, room), b...)
-			expected = 0
 		}
 		n, err := source.Read(b[len(b):cap(b)])
 		b = b[:len(b)+n]
@@ -125,7 +136,7 @@ func fill(buffer *[]byte, source io.Reader, expected, limit int64, share *share,
 // decoders, and none of them waits for a client.
 func (f *Front) inflate(buffer *[]byte, share *share, w http.ResponseWriter) *problem {
 	sent := *buffer
-	expected := int64(64 << 10)
+	expected := int64(firstBuffer)
 	var header zstd.Header
 	if header.Decode(sent) == nil && header.HasFCS && header.FrameContentSize < 32*uint64(len(sent)) {
 		expected = int64(header.FrameContentSize) + 1
@@ -139,7 +150,7 @@ func (f *Front) inflate(buffer *[]byte, share *share, w http.ResponseWriter) *pr
 		return bodyProblem(w, compressionError(err))
 	}
 	*buffer = nil
-	return fill(buffer, compressedReader{decoder}, max(expected, minBodyBuffer), intake.MaxBodyBytes, share, w)
+	return fill(buffer, compressedReader{decoder}, expected, expected, intake.MaxBodyBytes, share, w)
 }
 
 // newZstdDecoders makes as many as there are processors, and not more memory than

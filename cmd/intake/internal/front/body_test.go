@@ -256,6 +256,34 @@ func TestCreate_BudgetForItems(t *testing.T) {
 	first.Wait()
 }
 
+// Bodies that are said to be large and of which nothing comes don't keep others out.
+func TestCreate_BudgetOfSlowBodies(t *testing.T) {
+	t.Parallel()
+	f := startFront(t)
+	token := f.token(t)
+	f.SetBudget(256 << 20)
+	var running sync.WaitGroup
+	ctx, leave := context.WithCancel(t.Context())
+	const slow = 100
+	for range slow {
+		body, send := io.Pipe()
+		context.AfterFunc(ctx, func() { send.Close() })
+		request := f.create(t, token, body).WithContext(ctx)
+		request.ContentLength = intake.MaxBodyBytes
+		running.Go(func() { _, _ = f.try(request) })
+	}
+	waitFor(t, func() bool { return f.Inflight() >= slow*3*16<<10 })
+	if got := f.Inflight(); got > slow*3*128<<10 {
+		t.Errorf("%d bytes are set aside for bodies of which nothing has come", got)
+	}
+	large := "[" + strings.Repeat(" ", 30<<20) + items("a")[1:]
+	if a := f.do(t, f.create(t, token, strings.NewReader(large))); a.status != http.StatusOK {
+		t.Errorf("%d %.300s", a.status, a.Bytes())
+	}
+	leave()
+	running.Wait()
+}
+
 // waitFor waits for something that has no event of its own.
 func waitFor(t testing.TB, what func() bool) {
 	t.Helper()

@@ -26,17 +26,23 @@ const minInflightBytes = memoryFactor*intake.MaxBodyBytes + 2*(64<<20)
 
 // A budget bounds the memory of all requests together. Nobody waits for it:
 // what doesn't fit is refused, and may come again later. The last eighth of it is
-// not for bodies, so that a body is rather refused before it is read than after.
+// not for bodies, so that a body is rather refused before it is read than after;
+// and streams have no more than a quarter of it for being open, so that those of
+// which nothing comes leave room for requests.
 type budget struct {
-	limit int64
-	used  atomic.Int64
-	gauge prometheus.Gauge
+	limit   int64
+	used    atomic.Int64
+	streams atomic.Int64 // of used
+	gauge   prometheus.Gauge
 }
+
+func (b *budget) bodies() int64 { return b.limit - b.limit/8 }
 
 // A share is what one request has of the budget.
 type share struct {
 	budget *budget
 	body   int64 // bytes of the body that it is large enough for
+	stream int64 // of held, for a stream to be open
 	held   int64
 }
 
@@ -47,11 +53,17 @@ func (s *share) grow(body int64) bool {
 	if body <= s.body {
 		return true
 	}
-	if !s.addUpTo((body-s.body)*memoryFactor, s.budget.limit-s.budget.limit/8) {
+	if !s.addUpTo((body-s.body)*memoryFactor, s.budget.bodies()) {
 		return false
 	}
 	s.body = body
 	return true
+}
+
+// fits tells whether it could grow for a body of so many bytes now.
+func (s *share) fits(body int64) bool {
+	body = min(body, intake.MaxBodyBytes)
+	return body <= s.body || s.budget.used.Load()+(body-s.body)*memoryFactor <= s.budget.bodies()
 }
 
 // addItems makes the share large enough for what items take beside the body
@@ -63,6 +75,16 @@ func (s *share) addItems(items []intake.Item) bool {
 		bytes += 2 * int64(len(items[i].Errors))
 	}
 	return s.add(bytes)
+}
+
+// openStream adds what a stream takes for being open.
+func (s *share) openStream(bytes int64) bool {
+	if s.budget.streams.Add(bytes) > s.budget.limit/4 || !s.add(bytes) {
+		s.budget.streams.Add(-bytes)
+		return false
+	}
+	s.stream += bytes
+	return true
 }
 
 func (s *share) add(bytes int64) bool { return s.addUpTo(bytes, s.budget.limit) }
@@ -86,8 +108,9 @@ func (s *share) keepBody() {
 }
 
 func (s *share) release() {
+	s.budget.streams.Add(-s.stream)
 	s.budget.gauge.Set(float64(s.budget.used.Add(-s.held)))
-	s.body, s.held = 0, 0
+	s.body, s.stream, s.held = 0, 0, 0
 }
 
 // roomPatience is how long one waits for room in memory who can.

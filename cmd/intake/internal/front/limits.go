@@ -53,38 +53,53 @@ func (f *Front) readLimited(w http.ResponseWriter, r *http.Request, partner *int
 	return nil, nil, refusal
 }
 
-// linePatience is how long a line of a stream waits for its partner's limits:
-// that slows the stream down, and only then is the line refused.
+// linePatience is how long a line of a stream waits for its partner's limits, also
+// where that won't do: the stream is slowed down, and only then is the line refused.
 const linePatience = 10 * time.Second
 
-// patiently tries until a limit is not exceeded any more, or patience ends.
-func patiently(ctx context.Context, patience time.Duration, try func() *limit.Exceeded) *limit.Exceeded {
+// patiently tries until a limit is not exceeded any more, or patience ends, or the
+// front stops.
+func (f *Front) patiently(ctx context.Context, patience time.Duration, try func() *limit.Exceeded) *limit.Exceeded {
 	for until := time.Now().Add(patience); ; {
-		exceeded := try()
-		if exceeded == nil || time.Now().Add(exceeded.After).After(until) {
+		exceeded, left := try(), time.Until(until)
+		if exceeded == nil || left <= 0 {
 			return exceeded
 		}
 		select {
-		case <-time.After(exceeded.After):
+		case <-time.After(min(exceeded.After, left)):
+		case <-f.closing:
+			return exceeded
 		case <-ctx.Done():
 			return exceeded
 		}
 	}
 }
 
-// enterLine lets a line of a stream in. The pass must be given back.
-func (f *Front) enterLine(ctx context.Context, partner *intake.Partner, bytes int) (pass *limit.Pass, refusal *problem) {
+// enter lets a request without a body in, or a stream, if the partner may have one
+// more in flight. The pass must be given back.
+func (f *Front) enter(ctx context.Context, partner *intake.Partner) (*limit.Pass, *problem) {
+	pass, exceeded := f.opts.Limiter.Enter(ctx, partner, 0)
+	if exceeded != nil {
+		return nil, limitProblem(exceeded)
+	}
+	return pass, nil
+}
+
+// enterLine adds a line's bytes to those of its stream, which must be taken back.
+func (f *Front) enterLine(ctx context.Context, stream *limit.Pass, bytes int64) *problem {
 	const again = 20 * time.Millisecond // what is in flight may be done at any moment
-	exceeded := patiently(ctx, linePatience, func() (exceeded *limit.Exceeded) {
-		if pass, exceeded = f.opts.Limiter.Enter(ctx, partner, int64(bytes)); exceeded != nil {
+	exceeded := f.patiently(ctx, linePatience, func() *limit.Exceeded {
+		exceeded := stream.Add(ctx, bytes)
+		if exceeded != nil {
 			exceeded.After = again
 		}
 		return exceeded
 	})
 	if exceeded != nil {
-		return nil, limitProblem(exceeded)
+		exceeded.After = time.Second
+		return limitProblem(exceeded)
 	}
-	return pass, nil
+	return nil
 }
 
 // takeItems takes items from a partner's rate. A line of a stream waits for it.
@@ -97,7 +112,7 @@ func (f *Front) takeItems(ctx context.Context, partner *intake.Partner, items in
 		patience = linePatience
 	}
 	used := &usage{burst: partner.Limits.Burst}
-	exceeded := patiently(ctx, patience, func() (exceeded *limit.Exceeded) {
+	exceeded := f.patiently(ctx, patience, func() (exceeded *limit.Exceeded) {
 		used.Usage, exceeded = f.opts.Limiter.Take(ctx, partner, items)
 		return exceeded
 	})

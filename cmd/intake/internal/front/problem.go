@@ -22,20 +22,33 @@ func writeProblem(w http.ResponseWriter, p problem) {
 	header.Set("Content-Type", "application/problem+json")
 	header.Set("Cache-Control", "no-store")
 	if p.retryAfter > 0 {
-		header.Set("Retry-After", strconv.Itoa(int((p.retryAfter+time.Second-1)/time.Second)))
+		header.Set("Retry-After", strconv.Itoa(p.retrySeconds()))
 	}
 	p.usage.set(header)
-	body := p.line()
+	body := marshalProblem(p.members())
 	header.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(p.status)
 	_, _ = w.Write(body) // a client that is gone needs no answer
 }
 
-// line gives the problem's object, on a line.
+// line gives the problem's object as a line of a stream, which has no header of its
+// own to say when to try again.
 func (p problem) line() []byte {
-	body, err := json.Marshal(map[string]any{
-		"type": "about:blank", "title": http.StatusText(p.status), "status": p.status, "detail": p.detail,
-	})
+	members := p.members()
+	if p.retryAfter > 0 {
+		members["retry_after"] = p.retrySeconds()
+	}
+	return marshalProblem(members)
+}
+
+func (p problem) members() map[string]any {
+	return map[string]any{"type": "about:blank", "title": http.StatusText(p.status), "status": p.status, "detail": p.detail}
+}
+
+func (p problem) retrySeconds() int { return int((p.retryAfter + time.Second - 1) / time.Second) }
+
+func marshalProblem(members map[string]any) []byte {
+	body, err := json.Marshal(members)
 	if err != nil {
 		panic(err) // there is nothing in it that has no JSON
 	}

@@ -64,6 +64,12 @@ func (f *Front) record(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, *errNoRecord)
 		return
 	}
+	pass, refusal := f.enter(r.Context(), &partner)
+	if refusal != nil {
+		writeProblem(w, *refusal)
+		return
+	}
+	defer pass.Leave()
 	asking, cancel := context.WithTimeout(r.Context(), recordsTimeout)
 	defer cancel()
 	record, claims, ok, err := f.opts.Ledger.Record(asking, partner.ID, id)

@@ -43,6 +43,12 @@ func (f *Front) status(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, *errNoBatch)
 		return
 	}
+	pass, refusal := f.enter(r.Context(), &partner)
+	if refusal != nil {
+		writeProblem(w, *refusal)
+		return
+	}
+	defer pass.Leave()
 	share := &share{budget: f.budget}
 	defer share.release()
 	batch, refusal := f.recall(r.Context(), share, partner, id)

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 
 	"intake"
+	"intake/cmd/intake/internal/limit"
 )
 
 // Bounds of a stream.
@@ -28,6 +29,13 @@ const (
 	streamSilence = time.Minute
 	// streamAge is how long a stream may last.
 	streamAge = 24 * time.Hour
+	// streamBytes is what an open stream takes beside its lines: a buffer of
+	// lineBuffer, and as much for gzip's window and the rest.
+	streamBytes = 2 * lineBuffer
+	lineBuffer  = 64 << 10
+	// zstdWindow is the largest window that a stream may ask for (RFC 9659 §3). A
+	// decoder takes twice as much.
+	zstdWindow = 8 << 20
 )
 
 const ndjson = "application/x-ndjson"
@@ -62,6 +70,12 @@ func (f *Front) stream(w http.ResponseWriter, r *http.Request, partner intake.Pa
 		writeProblem(w, problem{status: http.StatusBadRequest, detail: "a stream takes no Idempotency-Key: send each batch of it as a request of its own, or again"})
 		return
 	}
+	pass, refusal := f.enter(r.Context(), &partner)
+	if refusal != nil {
+		writeProblem(w, *refusal)
+		return
+	}
+	defer pass.Leave()
 	lines, refusal := f.openStream(w, r)
 	if refusal != nil {
 		writeProblem(w, *refusal)
@@ -91,7 +105,7 @@ func (f *Front) stream(w http.ResponseWriter, r *http.Request, partner intake.Pa
 		defer close(answers)
 		end := f.readStream(ctx, lines, slots, func(s *streamed) {
 			answers <- s
-			go f.takeLine(ctx, partner, s, prefer)
+			go f.takeLine(ctx, partner, pass, s, prefer)
 		})
 		if end == errBrokenOff {
 			cancel()
@@ -140,7 +154,7 @@ func (f *Front) readStream(ctx context.Context, lines *lineReader, slots chan<- 
 }
 
 // takeLine takes the batch of a line in.
-func (f *Front) takeLine(ctx context.Context, partner intake.Partner, s *streamed, prefer preferences) {
+func (f *Front) takeLine(ctx context.Context, partner intake.Partner, pass *limit.Pass, s *streamed, prefer preferences) {
 	if s.refusal != nil {
 		return
 	}
@@ -157,11 +171,12 @@ func (f *Front) takeLine(ctx context.Context, partner intake.Partner, s *streame
 	if s.refusal = f.admitLine(ctx, &prefer); s.refusal != nil {
 		return
 	}
-	pass, refusal := f.enterLine(ctx, &partner, len(s.body))
-	defer pass.Leave()
-	if s.refusal = refusal; refusal == nil {
-		s.request, s.answer, s.refusal = f.take(ctx, &incoming{partner: partner, body: s.body, share: s.share, prefer: prefer, line: true})
+	bytes := int64(len(s.body))
+	if s.refusal = f.enterLine(ctx, pass, bytes); s.refusal != nil {
+		return
 	}
+	defer pass.Remove(bytes)
+	s.request, s.answer, s.refusal = f.take(ctx, &incoming{partner: partner, body: s.body, share: s.share, prefer: prefer, line: true})
 }
 
 // writeStream writes the answers as they come. When the client is gone it still
@@ -169,7 +184,14 @@ func (f *Front) takeLine(ctx context.Context, partner intake.Partner, s *streame
 func (f *Front) writeStream(w http.ResponseWriter, controller *http.ResponseController, answers <-chan *streamed, slots <-chan struct{}, cancel func()) {
 	gone, broken := false, false
 	for s := range answers {
-		<-s.done
+		select {
+		case <-s.done:
+		default:
+			if !gone {
+				_ = controller.Flush() // what is written need not wait for this one
+			}
+			<-s.done
+		}
 		if s.broken && !gone {
 			cancel()
 			gone, broken = true, true
@@ -216,16 +238,19 @@ func (f *Front) openStream(w http.ResponseWriter, r *http.Request) (*lineReader,
 		return nil, refusal
 	}
 	l := &lineReader{front: f, wire: &streamReader{body: r.Body, controller: http.NewResponseController(w), silence: f.streamSilence}, share: &share{budget: f.budget}}
+	bytes := int64(streamBytes)
+	if encoding == "zstd" {
+		bytes += 2 * zstdWindow
+	}
+	if !l.share.openStream(bytes) {
+		return nil, f.full()
+	}
 	var source io.Reader = l.wire
 	switch encoding {
 	case "gzip":
 		source = &lateGzip{source: source}
 	case "zstd":
-		const window = 8 << 20
-		if !l.share.add(2 * window) {
-			return nil, f.full()
-		}
-		decoder, err := zstd.NewReader(source, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(window))
+		decoder, err := zstd.NewReader(source, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(zstdWindow))
 		if err != nil {
 			l.share.release()
 			return nil, bodyProblem(w, compressionError(err))
@@ -233,7 +258,7 @@ func (f *Front) openStream(w http.ResponseWriter, r *http.Request) (*lineReader,
 		l.decoder = decoder.IOReadCloser()
 		source = compressedReader{decoder}
 	}
-	l.source = bufio.NewReaderSize(source, 64<<10)
+	l.source = bufio.NewReaderSize(source, lineBuffer)
 	return l, nil
 }
 

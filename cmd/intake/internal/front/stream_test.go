@@ -362,3 +362,34 @@ func TestStream_Refused(t *testing.T) {
 		t.Errorf("an empty stream is answered %d %s", a.status, a.Bytes())
 	}
 }
+
+// Streams of which nothing comes leave room for requests, and those that are too
+// many are told to come again.
+func TestStream_Idle(t *testing.T) {
+	t.Parallel()
+	f := startFront(t)
+	f.SetBudget(256 << 20)
+	var open []*testStream
+	var refused *testStream
+	for refused == nil {
+		s := f.openStream(t, f.client, "Content-Encoding", "zstd")
+		switch s.status {
+		case http.StatusOK:
+			open = append(open, s)
+		case http.StatusServiceUnavailable:
+			refused = s
+		default:
+			t.Fatal(s.status)
+		}
+	}
+	refused.wantLine("other requests take all the memory there is")
+	if n := len(open); n < 2 || f.Inflight() > 64<<20 {
+		t.Errorf("%d streams have %d bytes", n, f.Inflight())
+	}
+	if a := f.do(t, f.create(t, f.token(t), strings.NewReader("["+strings.Repeat(" ", 30<<20)+items("a")[1:]))); a.status != http.StatusOK {
+		t.Errorf("%d %.300s", a.status, a.Bytes())
+	}
+	open[0].send.Close()
+	open[0].wantEnd()
+	waitFor(t, func() bool { return f.openStream(t, f.client, "Content-Encoding", "zstd").status == http.StatusOK })
+}

@@ -162,3 +162,88 @@ func TestLimiter_Renewal(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Lines of a stream come and go as bytes of its pass.
+func TestPass_Add(t *testing.T) {
+	t.Parallel()
+	for name, url := range map[string]string{"redis": localtest.Redis(t), "alone": "", "redis away": "redis://127.0.0.1:1"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx := t.Context()
+			a := newLimiter(t, url)
+			b := a
+			if name == "redis" {
+				b = newLimiter(t, url)
+			}
+			enter := func(l *limit.Limiter, limits intake.Limits) *limit.Pass {
+				t.Helper()
+				pass, exceeded := l.Enter(ctx, &intake.Partner{ID: 1, Limits: limits}, 0)
+				if exceeded != nil {
+					t.Fatalf("%+v", exceeded)
+				}
+				return pass
+			}
+			limits := intake.Limits{Requests: 2, Bytes: 1_000}
+			one, other := enter(a, limits), enter(b, limits)
+			steps := []struct {
+				pass    *limit.Pass
+				add     int64 // or remove
+				allowed bool
+			}{
+				{one, 5_000, true}, // by itself it may be too large
+				{one, 1, false},
+				{other, 1, false},
+				{one, -5_000, true},
+				{one, 600, true},
+				{other, 500, false},
+				{other, 400, true},
+				{one, 1, false},
+				{one, -600, true},
+				{one, 601, false},
+				{one, 600, true},
+			}
+			for n, step := range steps {
+				if step.add < 0 {
+					step.pass.Remove(-step.add)
+				} else if exceeded := step.pass.Add(ctx, step.add); (exceeded == nil) != step.allowed {
+					t.Errorf("step %d: %+v", n, exceeded)
+				}
+			}
+			one.Leave()
+			if exceeded := other.Add(ctx, 600); exceeded != nil {
+				t.Errorf("what has left is counted: %+v", exceeded)
+			}
+			other.Leave()
+
+			// Without a limit of bytes none are counted, also once there is one.
+			unbounded := enter(a, intake.Limits{Requests: 2})
+			if exceeded := unbounded.Add(ctx, 1<<40); exceeded != nil {
+				t.Errorf("%+v", exceeded)
+			}
+			bounded := enter(b, limits)
+			if exceeded := bounded.Add(ctx, 1_000); exceeded != nil {
+				t.Errorf("%+v", exceeded)
+			}
+			unbounded.Remove(1 << 40)
+			if exceeded := bounded.Add(ctx, 1); exceeded == nil {
+				t.Error("a byte too many")
+			}
+		})
+	}
+}
+
+// A renewal that comes too late doesn't bring a request back.
+func TestPass_LateRenewal(t *testing.T) {
+	t.Parallel()
+	url := localtest.Redis(t)
+	partner := &intake.Partner{ID: 1, Limits: intake.Limits{Requests: 1}}
+	pass, exceeded := newLimiter(t, url).Enter(t.Context(), partner, 0)
+	if exceeded != nil {
+		t.Fatalf("%+v", exceeded)
+	}
+	pass.Leave()
+	pass.Renew(t.Context())
+	if _, exceeded := newLimiter(t, url).Enter(t.Context(), partner, 0); exceeded != nil {
+		t.Errorf("%+v", exceeded)
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/klauspost/compress/gzip"
@@ -57,6 +58,7 @@ func servePage() http.HandlerFunc {
 func serveScript() http.HandlerFunc {
 	const contentType = "text/javascript; charset=utf-8"
 	packed := newAsset(contentType, script)
+	unpacked := sync.OnceValue(func() *asset { return newAsset(contentType, gunzip(script)) })
 	return func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Vary", "Accept-Encoding")
 		if acceptsGzip(r.Header) {
@@ -64,20 +66,20 @@ func serveScript() http.HandlerFunc {
 			packed.serve(w, r)
 			return
 		}
-		unpacked, err := gunzip(script)
-		if err != nil {
-			panic(err) // it is part of the binary
-		}
-		newAsset(contentType, unpacked).serve(w, r)
+		unpacked().serve(w, r)
 	}
 }
 
-func gunzip(packed []byte) ([]byte, error) {
+func gunzip(packed []byte) []byte {
 	reader, err := gzip.NewReader(bytes.NewReader(packed))
 	if err != nil {
-		return nil, err
+		panic(err) // it is part of the binary
 	}
-	return io.ReadAll(reader)
+	unpacked, err := io.ReadAll(reader)
+	if err != nil {
+		panic(err)
+	}
+	return unpacked
 }
 
 // acceptsGzip tells whether an answer may be packed (RFC 9110 §12.5.3).
