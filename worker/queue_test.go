@@ -195,6 +195,13 @@ func TestQueue_AckLost(t *testing.T) {
 		return err == nil
 	})
 	r.wantAllAcked(t)
+	r.wantForgotten(t)
+}
+
+// wantForgotten waits until the log is empty, and checks that what was withdrawn
+// can be saved.
+func (r *rig) wantForgotten(t *testing.T) {
+	t.Helper()
 	eventually(t, "the message is out of the log", func() bool {
 		info, err := r.stream(t).Info(t.Context())
 		return err == nil && info.State.Msgs == 0

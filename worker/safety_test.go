@@ -15,7 +15,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
-	"intake"
 	"intake/deploy/local/localtest"
 	"intake/internal/safety"
 )
@@ -181,13 +180,7 @@ func TestCheck_ReconnectWhilePublishing(t *testing.T) {
 		t.Errorf("%d messages (%v): the server should have stored it", info.State.Msgs, err)
 	}
 	start(t, r.worker(t, Options{}).Run)
-	eventually(t, "the message is out of the log", func() bool {
-		info, err := r.stream(t).Info(t.Context())
-		return err == nil && info.State.Msgs == 0
-	})
-	again := newBatch("a")
-	waitFor(t, r.queue(t, r.nc, QueueOptions{}).submit(t, again))
-	wantCodes(t, again, intake.CodeSaved)
+	r.wantForgotten(t)
 }
 
 // The monitoring of a real server that is not the one in use.

@@ -179,18 +179,25 @@ func (r *repeated) Read(b []byte) (n int, err error) {
 	return n, nil
 }
 
+// slowQueue has each batch tell when it is to be queued, and wait for queued to be
+// closed.
+func (f *testFront) slowQueue() (waiting <-chan struct{}, queued chan<- struct{}) {
+	told, until := make(chan struct{}), make(chan struct{})
+	f.queue.submit = func(context.Context, *intake.Batch) (front.Ticket, error) {
+		told <- struct{}{}
+		<-until
+		return untilDone(nil), nil
+	}
+	return told, until
+}
+
 // Beyond the budget a request is refused at once, and let in when there is room.
 func TestCreate_Budget(t *testing.T) {
 	t.Parallel()
 	f := startFront(t)
 	f.SetBudget(1 << 20)
 	token := f.token(t)
-	waiting, queued := make(chan struct{}), make(chan struct{})
-	f.queue.submit = func(context.Context, *intake.Batch) (front.Ticket, error) {
-		waiting <- struct{}{}
-		<-queued
-		return untilDone(nil), nil
-	}
+	waiting, queued := f.slowQueue()
 	body := "[" + strings.Repeat(" ", 200<<10) + items("a")[1:]
 	ctx, leave := context.WithCancel(t.Context())
 	var first sync.WaitGroup
@@ -236,12 +243,7 @@ func TestCreate_BudgetForItems(t *testing.T) {
 	t.Parallel()
 	f := startFront(t)
 	token := f.token(t)
-	waiting, queued := make(chan struct{}), make(chan struct{})
-	f.queue.submit = func(context.Context, *intake.Batch) (front.Ticket, error) {
-		waiting <- struct{}{}
-		<-queued
-		return untilDone(nil), nil
-	}
+	waiting, queued := f.slowQueue()
 	ctx, leave := context.WithCancel(t.Context())
 	var first sync.WaitGroup
 	first.Go(func() {

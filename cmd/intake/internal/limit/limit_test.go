@@ -36,74 +36,82 @@ func newLimiter(t *testing.T, url string) *limit.Limiter {
 	return limit.New(limit.Options{Redis: client, Registerer: prometheus.NewRegistry()})
 }
 
-// Each limit holds for all fronts together, or for each by itself without Redis;
-// and for each partner by itself.
-func TestLimiter(t *testing.T) {
-	t.Parallel()
+// onTwoFronts runs a test with the limiters of two fronts, which are one without
+// Redis.
+func onTwoFronts(t *testing.T, test func(t *testing.T, a, b *limit.Limiter)) {
 	for name, url := range map[string]string{"redis": localtest.Redis(t), "alone": "", "redis away": "redis://127.0.0.1:1"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			ctx := t.Context()
 			a := newLimiter(t, url)
 			b := a
 			if name == "redis" {
 				b = newLimiter(t, url)
 			}
-			partner := &intake.Partner{ID: 1, Limits: intake.Limits{ItemsPerSecond: 1, Burst: 10_000, Requests: 3, Bytes: 1_000}}
-			other := &intake.Partner{ID: 2, Limits: partner.Limits}
-
-			if usage, exceeded := a.Take(ctx, partner, 6_000); exceeded != nil || usage.Remaining != 4_000 || usage.Reset < 5_900*time.Second {
-				t.Errorf("%+v %+v", usage, exceeded)
-			}
-			if _, exceeded := b.Take(ctx, partner, 6_000); exceeded == nil || exceeded.After < 1_900*time.Second || exceeded.After > 2_000*time.Second {
-				t.Errorf("%+v", exceeded)
-			}
-			if exceeded := b.Blocked(partner); exceeded == nil || exceeded.After > time.Second {
-				t.Errorf("%+v", exceeded)
-			}
-			if usage, exceeded := a.Take(ctx, partner, 4_000); exceeded != nil || usage.Remaining > 10 {
-				t.Errorf("%+v %+v", usage, exceeded)
-			}
-			if usage, exceeded := b.Take(ctx, other, 10_000); exceeded != nil {
-				t.Errorf("another partner: %+v %+v", usage, exceeded)
-			}
-
-			var passes []*limit.Pass
-			for n, front := range []*limit.Limiter{a, b, a} {
-				pass, exceeded := front.Enter(ctx, partner, 100)
-				if exceeded != nil {
-					t.Fatalf("request %d: %+v", n, exceeded)
-				}
-				passes = append(passes, pass)
-			}
-			if _, exceeded := b.Enter(ctx, partner, 100); exceeded == nil {
-				t.Error("a request too many")
-			}
-			if _, exceeded := b.Enter(ctx, other, 100); exceeded != nil {
-				t.Errorf("another partner: %+v", exceeded)
-			}
-			passes[0].Leave()
-			if exceeded := passes[1].Grow(ctx, 901); exceeded == nil {
-				t.Error("a byte too many")
-			}
-			if exceeded := passes[1].Grow(ctx, 900); exceeded != nil {
-				t.Errorf("%+v", exceeded)
-			}
-			if _, exceeded := a.Enter(ctx, partner, 1); exceeded == nil {
-				t.Error("a byte too many, of another request")
-			}
-			passes[1].Leave()
-			passes[2].Leave()
-			pass, exceeded := a.Enter(ctx, partner, 5_000)
-			if exceeded != nil {
-				t.Errorf("one that is too large may be in by itself: %+v", exceeded)
-			}
-			if _, exceeded := b.Enter(ctx, partner, 1); exceeded == nil {
-				t.Error("another one beside it")
-			}
-			pass.Leave()
+			test(t, a, b)
 		})
 	}
+}
+
+// Each limit holds for all fronts together, or for each by itself without Redis;
+// and for each partner by itself.
+func TestLimiter(t *testing.T) {
+	t.Parallel()
+	onTwoFronts(t, func(t *testing.T, a, b *limit.Limiter) {
+		ctx := t.Context()
+		partner := &intake.Partner{ID: 1, Limits: intake.Limits{ItemsPerSecond: 1, Burst: 10_000, Requests: 3, Bytes: 1_000}}
+		other := &intake.Partner{ID: 2, Limits: partner.Limits}
+
+		if usage, exceeded := a.Take(ctx, partner, 6_000); exceeded != nil || usage.Remaining != 4_000 || usage.Reset < 5_900*time.Second {
+			t.Errorf("%+v %+v", usage, exceeded)
+		}
+		if _, exceeded := b.Take(ctx, partner, 6_000); exceeded == nil || exceeded.After < 1_900*time.Second || exceeded.After > 2_000*time.Second {
+			t.Errorf("%+v", exceeded)
+		}
+		if exceeded := b.Blocked(partner); exceeded == nil || exceeded.After > time.Second {
+			t.Errorf("%+v", exceeded)
+		}
+		if usage, exceeded := a.Take(ctx, partner, 4_000); exceeded != nil || usage.Remaining > 10 {
+			t.Errorf("%+v %+v", usage, exceeded)
+		}
+		if usage, exceeded := b.Take(ctx, other, 10_000); exceeded != nil {
+			t.Errorf("another partner: %+v %+v", usage, exceeded)
+		}
+
+		var passes []*limit.Pass
+		for n, front := range []*limit.Limiter{a, b, a} {
+			pass, exceeded := front.Enter(ctx, partner, 100)
+			if exceeded != nil {
+				t.Fatalf("request %d: %+v", n, exceeded)
+			}
+			passes = append(passes, pass)
+		}
+		if _, exceeded := b.Enter(ctx, partner, 100); exceeded == nil {
+			t.Error("a request too many")
+		}
+		if _, exceeded := b.Enter(ctx, other, 100); exceeded != nil {
+			t.Errorf("another partner: %+v", exceeded)
+		}
+		passes[0].Leave()
+		if exceeded := passes[1].Grow(ctx, 901); exceeded == nil {
+			t.Error("a byte too many")
+		}
+		if exceeded := passes[1].Grow(ctx, 900); exceeded != nil {
+			t.Errorf("%+v", exceeded)
+		}
+		if _, exceeded := a.Enter(ctx, partner, 1); exceeded == nil {
+			t.Error("a byte too many, of another request")
+		}
+		passes[1].Leave()
+		passes[2].Leave()
+		pass, exceeded := a.Enter(ctx, partner, 5_000)
+		if exceeded != nil {
+			t.Errorf("one that is too large may be in by itself: %+v", exceeded)
+		}
+		if _, exceeded := b.Enter(ctx, partner, 1); exceeded == nil {
+			t.Error("another one beside it")
+		}
+		pass.Leave()
+	})
 }
 
 // Who has no limits is not counted.
@@ -166,70 +174,62 @@ func TestLimiter_Renewal(t *testing.T) {
 // Lines of a stream come and go as bytes of its pass.
 func TestPass_Add(t *testing.T) {
 	t.Parallel()
-	for name, url := range map[string]string{"redis": localtest.Redis(t), "alone": "", "redis away": "redis://127.0.0.1:1"} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			ctx := t.Context()
-			a := newLimiter(t, url)
-			b := a
-			if name == "redis" {
-				b = newLimiter(t, url)
+	onTwoFronts(t, func(t *testing.T, a, b *limit.Limiter) {
+		ctx := t.Context()
+		enter := func(l *limit.Limiter, limits intake.Limits) *limit.Pass {
+			t.Helper()
+			pass, exceeded := l.Enter(ctx, &intake.Partner{ID: 1, Limits: limits}, 0)
+			if exceeded != nil {
+				t.Fatalf("%+v", exceeded)
 			}
-			enter := func(l *limit.Limiter, limits intake.Limits) *limit.Pass {
-				t.Helper()
-				pass, exceeded := l.Enter(ctx, &intake.Partner{ID: 1, Limits: limits}, 0)
-				if exceeded != nil {
-					t.Fatalf("%+v", exceeded)
-				}
-				return pass
+			return pass
+		}
+		limits := intake.Limits{Requests: 2, Bytes: 1_000}
+		one, other := enter(a, limits), enter(b, limits)
+		steps := []struct {
+			pass    *limit.Pass
+			add     int64 // or remove
+			allowed bool
+		}{
+			{one, 5_000, true}, // by itself it may be too large
+			{one, 1, false},
+			{other, 1, false},
+			{one, -5_000, true},
+			{one, 600, true},
+			{other, 500, false},
+			{other, 400, true},
+			{one, 1, false},
+			{one, -600, true},
+			{one, 601, false},
+			{one, 600, true},
+		}
+		for n, step := range steps {
+			if step.add < 0 {
+				step.pass.Remove(-step.add)
+			} else if exceeded := step.pass.Add(ctx, step.add); (exceeded == nil) != step.allowed {
+				t.Errorf("step %d: %+v", n, exceeded)
 			}
-			limits := intake.Limits{Requests: 2, Bytes: 1_000}
-			one, other := enter(a, limits), enter(b, limits)
-			steps := []struct {
-				pass    *limit.Pass
-				add     int64 // or remove
-				allowed bool
-			}{
-				{one, 5_000, true}, // by itself it may be too large
-				{one, 1, false},
-				{other, 1, false},
-				{one, -5_000, true},
-				{one, 600, true},
-				{other, 500, false},
-				{other, 400, true},
-				{one, 1, false},
-				{one, -600, true},
-				{one, 601, false},
-				{one, 600, true},
-			}
-			for n, step := range steps {
-				if step.add < 0 {
-					step.pass.Remove(-step.add)
-				} else if exceeded := step.pass.Add(ctx, step.add); (exceeded == nil) != step.allowed {
-					t.Errorf("step %d: %+v", n, exceeded)
-				}
-			}
-			one.Leave()
-			if exceeded := other.Add(ctx, 600); exceeded != nil {
-				t.Errorf("what has left is counted: %+v", exceeded)
-			}
-			other.Leave()
+		}
+		one.Leave()
+		if exceeded := other.Add(ctx, 600); exceeded != nil {
+			t.Errorf("what has left is counted: %+v", exceeded)
+		}
+		other.Leave()
 
-			// Without a limit of bytes none are counted, also once there is one.
-			unbounded := enter(a, intake.Limits{Requests: 2})
-			if exceeded := unbounded.Add(ctx, 1<<40); exceeded != nil {
-				t.Errorf("%+v", exceeded)
-			}
-			bounded := enter(b, limits)
-			if exceeded := bounded.Add(ctx, 1_000); exceeded != nil {
-				t.Errorf("%+v", exceeded)
-			}
-			unbounded.Remove(1 << 40)
-			if exceeded := bounded.Add(ctx, 1); exceeded == nil {
-				t.Error("a byte too many")
-			}
-		})
-	}
+		// Without a limit of bytes none are counted, also once there is one.
+		unbounded := enter(a, intake.Limits{Requests: 2})
+		if exceeded := unbounded.Add(ctx, 1<<40); exceeded != nil {
+			t.Errorf("%+v", exceeded)
+		}
+		bounded := enter(b, limits)
+		if exceeded := bounded.Add(ctx, 1_000); exceeded != nil {
+			t.Errorf("%+v", exceeded)
+		}
+		unbounded.Remove(1 << 40)
+		if exceeded := bounded.Add(ctx, 1); exceeded == nil {
+			t.Error("a byte too many")
+		}
+	})
 }
 
 // A renewal that comes too late doesn't bring a request back.
