@@ -42,3 +42,20 @@ func refuseConnections(listener net.Listener) error {
 	})
 	return errors.Join(err, failed)
 }
+
+// anyWaiting tells whether there are connections that wait to be accepted.
+func anyWaiting(listener net.Listener) bool {
+	tcp, ok := listener.(*net.TCPListener)
+	if !ok {
+		return false
+	}
+	conn, err := tcp.SyscallConn()
+	if err != nil {
+		return false
+	}
+	waiting := 0
+	err = conn.Control(func(fd uintptr) {
+		waiting, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+	})
+	return err == nil && waiting > 0
+}

@@ -9,3 +9,5 @@ import (
 
 // refuseConnections is for Linux only.
 func refuseConnections(net.Listener) error { return errors.ErrUnsupported }
+
+func anyWaiting(net.Listener) bool { return false }

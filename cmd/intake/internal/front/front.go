@@ -392,8 +392,13 @@ func (f *Front) Serve(ctx context.Context, listener net.Listener, timeout time.D
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    32 << 10,
-		ErrorLog:          zap.NewStdLog(f.opts.Logger.WithOptions(zap.IncreaseLevel(zap.ErrorLevel))),
+		// Over HTTP/2 none of the time-outs ends a connection whose headers don't end, or
+		// whose client is gone; but who is in headers, or gone, can't answer a ping.
+		HTTP2:    &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: 15 * time.Second},
+		ErrorLog: zap.NewStdLog(f.opts.Logger.WithOptions(zap.IncreaseLevel(zap.ErrorLevel))),
 	}
+	var begun begunConnections
+	server.ConnState = begun.track
 	server.Protocols = new(http.Protocols)
 	server.Protocols.SetHTTP1(true)
 	server.Protocols.SetHTTP2(true)
@@ -415,7 +420,7 @@ func (f *Front) Serve(ctx context.Context, listener net.Listener, timeout time.D
 		// than to be broken off.
 		last := time.AfterFunc(timeout*8/10, stopWaits)
 		defer last.Stop()
-		f.drainConnections(bare, min(f.opts.DrainDelay, timeout/2))
+		f.drainConnections(bare, &begun, min(f.opts.DrainDelay, timeout/2))
 		f.close()
 		err := server.Shutdown(drain)
 		if err != nil {
@@ -432,12 +437,42 @@ func (f *Front) Serve(ctx context.Context, listener net.Listener, timeout time.D
 
 // drainConnections goes on serving for a while, at the end of which no more
 // connections are made: those that are being made then have the time to be
-// accepted.
-func (f *Front) drainConnections(listener net.Listener, while time.Duration) {
+// accepted, and to bring their request, a second longer if need be. Of a request that
+// comes after Shutdown the server takes no notice.
+func (f *Front) drainConnections(listener net.Listener, begun *begunConnections, while time.Duration) {
 	last := min(while/2, 250*time.Millisecond)
 	time.Sleep(while - last)
 	if err := refuseConnections(listener); err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		f.opts.Logger.Warn("connections that are being made now may be reset", zap.Error(err))
 	}
 	time.Sleep(last)
+	for until := time.Now().Add(time.Second); (anyWaiting(listener) || begun.any()) && time.Now().Before(until); {
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// begunConnections are those over which no request has come yet.
+type begunConnections struct {
+	mu    sync.Mutex
+	conns map[net.Conn]struct{}
+}
+
+// track is the server's ConnState.
+func (b *begunConnections) track(conn net.Conn, state http.ConnState) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if state != http.StateNew {
+		delete(b.conns, conn)
+		return
+	}
+	if b.conns == nil {
+		b.conns = make(map[net.Conn]struct{})
+	}
+	b.conns[conn] = struct{}{}
+}
+
+func (b *begunConnections) any() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.conns) > 0
 }

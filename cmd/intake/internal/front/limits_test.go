@@ -169,8 +169,9 @@ func TestLimits_LineRate(t *testing.T) {
 		many[i] = strconv.Itoa(i)
 	}
 	s := f.openStream(t, f.client, "Prefer", "return=minimal")
-	s.write(items(many...) + "\n" + items(many...) + "\n" + items("a") + "\n")
+	s.write(items(many...) + "\n")
 	s.wantLine(`"status":"Completed"`)
+	s.write(items(many...) + "\n" + items("a") + "\n")
 	s.wantLine(`"status":429`, `"retry_after":`, "more than 1 items a second")
 	s.wantLine(`"status":"Completed"`)
 }

@@ -256,17 +256,17 @@ func TestStream_SlowReader(t *testing.T) {
 func TestStream_Silence(t *testing.T) {
 	t.Parallel()
 	f := startFront(t)
-	f.SetStreamSilence(300 * time.Millisecond)
+	f.SetStreamSilence(2 * time.Second)
 	s := f.openStream(t, f.client)
 	s.write(items("a") + "\n")
 	s.wantLine(`"code":"saved"`)
 	for range 8 {
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(300 * time.Millisecond)
 		s.write("\n")
 	}
 	s.write(items("b") + "\n")
 	s.wantLine(`"code":"saved"`)
-	s.wantLine(`"status":408`, "300ms")
+	s.wantLine(`"status":408`, "2s")
 	s.wantEnd()
 }
 
