@@ -24,6 +24,12 @@ import (
 // or none, whatever dies meanwhile.
 const MinNATSVersion = "2.12.7"
 
+// LargestMessage is the max_payload that NATS should have, in bytes: an item that
+// is as large as valid ones can be, white space apart, takes a message by itself.
+// Where it is less, batches are cut into smaller messages, and those with an item
+// that still doesn't fit are refused.
+const LargestMessage = 8 << 20
+
 // A Check tells whether what NATS says it has stored, it keeps.
 type Check struct {
 	// MonitorURLs are of the servers' HTTP monitoring, which alone tells whether
@@ -77,6 +83,10 @@ func (c Check) run(ctx context.Context, nc *nats.Conn, stream StreamOptions, log
 		}
 		for _, breach := range breaches {
 			logger.Warn("going on as --allow-unsafe says", zap.Error(breach))
+		}
+		if payload := nc.MaxPayload(); payload < LargestMessage {
+			logger.Warn("NATS takes no messages as large as some items need, and batches with such items are refused with 413: set max_payload: 8MB in its configuration",
+				zap.Int64("max_payload", payload), zap.Int("needed", LargestMessage))
 		}
 		passed(connection)
 		checked, said, patience = connection, "", checkTimeout

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -10,11 +11,15 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
+	"intake"
+	"intake/deploy/local"
 	"intake/deploy/local/localtest"
 	"intake/internal/safety"
 )
@@ -66,6 +71,67 @@ func TestCheck_Version(t *testing.T) {
 		if errors.As(err, &breach) != refused || refused && !strings.Contains(err.Error(), "the version of NATS is "+version) {
 			t.Errorf("version %q: %v", version, err)
 		}
+	}
+}
+
+// A NATS that takes only small messages is warned of, and used: batches are cut
+// smaller, and an item that doesn't fit is refused.
+func TestCheck_MaxPayload(t *testing.T) {
+	t.Parallel()
+	for name, payload := range map[string]int32{"as it should be": LargestMessage, "NATS's default": 1 << 20} {
+		t.Run(name, func(t *testing.T) {
+			nc := connect(t, localtest.NATSWith(t, local.NATSOptions{MaxPayload: payload}).URL())
+			core, logs := observer.New(zap.WarnLevel)
+			q, err := NewQueue(nc, QueueOptions{Ledger: silentLedger{}, Stream: StreamOptions{MaxBytes: 64 << 20}, Logger: zap.New(core)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			start(t, q.Run)
+			eventually(t, "the stream is there", func() bool { return q.Ready(t.Context()) == nil })
+			if warned := logs.FilterMessageSnippet("max_payload: 8MB").Len(); warned != map[bool]int{true: 1}[payload < LargestMessage] {
+				t.Errorf("warned %d times", warned)
+			}
+			submit := func(batch *intake.Batch) error {
+				ticket, err := q.Submit(t.Context(), batch, Later)
+				if err == nil {
+					ticket.Release()
+				}
+				return err
+			}
+			several := newBatch("a", "b", "c", "d")
+			for i := range several.Items {
+				several.Items[i].Raw = incompressible(600 << 10)
+			}
+			if err := submit(several); err != nil {
+				t.Errorf("2.4 MB in four items: %v", err)
+			}
+			one := newBatch("e")
+			one.Items[0].Raw = incompressible(maxKept)
+			if err := submit(one); errors.Is(err, ErrTooLarge) != (payload < LargestMessage) || err != nil && !errors.Is(err, ErrTooLarge) {
+				t.Errorf("4 MiB in one item: %v", err)
+			}
+		})
+	}
+}
+
+func incompressible(size int) []byte {
+	text := make([]byte, size)
+	_, _ = rand.Read(text)
+	return text
+}
+
+// An item fits of which as much text is kept as can be, whose identifiers are as
+// many and as long as they may be, and of which nothing can be compressed.
+func TestLargestMessage(t *testing.T) {
+	t.Parallel()
+	const identifiers = 50 * (64 + 50*256) * utf8.UTFMax
+	batch := newBatch("a")
+	item := &batch.Items[0]
+	item.Raw = incompressible(maxKept)
+	item.Client.OtherIdentifiers = incompressible(identifiers + identifiers/10)
+	item.Client.Claims = make([]intake.RevenueClaim, 1_000)
+	if _, _, err := encode(batch, LargestMessage); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -232,7 +232,7 @@ func (s *stack) wantToken(t *testing.T, partner, secret string, want bool) {
 	}
 }
 
-// Every flag is an environment variable too, and --help tells it with the default.
+// --help tells the flags' variables and defaults.
 func TestHelp(t *testing.T) {
 	t.Parallel()
 	for command, wants := range map[string][]string{

@@ -2,9 +2,13 @@ package main
 
 import (
 	"context"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -20,6 +24,38 @@ import (
 func TestDocs(t *testing.T) {
 	t.Parallel()
 	s := startStack(t, stackOptions{})
+	tryDocs(t, s, s.fronts[0])
+}
+
+// The same where another server gives the tokens: the page asks that one too.
+func TestDocs_ExternalIssuer(t *testing.T) {
+	t.Parallel()
+	s := startStack(t, stackOptions{})
+	server := httptest.NewUnstartedServer(nil)
+	issuer := "http://" + server.Listener.Addr().String()
+	builtin := s.startFront(t, frontCommand{PublicURL: issuer})
+	target, err := url.Parse(builtin.url())
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := httputil.NewSingleHostReverseProxy(target)
+	server.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Access-Control-Allow-Origin", "*")
+		w.Header().Set("Access-Control-Allow-Headers", "authorization, content-type")
+		if r.Method != http.MethodOptions {
+			proxy.ServeHTTP(w, r)
+		}
+	})
+	server.Start()
+	t.Cleanup(server.Close)
+	tryDocs(t, s, s.startFront(t, frontCommand{issuerFlags: issuerFlags{
+		OAuthIssuer: issuer, OAuthAudience: issuer, OAuthPartnerClaim: "sub", NoBuiltinIssuer: true,
+	}}), issuer)
+}
+
+// tryDocs tries a front's page, which may ask others as well.
+func tryDocs(t *testing.T, s *stack, f *frontProcess, others ...string) {
+	t.Helper()
 	ctx, watched := startBrowser(t)
 	const (
 		clientID = `//label[.="Client ID"]/ancestor::td//*[@role="combobox"]`
@@ -32,7 +68,7 @@ func TestDocs(t *testing.T) {
 		does   string
 		action chromedp.Action[chromedp.Void]
 	}{
-		{"opens the page", chromedp.Navigate(s.fronts[0].url() + "/docs#tag/batches/POST/api/v1/clients")},
+		{"opens the page", chromedp.Navigate(f.url() + "/docs#tag/batches/POST/api/v1/clients")},
 		{"gives the client id", chromedp.SendKeys(chromedp.Search(clientID), "acme")},
 		{"gives the secret", chromedp.SendKeys(chromedp.Search(secret), s.secret)},
 		{"signs in", chromedp.Click(chromedp.Search(`//button[normalize-space()="Authorize"]`))},
@@ -53,7 +89,7 @@ func TestDocs(t *testing.T) {
 	if n := s.count(t, "select count(*) from saved_clients where partner = 'acme'"); n != 1 {
 		t.Errorf("%d clients are saved", n)
 	}
-	watched.check(t, s.fronts[0].url())
+	watched.check(t, append(others, f.url()))
 }
 
 // clickOn clicks on an element that may be below what is seen of the page.
@@ -125,9 +161,9 @@ func (w *watched) note(event any) {
 	}
 }
 
-// check sees to it that the page has asked nobody but a front, and that nothing
-// of it was forbidden, by its policy for one.
-func (w *watched) check(t *testing.T, front string) {
+// check sees to it that the page has asked those servers and nobody else, and that
+// nothing of it was forbidden, by its policy for one.
+func (w *watched) check(t *testing.T, servers []string) {
 	t.Helper()
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -136,7 +172,7 @@ func (w *watched) check(t *testing.T, front string) {
 	}
 	for _, address := range w.asked {
 		parsed, err := url.Parse(address)
-		if err != nil || parsed.Scheme != "data" && parsed.Scheme != "blob" && parsed.Scheme+"://"+parsed.Host != front {
+		if err != nil || parsed.Scheme != "data" && parsed.Scheme != "blob" && !slices.Contains(servers, parsed.Scheme+"://"+parsed.Host) {
 			t.Errorf("the page has asked for %s", address)
 		}
 	}

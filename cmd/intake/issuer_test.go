@@ -18,26 +18,8 @@ import (
 func TestFront_ExternalIssuer(t *testing.T) {
 	t.Parallel()
 	s := startStack(t, stackOptions{})
-	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
-	start := func(issuer issuerFlags) *frontProcess {
-		t.Helper()
-		f, err := newFrontProcess(ctx, frontCommand{serverFlags: s.flags, issuerFlags: issuer, Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0"}, zaptest.NewLogger(t))
-		if err != nil {
-			t.Fatal(err)
-		}
-		ran := make(chan error, 1)
-		go func() { ran <- f.Run(ctx) }()
-		t.Cleanup(func() {
-			stop()
-			if err := <-ran; err != nil {
-				t.Error(err)
-			}
-		})
-		if err := waitReady(ctx, f.health); err != nil {
-			t.Fatal(err)
-		}
-		return f
-	}
+	ctx := t.Context()
+	start := func(issuer issuerFlags) *frontProcess { return s.startFront(t, frontCommand{issuerFlags: issuer}) }
 	issuer := start(issuerFlags{})
 	flags := issuerFlags{OAuthIssuer: issuer.url(), OAuthAudience: issuer.url(), OAuthPartnerClaim: "sub"}
 	both := start(flags)
@@ -77,6 +59,29 @@ func TestFront_ExternalIssuer(t *testing.T) {
 	if retrieve := (*oauth2.RetrieveError)(nil); !errors.As(err, &retrieve) || retrieve.Response.StatusCode != http.StatusNotFound {
 		t.Errorf("a token of the built-in issuer, which is off: %v", err)
 	}
+}
+
+// startFront starts one more front of a stack.
+func (s *stack) startFront(t *testing.T, c frontCommand) *frontProcess {
+	t.Helper()
+	c.serverFlags, c.Listen, c.AdminListen = s.flags, "127.0.0.1:0", "127.0.0.1:0"
+	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
+	f, err := newFrontProcess(ctx, c, zaptest.NewLogger(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ran := make(chan error, 1)
+	go func() { ran <- f.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ran; err != nil {
+			t.Error(err)
+		}
+	})
+	if err := waitReady(ctx, f.health); err != nil {
+		t.Fatal(err)
+	}
+	return f
 }
 
 // Flags that let nobody in, or anybody, stop the command at once.

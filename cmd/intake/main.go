@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -48,12 +49,8 @@ func main() {
 
 func run() int {
 	var cli commands
-	parsed := kong.Parse(&cli,
-		kong.Name("intake"),
-		kong.Description("Intake takes in batches of partner clients and their revenue claims, gives every item its state, and saves the completed ones exactly once.\n\nEvery flag can be given as an environment variable."),
-		kong.DefaultEnvars("INTAKE"),
-		kong.UsageOnError(),
-	)
+	unsetEmpty()
+	parsed := kong.Parse(&cli, parserOptions...)
 	logger, err := newLogger(cli.LogLevel, "stderr")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "intake:", err)
@@ -76,6 +73,25 @@ func run() int {
 	}
 	fmt.Fprintln(os.Stderr, "intake:", err)
 	return 1
+}
+
+var parserOptions = []kong.Option{
+	kong.Name("intake"),
+	kong.Description("Intake takes in batches of partner clients and their revenue claims, gives every item its state, and saves the completed ones exactly once.\n\nA flag can be given as an environment variable where its help names one."),
+	kong.DefaultEnvars(strings.TrimSuffix(envPrefix, "_")),
+	kong.UsageOnError(),
+}
+
+const envPrefix = "INTAKE_"
+
+// unsetEmpty has a variable that is empty be as good as none: what docker-compose
+// passes on is empty where it isn't set, and an empty text is no number and no time.
+func unsetEmpty() {
+	for _, variable := range os.Environ() {
+		if name, value, _ := strings.Cut(variable, "="); value == "" && strings.HasPrefix(name, envPrefix) {
+			_ = os.Unsetenv(name) // its name is one that was set
+		}
+	}
 }
 
 type redisLog struct{ logger *zap.Logger }

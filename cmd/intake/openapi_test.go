@@ -27,6 +27,7 @@ import (
 
 	"intake"
 	"intake/cmd/intake/internal/reference"
+	"intake/deploy/local/localtest"
 )
 
 // A documented transport holds what is sent and answered against the document.
@@ -394,6 +395,136 @@ func TestOpenAPI_Problems(t *testing.T) {
 		status, got := ask(t, c.client, c.method, f.url()+c.path, c.body, c.headers...)
 		if diff := cmp.Diff(masked(answers[c.example]), masked(got)); diff != "" || status != c.status {
 			t.Errorf("%s: answered %d; the example (-) and the answer (+) differ:\n%s", c.example, status, diff)
+		}
+	}
+}
+
+// What a partner is told that sends too much, and who guesses secrets, is as
+// documented.
+func TestOpenAPI_TooMany(t *testing.T) {
+	t.Parallel()
+	s := startStack(t, stackOptions{})
+	f, d := s.fronts[0], newDocumented(t)
+	_, answers := d.examples()
+	limits := func(args ...string) {
+		t.Helper()
+		outputOf(t, 0, append([]string{"partner", "--postgres-url=" + s.flags.PostgresURL, "set", "acme"}, args...)...)
+		if err := f.front.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(response *http.Response, status int, example string) {
+		t.Helper()
+		defer response.Body.Close()
+		var got any
+		if err := json.NewDecoder(response.Body).Decode(&got); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(masked(answers[example]), masked(got)); diff != "" || response.StatusCode != status || response.Header.Get("Retry-After") == "" {
+			t.Errorf("answered %d %v; the example (-) and the answer (+) differ:\n%s", response.StatusCode, response.Header, diff)
+		}
+	}
+	const create = "/api/v1/clients"
+	client, undocumented := s.client(d.context(t.Context()), f, "acme", s.secret), s.client(t.Context(), f, "acme", s.secret)
+	send := func(client *http.Client, method, path, contentType string, body io.Reader) *http.Response {
+		t.Helper()
+		request, err := http.NewRequestWithContext(t.Context(), method, f.url()+path, body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("Content-Type", contentType)
+		response, err := client.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return response
+	}
+
+	limits("--requests=1")
+	reader, stream := io.Pipe()
+	streaming := send(undocumented, "POST", create, "application/x-ndjson", reader)
+	for path, body := range map[string]string{create: body("a"), create + "/reconcile": `["a"]`} {
+		want(send(client, "POST", path, "application/json", strings.NewReader(body)), 429, "in_flight")
+	}
+	for _, path := range []string{"/status/01a208f5-f9be-79d4-a8a5-3f955255d837", "/a", "/reconcile"} {
+		want(send(client, "GET", create+path, "", nil), 429, "in_flight")
+	}
+	stream.Close()
+	if _, err := io.Copy(io.Discard, streaming.Body); err != nil {
+		t.Error(err)
+	}
+	streaming.Body.Close()
+
+	limits("--requests=0", "--items-per-second=5000")
+	first := send(client, "POST", create, "application/json", strings.NewReader(body("a")))
+	first.Body.Close()
+	if header := first.Header; first.StatusCode != 200 || header.Get("RateLimit-Limit") != "10000" || header.Get("RateLimit-Remaining") != "9999" || header.Get("RateLimit-Reset") != "1" {
+		t.Errorf("%d %v", first.StatusCode, first.Header)
+	}
+	most := "[" + strings.Repeat("1,", intake.MaxBatchItems-1) + "1]"
+	eventually(t, "the rate is used up", func() bool {
+		response := send(undocumented, "POST", create, "application/json", strings.NewReader(most))
+		defer response.Body.Close()
+		return response.StatusCode == 429 && response.Header.Get("RateLimit-Remaining") != ""
+	})
+	want(send(client, "POST", create, "application/json", strings.NewReader(most)), 429, "rate")
+
+	bare := &http.Client{Transport: d}
+	const form = "grant_type=client_credentials&client_id=acme&client_secret=x"
+	eventually(t, "no more secrets are looked at", func() bool {
+		response := send(http.DefaultClient, "POST", "/oauth/token", "application/x-www-form-urlencoded", strings.NewReader(form))
+		defer response.Body.Close()
+		return response.StatusCode == 429
+	})
+	want(send(bare, "POST", "/oauth/token", "application/x-www-form-urlencoded", strings.NewReader(form)), 429, "slow_down")
+}
+
+// What is told when nothing can be queued, or an answer needs no endpoint, is as
+// documented.
+func TestOpenAPI_Unavailable(t *testing.T) {
+	t.Parallel()
+	nats := localtest.OwnNATS(t)
+	s := startStack(t, stackOptions{flags: serverFlags{NATSURL: nats.URL()}})
+	f, d := s.fronts[0], newDocumented(t)
+	_, answers := d.examples()
+	client := s.client(d.context(t.Context()), f, "acme", s.secret)
+	if err := nats.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, headers := range [][]string{{}, {"Prefer", "respond-async"}, {"Idempotency-Key", "k"}} {
+		status, got := ask(t, client, "POST", f.url()+"/api/v1/clients", body("a"), append(headers, "Content-Type", "application/json")...)
+		if diff := cmp.Diff(masked(answers["not_queued"]), masked(got)); diff != "" || status != 503 {
+			t.Errorf("%v: answered %d; the example (-) and the answer (+) differ:\n%s", headers, status, diff)
+		}
+	}
+	eventually(t, "the front is not ready", func() bool {
+		status, _ := ask(t, client, "GET", f.url()+"/readyz", "")
+		return status == 503
+	})
+	for _, path := range []string{"/livez", "/api/v1/clients/nobody"} {
+		request, err := http.NewRequestWithContext(t.Context(), "GET", f.url()+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("Large", strings.Repeat("x", 40<<10))
+		response, err := http.DefaultTransport.RoundTrip(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, _ := io.ReadAll(response.Body) // its end may be a reset
+		response.Body.Close()
+		if response.StatusCode != 431 {
+			t.Errorf("%s with large headers: %d", path, response.StatusCode)
+		}
+		d.check(request, nil, response, text)
+	}
+	for status, headers := range map[int][]string{
+		206: {"Range", "bytes=0-9"},
+		416: {"Range", "bytes=99999999-"},
+		412: {"If-Match", `"another"`},
+	} {
+		if got, _ := ask(t, client, "GET", f.url()+"/openapi.yaml", "", headers...); got != status {
+			t.Errorf("%v: %d, want %d", headers, got, status)
 		}
 	}
 }

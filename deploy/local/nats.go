@@ -1,6 +1,7 @@
 package local
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,6 +24,9 @@ type NATSOptions struct {
 	// SyncInterval, if set, has JetStream sync only so often, as it does by
 	// default. Then a power cut takes what it has acknowledged.
 	SyncInterval time.Duration
+	// MaxPayload bounds a message, in bytes; above what a chunk of a batch takes
+	// when zero.
+	MaxPayload int32
 }
 
 // NATS is a private NATS with JetStream, within this process. It syncs each
@@ -35,7 +39,7 @@ type NATS struct {
 	log      *natsLog
 }
 
-// maxPayload is above what a chunk of a batch takes.
+// maxPayload is worker.LargestMessage.
 const maxPayload = 8 << 20
 
 // StartNATS starts a NATS. It is ready when this returns.
@@ -82,7 +86,7 @@ func (n *NATS) Start(ctx context.Context) error {
 	options := &server.Options{
 		ServerName: "intake", Host: "127.0.0.1", Port: n.port,
 		Username: "intake", Password: n.password,
-		JetStream: true, StoreDir: n.opts.Dir, SyncAlways: n.opts.SyncInterval == 0, SyncInterval: n.opts.SyncInterval, MaxPayload: maxPayload,
+		JetStream: true, StoreDir: n.opts.Dir, SyncAlways: n.opts.SyncInterval == 0, SyncInterval: n.opts.SyncInterval, MaxPayload: cmp.Or(n.opts.MaxPayload, maxPayload),
 		HTTPHost: "127.0.0.1", HTTPPort: server.RANDOM_PORT,
 		NoSigs: true,
 	}

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/go-jose/go-jose/v4"
 )
@@ -20,6 +21,7 @@ type discovery struct {
 	issuer string
 	url    *url.URL // of the issuer
 	client *http.Client
+	tokens atomic.Pointer[string] // the token endpoint; may be nil
 }
 
 func newDiscovery(issuer string) (*discovery, error) {
@@ -116,6 +118,7 @@ func (d *discovery) readMetadata(ctx context.Context, address string) (keys stri
 	var metadata struct {
 		Issuer string `json:"issuer"`
 		Keys   string `json:"jwks_uri"`
+		Tokens string `json:"token_endpoint"`
 	}
 	if err := d.get(ctx, address, &metadata); err != nil {
 		return "", err
@@ -130,7 +133,20 @@ func (d *discovery) readMetadata(ctx context.Context, address string) (keys stri
 	if err := d.check(parsed); err != nil {
 		return "", fmt.Errorf("the jwks_uri in %s: %w", address, err)
 	}
+	if parsed, err := url.Parse(metadata.Tokens); err != nil || d.check(parsed) != nil {
+		metadata.Tokens = ""
+	}
+	d.tokens.Store(&metadata.Tokens)
 	return metadata.Keys, nil
+}
+
+// tokenURL gives the issuer's token endpoint, for those who read about it; "" if
+// there is none, or it is not known yet.
+func (d *discovery) tokenURL() string {
+	if tokens := d.tokens.Load(); tokens != nil {
+		return *tokens
+	}
+	return ""
 }
 
 // maxDocument bounds what is read of an answer.

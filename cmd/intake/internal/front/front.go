@@ -171,7 +171,7 @@ func New(opts Options) (*Front, error) {
 		f.routes["/.well-known/jwks.json"] = map[string]http.HandlerFunc{http.MethodGet: f.serveKeys}
 		f.routes["/.well-known/oauth-authorization-server"] = map[string]http.HandlerFunc{http.MethodGet: f.serveMetadata}
 	}
-	for path, serve := range reference.Handlers() {
+	for path, serve := range reference.Handlers(f.tokenIssuer()) {
 		f.routes[path] = map[string]http.HandlerFunc{http.MethodGet: serve}
 	}
 	if opts.Live != nil {

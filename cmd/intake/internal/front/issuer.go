@@ -9,6 +9,8 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+
+	"intake/cmd/intake/internal/reference"
 )
 
 // An ExternalIssuer is an authorization server whose tokens let partners in,
@@ -56,6 +58,14 @@ func newIssuer(external ExternalIssuer, publicURL string, logger *zap.Logger, re
 		parser: jwt.NewParser(jwt.WithValidMethods(algorithms), jwt.WithIssuer(external.URL), jwt.WithAudience(external.Audience),
 			jwt.WithExpirationRequired(), jwt.WithIssuedAt(), jwt.WithLeeway(clockLeeway), jwt.WithStrictDecoding()),
 	}, nil
+}
+
+// tokenIssuer is the external issuer as the reference has it.
+func (f *Front) tokenIssuer() reference.Issuer {
+	if f.issuer == nil {
+		return reference.Issuer{}
+	}
+	return reference.Issuer{TokenURL: f.issuer.discovery.tokenURL, Only: f.opts.NoBuiltinIssuer}
 }
 
 // run keeps up with the issuer's keys until ctx ends.

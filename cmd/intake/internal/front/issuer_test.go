@@ -1,6 +1,7 @@
 package front_test
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -458,5 +459,31 @@ func TestNew_Issuer(t *testing.T) {
 				t.Errorf("%v, want one that says %q", err, c.says)
 			}
 		})
+	}
+}
+
+// The reference sends those who try it to the issuer, once it is known where that
+// gives tokens, if they may be sent there.
+func TestIssuer_Reference(t *testing.T) {
+	t.Parallel()
+	key := newKey(t, "1", jwt.SigningMethodES256)
+	get := func(f *testFront, path string) *answer {
+		a := newAnswer()
+		f.ServeHTTP(a, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil))
+		return a
+	}
+	issuer := newIssuer(t, "https://login.example", key)
+	f := withIssuer(t, issuer.url, issuer, func(o *front.Options) { o.NoBuiltinIssuer = true })
+	waitFor(t, func() bool {
+		return bytes.Contains(get(f, "/openapi.yaml").Bytes(), []byte(`tokenUrl: "https://login.example/oauth/token"`))
+	})
+	if policy := get(f, "/docs").header.Get("Content-Security-Policy"); !strings.Contains(policy, "connect-src 'self' https://login.example;") {
+		t.Errorf("the policy is %s", policy)
+	}
+	plain := serveKeys(t, "https://plain.example", map[string]any{"keys": []any{}})
+	f = withIssuer(t, "https://plain.example", inMemory{plain}, nil)
+	waitFor(t, func() bool { return f.logs.FilterMessage("the keys of the external issuer are new").Len() > 0 })
+	if policy := get(f, "/docs").header.Get("Content-Security-Policy"); !strings.Contains(policy, "connect-src 'self';") {
+		t.Errorf("the policy is %s", policy)
 	}
 }

@@ -3,6 +3,7 @@ package front
 import (
 	"errors"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -66,6 +67,9 @@ func readPreferences(header http.Header) preferences {
 	}
 	if p.async && !waits {
 		p.wait = 0
+	}
+	if p.validate { // a dry run has no commit to wait for, or not
+		p.applied = slices.DeleteFunc(p.applied, func(s string) bool { return s == "respond-async" || strings.HasPrefix(s, "wait=") })
 	}
 	return p
 }

@@ -29,26 +29,33 @@ var page []byte
 var script []byte
 
 // pagePolicy lets the page run its program, talk to the server that it came from,
-// and nothing else. Scalar sets styles in place, and draws images from data.
-const pagePolicy = "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; " +
-	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+// and to the one that gives tokens, and nothing else. Scalar sets styles in place,
+// and draws images from data.
+func pagePolicy(tokens string) string {
+	if tokens != "" {
+		tokens = " " + tokens
+	}
+	return "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src 'self' data:; connect-src 'self'" + tokens + "; " +
+		"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+}
 
 // Document gives the OpenAPI document, in YAML.
 func Document() []byte { return bytes.Clone(document) }
 
 // Handlers gives what is served, by its path, to GET and HEAD.
-func Handlers() map[string]http.HandlerFunc {
+func Handlers(issuer Issuer) map[string]http.HandlerFunc {
 	return map[string]http.HandlerFunc{
-		"/openapi.yaml":   newAsset("application/yaml", document).serve,
-		"/docs":           servePage(),
+		"/openapi.yaml":   serveDocument(issuer),
+		"/docs":           servePage(issuer),
 		"/docs/scalar.js": serveScript(),
 	}
 }
 
-func servePage() http.HandlerFunc {
+func servePage(issuer Issuer) http.HandlerFunc {
 	shown := newAsset("text/html; charset=utf-8", page)
 	return func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Security-Policy", pagePolicy)
+		_, origin := issuer.tokenURL()
+		w.Header().Set("Content-Security-Policy", pagePolicy(origin))
 		shown.serve(w, r)
 	}
 }

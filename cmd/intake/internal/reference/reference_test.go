@@ -22,9 +22,9 @@ import (
 	"intake/cmd/intake/internal/reference"
 )
 
-func readDocument(t *testing.T) (libopenapi.Document, *v3.Document) {
+func readDocument(t *testing.T, text []byte) (libopenapi.Document, *v3.Document) {
 	t.Helper()
-	document, err := libopenapi.NewDocument(reference.Document())
+	document, err := libopenapi.NewDocument(text)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,10 +37,18 @@ func readDocument(t *testing.T) (libopenapi.Document, *v3.Document) {
 
 func TestDocument(t *testing.T) {
 	t.Parallel()
-	document, model := readDocument(t)
+	document, model := readDocument(t, reference.Document())
 	if document.GetVersion() != "3.1.0" {
 		t.Errorf("it is of OpenAPI %s", document.GetVersion())
 	}
+	checkDocument(t, document)
+	if len(model.Servers) != 1 || model.Servers[0].URL != "/" {
+		t.Error("its server is another one than the one that it comes from")
+	}
+}
+
+func checkDocument(t *testing.T, document libopenapi.Document) {
+	t.Helper()
 	v, errs := validator.NewValidator(document)
 	if len(errs) > 0 {
 		t.Fatal(errs)
@@ -50,8 +58,65 @@ func TestDocument(t *testing.T) {
 			t.Errorf("%s: %s %v", err.Message, err.Reason, err.SchemaValidationErrors)
 		}
 	}
-	if len(model.Servers) != 1 || model.Servers[0].URL != "/" {
-		t.Error("its server is another one than the one that it comes from")
+}
+
+// Where another issuer gives tokens, the document says where, and the page may ask
+// there, and nowhere else. An address that would change the policy counts for nothing.
+func TestHandlers_Issuer(t *testing.T) {
+	t.Parallel()
+	const endpoint = "https://login.example:8443/realms/a%22b/token?x=1"
+	for name, test := range map[string]struct {
+		address   string
+		only      bool
+		own, also string // token endpoints
+		connect   string
+	}{
+		"both":            {endpoint, false, "/oauth/token", endpoint, "'self' https://login.example:8443"},
+		"only":            {endpoint, true, endpoint, "", "'self' https://login.example:8443"},
+		"this machine":    {"http://[::1]:9/t", true, "http://[::1]:9/t", "", "'self' http://[::1]:9"},
+		"not known":       {"", true, "/oauth/token", "", "'self'"},
+		"a policy":        {"https://a;script-src", true, "/oauth/token", "", "'self'"},
+		"a list":          {"https://a,b/", true, "/oauth/token", "", "'self'"},
+		"any":             {"https://*/", true, "/oauth/token", "", "'self'"},
+		"another scheme":  {"javascript:alert(1)", true, "/oauth/token", "", "'self'"},
+		"another's lines": {"https://a/\n    b: c", true, "/oauth/token", "", "'self'"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			address := ""
+			handlers := reference.Handlers(reference.Issuer{TokenURL: func() string { return address }, Only: test.only})
+			get := func(path string) *httptest.ResponseRecorder {
+				w := httptest.NewRecorder()
+				handlers[path](w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil))
+				return w
+			}
+			before := get("/openapi.yaml")
+			if !bytes.Equal(before.Body.Bytes(), reference.Document()) {
+				t.Error("before the endpoint is known, the document is another one")
+			}
+			address = test.address
+			after := get("/openapi.yaml")
+			if known := test.own != "/oauth/token" || test.also != ""; known != (after.Header().Get("Etag") != before.Header().Get("Etag")) {
+				t.Errorf("the ETag is %s, and was %s", after.Header().Get("Etag"), before.Header().Get("Etag"))
+			}
+			document, model := readDocument(t, after.Body.Bytes())
+			checkDocument(t, document)
+			got := map[string]string{}
+			for name, scheme := range model.Components.SecuritySchemes.FromOldest() {
+				if scheme.Flows != nil {
+					got[name] = scheme.Flows.ClientCredentials.TokenUrl
+				}
+			}
+			if got["oauth2"] != test.own || got["external"] != test.also {
+				t.Errorf("the token endpoints are %v", got)
+			}
+			create := model.Paths.PathItems.GetOrZero("/api/v1/clients").Post.Security
+			if want := len(got); len(create) != want {
+				t.Errorf("of %d schemes, %d let in", want, len(create))
+			}
+			if policy := get("/docs").Header().Get("Content-Security-Policy"); !strings.Contains(policy, "; connect-src "+test.connect+"; ") {
+				t.Errorf("the policy is %s", policy)
+			}
+		})
 	}
 }
 
@@ -59,7 +124,7 @@ func TestDocument(t *testing.T) {
 // error in it; each example of an answer is what its schema says.
 func TestDocument_Examples(t *testing.T) {
 	t.Parallel()
-	_, model := readDocument(t)
+	_, model := readDocument(t, reference.Document())
 	requests, answers := 0, 0
 	for path, item := range model.Paths.PathItems.FromOldest() {
 		for method, operation := range item.GetOperations().FromOldest() {
@@ -153,7 +218,7 @@ func checkSchema(t *testing.T, where, text string, schema *base.Schema) {
 // What is served is kept by browsers, and packed for those that take it so.
 func TestHandlers(t *testing.T) {
 	t.Parallel()
-	for path, serve := range reference.Handlers() {
+	for path, serve := range reference.Handlers(reference.Issuer{}) {
 		get := func(headers ...string) *httptest.ResponseRecorder {
 			request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil)
 			for i := 0; i < len(headers); i += 2 {
@@ -182,7 +247,7 @@ func TestHandlers(t *testing.T) {
 
 func TestHandlers_Packed(t *testing.T) {
 	t.Parallel()
-	server := httptest.NewServer(reference.Handlers()["/docs/scalar.js"])
+	server := httptest.NewServer(reference.Handlers(reference.Issuer{})["/docs/scalar.js"])
 	defer server.Close()
 	client := &http.Client{Transport: &http.Transport{DisableCompression: true}}
 	defer client.CloseIdleConnections()
