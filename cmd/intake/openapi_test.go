@@ -381,6 +381,7 @@ func TestOpenAPI_Problems(t *testing.T) {
 		{"too_many_items", 413, both, "POST", create, "[" + strings.Repeat("1,", 10_000) + "1]", []string{"Content-Type", typed}},
 		{"too_large", 413, both, "POST", create, strings.Repeat(" ", 32<<20+1), []string{"Content-Type", typed}},
 		{"other_type", 415, both, "POST", create, body("a"), []string{"Content-Type", "text/csv"}},
+		{"other_type_of_entries", 415, both, "POST", create + "/reconcile", `["a"]`, []string{"Content-Type", "application/x-ndjson"}},
 		{"other_encoding", 415, both, "POST", create, body("a"), []string{"Content-Type", typed, "Content-Encoding", "br"}},
 		{"no_batch", 404, both, "GET", "/api/v1/clients/status/01a208f5-f9be-79d4-a8a5-3f955255d837", "", nil},
 		{"no_record", 404, both, "GET", "/api/v1/clients/nobody", "", nil},

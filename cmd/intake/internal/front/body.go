@@ -188,8 +188,12 @@ func checkContent(w http.ResponseWriter, r *http.Request) (encoding string, refu
 	mediaType, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	charset := params["charset"]
 	if err != nil || mediaType != "application/json" || charset != "" && !strings.EqualFold(charset, "utf-8") {
-		w.Header().Set("Accept", "application/json, "+ndjson)
-		return "", &problem{status: http.StatusUnsupportedMediaType, detail: "send a batch with Content-Type: application/json, or a stream of them with " + ndjson}
+		accept, detail := "application/json, "+ndjson, "send a batch with Content-Type: application/json, or a stream of them with "+ndjson
+		if r.URL.Path == recordPath+"reconcile" {
+			accept, detail = "application/json", "send the entries with Content-Type: application/json"
+		}
+		w.Header().Set("Accept", accept)
+		return "", &problem{status: http.StatusUnsupportedMediaType, detail: detail}
 	}
 	return checkEncoding(w, r)
 }
