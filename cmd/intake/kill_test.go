@@ -156,6 +156,7 @@ func TestKilled(t *testing.T) {
 				t.Fatal(err)
 			}
 			load.waitForMore(t, ctx, 100)
+			load.auditFinal(t)
 		})
 	}
 	close(stop)
@@ -446,11 +447,7 @@ func (l *killLoad) waitForMore(t *testing.T, ctx context.Context, more int) {
 func (l *killLoad) audit(ctx context.Context) {
 	t := l.s.t
 	t.Helper()
-	for i, wrong := range l.wrong {
-		if t.Errorf("a wrong answer: %s", wrong); i == 5 {
-			break
-		}
-	}
+	l.auditFinal(t)
 	// What was answered as pending becomes final, and each item Completed.
 	for _, id := range l.pending {
 		for {
@@ -471,12 +468,6 @@ func (l *killLoad) audit(ctx context.Context) {
 		}
 	}
 	accepted := len(l.completed) + 4*len(l.pending)
-	if n := l.s.count(t, "select count(*) from saved_clients where partner_client_id = any($1) and claims = 1", l.completed); n != len(l.completed) {
-		t.Errorf("%d records of %d items that were Completed", n, len(l.completed))
-	}
-	if n := l.s.count(t, "select count(*) from partner_clients where partner_client_id = any($1)", l.notSaved); n > 0 {
-		t.Errorf("%d records of batches that were refused", n)
-	}
 	if n := l.s.count(t, "select count(*) from partner_clients"); n < accepted || n > accepted+l.unknown {
 		t.Errorf("%d records, %d were accepted, and of %d nothing is known", n, accepted, l.unknown)
 	}
@@ -493,6 +484,26 @@ func (l *killLoad) audit(ctx context.Context) {
 		}
 	}
 	t.Logf("%d items Completed, %d batches pending at first, %d items refused, %d unknown, %d keys", len(l.completed), len(l.pending), len(l.notSaved), l.unknown, len(l.answers))
+}
+
+// auditFinal holds the answers that say for good what became of items against the
+// records, while the load goes on.
+func (l *killLoad) auditFinal(t *testing.T) {
+	t.Helper()
+	l.mu.Lock()
+	completed, notSaved, wrong := slices.Clone(l.completed), slices.Clone(l.notSaved), slices.Clone(l.wrong)
+	l.mu.Unlock()
+	for i, text := range wrong {
+		if t.Errorf("a wrong answer: %s", text); i == 5 {
+			break
+		}
+	}
+	if n := l.s.count(t, "select count(*) from saved_clients where partner_client_id = any($1) and claims = 1", completed); n != len(completed) {
+		t.Errorf("%d records of %d items that were Completed", n, len(completed))
+	}
+	if n := l.s.count(t, "select count(*) from partner_clients where partner_client_id = any($1)", notSaved); n > 0 {
+		t.Errorf("%d records of batches that were refused", n)
+	}
 }
 
 func (l *killLoad) status(ctx context.Context, id string) (a answer) {

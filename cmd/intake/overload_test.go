@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -77,6 +78,9 @@ func TestOverload(t *testing.T) {
 					accepted = append(accepted, ids...)
 				case err == nil && a.http == http.StatusServiceUnavailable:
 					refused, refusals = append(refused, ids...), refusals+1
+					if seconds, err := strconv.Atoi(a.retry); err != nil || seconds < 1 || seconds > 60 {
+						t.Errorf("Retry-After: %q", a.retry)
+					}
 				default:
 					t.Errorf("answered %d %s (%v)", a.http, a.Detail, err)
 				}

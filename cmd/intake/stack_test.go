@@ -147,6 +147,7 @@ func credentials(url, partner, secret string) *clientcredentials.Config {
 // An answer to a batch, or its refusal.
 type answer struct {
 	http     int
+	retry    string       // Retry-After
 	ID       string       `json:"status_check_id"`
 	Status   any          `json:"status"` // a state, or the number of a problem
 	Location string       `json:"status_check_uri"`
@@ -178,7 +179,7 @@ func post(ctx context.Context, client *http.Client, f *frontProcess, body []byte
 		return answer{}, err
 	}
 	defer response.Body.Close()
-	a := answer{http: response.StatusCode}
+	a := answer{http: response.StatusCode, retry: response.Header.Get("Retry-After")}
 	if err := json.NewDecoder(response.Body).Decode(&a); err != nil {
 		return answer{}, fmt.Errorf("read the answer: %w", err)
 	}
