@@ -46,7 +46,7 @@ func (d *drain) see(l look, now time.Time) {
 		d.rate, d.stalled = 0, false
 		return
 	}
-	done := l.processed - before.processed
+	done, stalled := l.processed-before.processed, d.stalled
 	d.stalled = done == 0
 	rate := float64(done) / seconds
 	// Only if there was more to save than was saved did they save as fast as they
@@ -54,7 +54,7 @@ func (d *drain) see(l look, now time.Time) {
 	const memory, forgotten = 3 * time.Second, 10 * time.Second
 	limited := before.all > done
 	switch {
-	case d.stalled:
+	case d.stalled || stalled && limited: // for a part of the time at least
 		return
 	case limited:
 		d.limited = now

@@ -52,3 +52,19 @@ func TestDrain(t *testing.T) {
 	d.add("later-1", 100)
 	want(Later, 0, 0)
 }
+
+// The second in which the data store comes back tells little of how fast is saved.
+func TestDrain_AfterStall(t *testing.T) {
+	t.Parallel()
+	d := new(drain)
+	for second, l := range []look{{0, 0, 100}, {0, 0, 200}, {0, 300, 200}, {0, 600, 200}, {0, 800, 203}} {
+		d.see(l, time.Unix(int64(1_000+second), 0))
+		if left := d.left(Later); left > 0 {
+			t.Errorf("second %d: %s are left, which nobody knows", second, left)
+		}
+	}
+	d.see(look{0, 700, 603}, time.Unix(1_005, 0))
+	if left := d.left(Later); left < time.Second || left > 2*time.Second {
+		t.Errorf("%s are left of 700 messages, 400 a second", left)
+	}
+}

@@ -42,8 +42,8 @@ func (f *Front) admitLine(ctx context.Context, prefer *preferences) *problem {
 // would read on, so as to use the connection again: of a large body that takes more
 // than another connection does. So that is closed, a while after the answer, which a
 // client that is still sending might not get to see otherwise.
-func refuseUnread(w http.ResponseWriter, r *http.Request, refusal problem) {
-	const large, while = 32 << 10, time.Second
+func (f *Front) refuseUnread(w http.ResponseWriter, r *http.Request, refusal problem) {
+	const large = 32 << 10
 	if r.ProtoMajor > 1 || 0 <= r.ContentLength && r.ContentLength <= large {
 		writeProblem(w, refusal)
 		return
@@ -55,7 +55,7 @@ func refuseUnread(w http.ResponseWriter, r *http.Request, refusal problem) {
 		return
 	}
 	if conn, _, err := controller.Hijack(); err == nil {
-		time.AfterFunc(while, func() { closeRead(conn) })
+		time.AfterFunc(f.unreadLinger, func() { closeRead(conn) })
 	}
 }
 

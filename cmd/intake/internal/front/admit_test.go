@@ -49,6 +49,7 @@ func TestCreate_Overloaded(t *testing.T) {
 func TestCreate_OverloadedUnread(t *testing.T) {
 	t.Parallel()
 	f := newFront(t, nil)
+	f.SetUnreadLinger(time.Minute) // then the connection is read
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

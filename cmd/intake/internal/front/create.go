@@ -39,7 +39,7 @@ func (f *Front) create(w http.ResponseWriter, r *http.Request) {
 	}
 	prefer := readPreferences(r.Header)
 	if refusal := f.admit(&prefer); refusal != nil {
-		refuseUnread(w, r, *refusal)
+		f.refuseUnread(w, r, *refusal)
 		return
 	}
 	share := &share{budget: f.budget}
@@ -47,7 +47,7 @@ func (f *Front) create(w http.ResponseWriter, r *http.Request) {
 	body, pass, refusal := f.readLimited(w, r, &partner, share)
 	if refusal != nil {
 		share.release()
-		refuseUnread(w, r, *refusal)
+		f.refuseUnread(w, r, *refusal)
 		return
 	}
 	defer pass.Leave()

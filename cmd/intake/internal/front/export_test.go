@@ -17,6 +17,10 @@ func (f *Front) SetBudget(bytes int64) { f.budget.limit = bytes }
 // SetStreamSilence sets for how long nothing need come of a stream.
 func (f *Front) SetStreamSilence(d time.Duration) { f.streamSilence = d }
 
+// SetUnreadLinger sets for how long a connection stays whose request was refused
+// unread.
+func (f *Front) SetUnreadLinger(d time.Duration) { f.unreadLinger = d }
+
 // LookAgain has the files of a certificate looked at when it is needed next.
 func (c *Certificate) LookAgain() {
 	c.mu.Lock()

@@ -121,7 +121,9 @@ type Front struct {
 	zstd      chan *zstd.Decoder // those that are free
 	// streamSilence is for how long nothing need come of a stream.
 	streamSilence time.Duration
-	metrics       *metrics
+	// unreadLinger is for how long a connection stays whose request was refused unread.
+	unreadLinger time.Duration
+	metrics      *metrics
 }
 
 // New makes a front. It lets nobody in before Run or Reload has read who there is.
@@ -152,7 +154,7 @@ func New(opts Options) (*Front, error) {
 	f := &Front{opts: opts, zstd: decoders, guesses: newGuesses(), metrics: newMetrics(opts.Registerer)}
 	f.closing = make(chan struct{})
 	f.close = sync.OnceFunc(func() { close(f.closing) })
-	f.streamSilence = streamSilence
+	f.streamSilence, f.unreadLinger = streamSilence, time.Second
 	f.decoding = make(chan struct{}, max(runtime.GOMAXPROCS(0)-1, 1))
 	f.budget = &budget{limit: opts.MaxInflightBytes, gauge: f.metrics.inflight}
 	if opts.Issuer.URL != "" {
