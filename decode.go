@@ -30,7 +30,7 @@ func DecodeBatch(body []byte, p *Partner, now time.Time) ([]Item, error) {
 // checkEncoding checks what JSON over the net must be (RFC 8259 §8.1).
 func checkEncoding(body []byte) error {
 	if bytes.HasPrefix(body, []byte("\uFEFF")) {
-		return &SyntaxError{Offset: 0, Reason: "not JSON: a byte order mark"}
+		return &SyntaxError{Code: NotJSON, Offset: 0, Reason: "not JSON: a byte order mark"}
 	}
 	if utf8.Valid(body) {
 		return nil
@@ -38,7 +38,7 @@ func checkEncoding(body []byte) error {
 	for i := 0; ; {
 		r, size := utf8.DecodeRune(body[i:])
 		if r == utf8.RuneError && size == 1 {
-			return &SyntaxError{Offset: i, Reason: "not UTF-8"}
+			return &SyntaxError{Code: NotUTF8, Offset: i, Reason: "not UTF-8"}
 		}
 		i += size
 	}
@@ -61,10 +61,10 @@ func (d *decoder) batch() ([]Item, error) {
 	d.space()
 	if start := d.pos; d.peek() != '[' {
 		if start == len(d.body) {
-			return nil, &SyntaxError{Offset: start, Reason: "the body is empty"}
+			return nil, &SyntaxError{Code: NotJSON, Offset: start, Reason: "the body is empty"}
 		}
 		if t := d.value(); d.err == nil {
-			return nil, &SyntaxError{Offset: start, Reason: "must be a JSON array of items, not " + t.kind.String()}
+			return nil, &SyntaxError{Code: NotAnArray, Offset: start, Reason: "must be a JSON array of items, not " + t.kind.String()}
 		}
 		return nil, d.err
 	}
@@ -83,10 +83,10 @@ func (d *decoder) batch() ([]Item, error) {
 		}
 	}
 	if d.space(); d.pos < len(d.body) {
-		d.fail(d.pos, "not JSON: trailing bytes after the array")
+		d.notJSON("trailing bytes after the array")
 	}
 	if d.err == nil && len(items) == 0 {
-		d.fail(start, "the array holds no items")
+		d.fail(NoItems, start, "the array holds no items")
 	}
 	if d.err != nil {
 		return nil, d.err

@@ -211,6 +211,14 @@ func TestDecodeBatch_SyntaxError(t *testing.T) {
 		if syntax.Offset != test.offset || !strings.HasPrefix(syntax.Reason, test.reason) {
 			t.Errorf("%.80q: got %v, want %s at byte %d", test.body, err, test.reason, test.offset)
 		}
+		for reason, code := range map[string]string{
+			"not UTF-8": intake.NotUTF8, "not JSON": intake.NotJSON, "the body is empty": intake.NotJSON,
+			"nested": intake.TooDeep, "must be": intake.NotAnArray, "the array holds": intake.NoItems,
+		} {
+			if strings.HasPrefix(test.reason, reason) && syntax.Code != code {
+				t.Errorf("%.80q: %v has the code %s, want %s", test.body, err, syntax.Code, code)
+			}
+		}
 	}
 }
 

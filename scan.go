@@ -62,19 +62,21 @@ type scanner struct {
 	err   *SyntaxError
 }
 
-func (s *scanner) fail(offset int, reason string) {
+func (s *scanner) fail(code string, offset int, reason string) {
 	if s.err == nil {
-		s.err = &SyntaxError{Offset: offset, Reason: reason}
+		s.err = &SyntaxError{Code: code, Offset: offset, Reason: reason}
 	}
 	s.pos = len(s.body)
 }
 
+func (s *scanner) notJSON(why string) { s.fail(NotJSON, s.pos, "not JSON: "+why) }
+
 // missing fails where something else stands than what the grammar wants.
 func (s *scanner) missing(what string) {
 	if s.pos < len(s.body) {
-		s.fail(s.pos, "not JSON: expected "+what)
+		s.notJSON("expected " + what)
 	} else {
-		s.fail(s.pos, "not JSON: the body ends where there should be "+what)
+		s.notJSON("the body ends where there should be " + what)
 	}
 }
 
@@ -101,7 +103,7 @@ func (s *scanner) space() {
 func (s *scanner) open() {
 	s.depth++
 	if s.depth > MaxDepth {
-		s.fail(s.pos, "nested deeper than 32 levels")
+		s.fail(TooDeep, s.pos, "nested deeper than 32 levels")
 		return
 	}
 	s.pos++

@@ -31,9 +31,9 @@ func (s *scanner) str() (marks marks) {
 			marks |= s.escape()
 		default:
 			if s.pos < len(s.body) {
-				s.fail(s.pos, "not JSON: a control character in a string")
+				s.notJSON("a control character in a string")
 			} else {
-				s.fail(s.pos, "not JSON: the body ends within a string")
+				s.notJSON("the body ends within a string")
 			}
 			return marks
 		}
@@ -64,7 +64,7 @@ func (s *scanner) escape() marks {
 		}
 		return escaped
 	}
-	s.fail(s.pos, "not JSON: an unknown escape in a string")
+	s.notJSON("an unknown escape in a string")
 	return escaped
 }
 

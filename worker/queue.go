@@ -26,6 +26,8 @@ var (
 	// ErrUnavailable is Submit's answer when the batch can't be queued safely
 	// now. Nothing of it is queued, or will be saved.
 	ErrUnavailable = errors.New("the queue can't take the batch now")
+	// ErrFull is ErrUnavailable because the queue has no room.
+	ErrFull = fmt.Errorf("%w: it is full", ErrUnavailable)
 	// ErrUncertain is Submit's answer when it can't be known whether the batch
 	// is queued: neither the queue nor the data store answers.
 	ErrUncertain = errors.New("it is not known whether the batch is queued")
@@ -243,7 +245,7 @@ func (q *Queue) watchRoom(ctx context.Context) {
 func (q *Queue) Submit(ctx context.Context, batch *intake.Batch, lane Lane) (*Ticket, error) {
 	q.submitted.Store(time.Now().UnixNano())
 	if room := q.room.Load(); lane == Later && room > 0 && q.used.Load() > room {
-		return nil, fmt.Errorf("%w: what room the queue has left is for those who wait", ErrUnavailable)
+		return nil, fmt.Errorf("%w: what room is left is for those who wait", ErrFull)
 	}
 	if q.checkedConnection() == 0 {
 		return nil, fmt.Errorf("%w: NATS is away, or is not checked yet", ErrUnavailable)
@@ -400,7 +402,7 @@ func (q *Queue) publishUntilKnown(p *publication) error {
 			return q.withdraw(p, err)
 		case refused(err) && !uncertain:
 			q.metrics.failures.WithLabelValues("refused").Inc()
-			return fmt.Errorf("%w: %w", ErrUnavailable, err)
+			return fmt.Errorf("%w: %w", unavailable(err), err)
 		case !refused(err):
 			uncertain = true
 		}
@@ -474,6 +476,20 @@ func refused(err error) bool {
 		errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrMaxPayload)
 }
 
+// unavailable returns ErrFull if a publish was refused because the stream or its
+// server can't store any more, and ErrUnavailable otherwise.
+func unavailable(cause error) error {
+	const noResources, noStorage, storeFailed jetstream.ErrorCode = 10023, 10047, 10077
+	var answer jetstream.JetStreamError
+	if errors.As(cause, &answer) && answer.APIError() != nil {
+		switch answer.APIError().ErrorCode {
+		case noResources, noStorage, storeFailed:
+			return ErrFull
+		}
+	}
+	return ErrUnavailable
+}
+
 // errConflictingDuplicate says that the same message is being stored right now.
 const errConflictingDuplicate jetstream.ErrorCode = 10158
 
@@ -496,7 +512,7 @@ func (q *Queue) withdraw(p *publication, cause error) error {
 		return fmt.Errorf("%w: %w; withdraw it: %w", ErrUncertain, cause, err)
 	case ok:
 		q.metrics.failures.WithLabelValues("withdrawn").Inc()
-		return fmt.Errorf("%w: %w", ErrUnavailable, cause)
+		return fmt.Errorf("%w: %w", unavailable(cause), cause)
 	case len(p.msgs) > 1: // one is finished, others may not even be queued
 		q.metrics.failures.WithLabelValues("uncertain").Inc()
 		return fmt.Errorf("%w: %w", ErrUncertain, cause)

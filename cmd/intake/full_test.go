@@ -58,6 +58,9 @@ func TestQueueFull(t *testing.T) {
 					pending = append(pending, a.ID)
 				case http.StatusServiceUnavailable:
 					refused++
+					if a.Code != "queue_full" {
+						t.Errorf("refused as %s: %s", a.Code, a.Detail)
+					}
 				default:
 					t.Fatalf("answered %d: %s", a.http, a.Detail)
 				}

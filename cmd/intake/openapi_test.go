@@ -129,7 +129,7 @@ func (d *documented) checkLines(answered []byte) {
 	schemas := schema_validation.NewSchemaValidator()
 	for line := range strings.Lines(string(answered)) {
 		name := "BatchAnswer"
-		if strings.Contains(line, `"type":"about:blank"`) {
+		if strings.Contains(line, `"type":"/problems/`) {
 			name = "Problem"
 		}
 		schema := d.model.Components.Schemas.GetOrZero(name).Schema()

@@ -152,6 +152,7 @@ type answer struct {
 	Status   any          `json:"status"` // a state, or the number of a problem
 	Location string       `json:"status_check_uri"`
 	Result   []itemAnswer `json:"result"`
+	Code     string       `json:"code"` // of a problem
 	Detail   string       `json:"detail"`
 }
 

@@ -22,7 +22,7 @@ func (f *Front) admit(prefer *preferences) *problem {
 		return nil
 	}
 	return &problem{
-		status: http.StatusServiceUnavailable, retryAfter: comeBack(after),
+		code: codeOverloaded, retryAfter: comeBack(after),
 		detail: "more is queued than can be saved in good time; nothing of this request was saved or queued",
 	}
 }

@@ -39,7 +39,7 @@ func (f *Front) readBody(w http.ResponseWriter, r *http.Request, share *share) (
 		return nil, refusal
 	}
 	if r.ContentLength > maxSentBytes || encoding == "" && r.ContentLength > intake.MaxBodyBytes {
-		return nil, &problem{status: http.StatusRequestEntityTooLarge, detail: "the body is larger than 32 MiB"}
+		return nil, &problem{code: codeBodyTooLarge, detail: "the body is larger than 32 MiB"}
 	}
 	controller := http.NewResponseController(w)
 	base := baseOf(r)
@@ -90,8 +90,8 @@ const (
 )
 
 var (
-	errTooLarge = problem{status: http.StatusRequestEntityTooLarge, detail: "the body is larger than 32 MiB after decompression"}
-	errFull     = problem{status: http.StatusServiceUnavailable, retryAfter: time.Second, detail: "other requests take all the memory there is; nothing of this one was saved or queued"}
+	errTooLarge = problem{code: codeBodyTooLarge, detail: "the body is larger than 32 MiB after decompression"}
+	errFull     = problem{code: codeNoMemory, retryAfter: time.Second, detail: "other requests take all the memory there is; nothing of this one was saved or queued"}
 )
 
 // fill reads all of a body, up to a limit, into a buffer, which has room for first
@@ -183,7 +183,7 @@ func putBody(buffer *[]byte) {
 // the refusal (RFC 9110 §15.5.16).
 func checkContent(w http.ResponseWriter, r *http.Request) (encoding string, refusal *problem) {
 	if len(r.Header.Values("Content-Type")) > 1 {
-		return "", &problem{status: http.StatusBadRequest, detail: "Content-Type must be given once"}
+		return "", &problem{code: codeBadContentType, detail: "Content-Type must be given once"}
 	}
 	mediaType, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	charset := params["charset"]
@@ -193,7 +193,7 @@ func checkContent(w http.ResponseWriter, r *http.Request) (encoding string, refu
 			accept, detail = "application/json", "send the entries with Content-Type: application/json"
 		}
 		w.Header().Set("Accept", accept)
-		return "", &problem{status: http.StatusUnsupportedMediaType, detail: detail}
+		return "", &problem{code: codeContentType, detail: detail}
 	}
 	return checkEncoding(w, r)
 }
@@ -209,7 +209,7 @@ func checkEncoding(w http.ResponseWriter, r *http.Request) (encoding string, ref
 		return "zstd", nil
 	}
 	w.Header().Set("Accept-Encoding", "gzip, zstd")
-	return "", &problem{status: http.StatusUnsupportedMediaType, detail: "send the body plain, or with Content-Encoding: gzip or zstd"}
+	return "", &problem{code: codeEncoding, detail: "send the body plain, or with Content-Encoding: gzip or zstd"}
 }
 
 // errCompression marks a body that isn't what its Content-Encoding says.
@@ -283,13 +283,13 @@ func bodyProblem(w http.ResponseWriter, err error) *problem {
 	w.Header().Set("Connection", "close")
 	switch {
 	case errors.Is(err, errTooLong):
-		return &problem{status: http.StatusRequestEntityTooLarge, detail: "the body is larger than 32 MiB"}
+		return &problem{code: codeBodyTooLarge, detail: "the body is larger than 32 MiB"}
 	case errors.Is(err, errStopped):
-		return &problem{status: http.StatusServiceUnavailable, retryAfter: time.Second, detail: "shutting down; nothing of this request was saved or queued"}
+		return &problem{code: codeShuttingDown, retryAfter: time.Second, detail: "shutting down; nothing of this request was saved or queued"}
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return &problem{status: http.StatusRequestTimeout, detail: "the body came slower than 64 KiB a second"}
+		return &problem{code: codeBodyTooSlow, detail: "the body came slower than 64 KiB a second"}
 	case errors.Is(err, errCompression):
-		return &problem{status: http.StatusBadRequest, detail: err.Error()}
+		return &problem{code: codeBadCompression, detail: err.Error()}
 	}
-	return &problem{status: http.StatusBadRequest, detail: "the body ended early"}
+	return &problem{code: codeBodyIncomplete, detail: "the body ended early"}
 }

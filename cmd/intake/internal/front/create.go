@@ -212,7 +212,7 @@ func (f *Front) save(ctx context.Context, request *request) *problem {
 func (f *Front) queueProblem(batch *intake.Batch, err error) *problem {
 	switch {
 	case errors.Is(err, worker.ErrTooLarge):
-		return &problem{status: http.StatusRequestEntityTooLarge, detail: err.Error()}
+		return &problem{code: codeItemTooLarge, detail: err.Error()}
 	case errors.Is(err, worker.ErrUncertain):
 		// No answer is true here. The client finds its connection broken, and by
 		// sending the batch again it learns what became of it.
@@ -223,14 +223,25 @@ func (f *Front) queueProblem(batch *intake.Batch, err error) *problem {
 		f.opts.Logger.Error("cannot queue a batch", zap.Stringer("batch", batch.ID), zap.String("partner", batch.Partner.Name), zap.Error(err))
 	}
 	f.opts.Logger.Debug("a batch is refused", zap.String("partner", batch.Partner.Name), zap.Error(err))
-	return &problem{status: http.StatusServiceUnavailable, retryAfter: comeBack(f.opts.Queue.Backlog()), detail: "the batch can't be queued safely now; nothing of it was saved or queued"}
+	code := codeQueueUnavailable
+	if errors.Is(err, worker.ErrFull) {
+		code = codeQueueFull
+	}
+	return &problem{
+		code: code, retryAfter: comeBack(f.opts.Queue.Backlog()),
+		detail: "the batch can't be queued safely now; nothing of it was saved or queued",
+	}
 }
 
 func decodeProblem(err error) *problem {
 	if errors.Is(err, intake.ErrTooManyItems) {
-		return &problem{status: http.StatusRequestEntityTooLarge, detail: fmt.Sprintf("the batch has more than %d items", intake.MaxBatchItems)}
+		return &problem{code: codeTooManyItems, detail: fmt.Sprintf("the batch has more than %d items", intake.MaxBatchItems)}
 	}
-	return &problem{status: http.StatusBadRequest, detail: err.Error()}
+	code := codeNotJSON
+	if syntax, ok := errors.AsType[*intake.SyntaxError](err); ok {
+		code = problemCode(syntax.Code)
+	}
+	return &problem{code: code, detail: err.Error()}
 }
 
 func (f *Front) count(batch *intake.Batch) {

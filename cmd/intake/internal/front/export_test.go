@@ -45,3 +45,12 @@ func (f *Front) Routes() map[string][]string {
 	}
 	return routes
 }
+
+// ProblemStatuses returns the status of each code of a problem.
+func ProblemStatuses() map[string]int {
+	statuses := make(map[string]int)
+	for code, status := range problemStatuses {
+		statuses[string(code)] = status
+	}
+	return statuses
+}

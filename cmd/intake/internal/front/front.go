@@ -267,12 +267,12 @@ func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			if rec.status != 0 {
 				panic(http.ErrAbortHandler)
 			}
-			writeProblem(rec, problem{status: http.StatusInternalServerError, detail: "this should not have happened; the operator finds the cause in the log"})
+			writeProblem(rec, problem{code: codeFault, detail: "this should not have happened; the operator finds the cause in the log"})
 		}
 	}()
 	methods := f.routes[routeOf(r)]
 	if methods == nil {
-		writeProblem(rec, problem{status: http.StatusNotFound, detail: "there is nothing at this path"})
+		writeProblem(rec, problem{code: codeNoPath, detail: "there is nothing at this path"})
 		return
 	}
 	handler := methods[r.Method]
@@ -289,7 +289,7 @@ func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		slices.Sort(allowed)
 		rec.Header().Set("Allow", strings.Join(allowed, ", "))
-		writeProblem(rec, problem{status: http.StatusMethodNotAllowed, detail: "use " + strings.Join(allowed, " or ")})
+		writeProblem(rec, problem{code: codeMethod, detail: "use " + strings.Join(allowed, " or ")})
 		return
 	}
 	handler(rec, r)

@@ -28,7 +28,9 @@ func (u *usage) set(header http.Header) {
 }
 
 func limitProblem(exceeded *limit.Exceeded) *problem {
-	return &problem{status: http.StatusTooManyRequests, retryAfter: exceeded.After, detail: exceeded.Detail}
+	return &problem{
+		code: problemCode(exceeded.Limit), retryAfter: exceeded.After, detail: exceeded.Detail,
+	}
 }
 
 // readLimited reads a request's body if the partner may have one more in flight.

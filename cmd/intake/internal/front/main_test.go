@@ -229,8 +229,8 @@ func (a *answer) batch(t testing.TB) (b batchAnswer) {
 func (a *answer) checkProblem(t testing.TB, status int, says string) {
 	t.Helper()
 	var p struct {
-		Type, Title, Detail string
-		Status              int
+		Type, Code, Title, Detail string
+		Status                    int
 	}
 	if a.status != status || a.header.Get("Content-Type") != "application/problem+json" {
 		t.Fatalf("answered %d of type %s, want problem %d: %s", a.status, a.header.Get("Content-Type"), status, a.Bytes())
@@ -238,7 +238,7 @@ func (a *answer) checkProblem(t testing.TB, status int, says string) {
 	if err := json.Unmarshal(a.Bytes(), &p); err != nil {
 		t.Fatal(err)
 	}
-	if p.Type != "about:blank" || p.Status != status || p.Title != http.StatusText(status) || !strings.Contains(p.Detail, says) {
+	if p.Type != "/problems/"+p.Code || front.ProblemStatuses()[p.Code] != status || p.Status != status || p.Title != http.StatusText(status) || !strings.Contains(p.Detail, says) {
 		t.Errorf("the problem is %+v, want one that says %q", p, says)
 	}
 	if retry := a.header.Get("Retry-After"); (status == http.StatusServiceUnavailable || status == http.StatusConflict || status == http.StatusTooManyRequests) != (retry != "") {

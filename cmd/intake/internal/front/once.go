@@ -25,7 +25,7 @@ func idempotencyKey(header http.Header) (string, *problem) {
 	if len(values) == 0 {
 		return "", nil
 	}
-	bad := &problem{status: http.StatusBadRequest, detail: fmt.Sprintf("Idempotency-Key must be given once, as 1 to %d visible ASCII characters", maxIdempotencyKey)}
+	bad := &problem{code: codeBadIdempotencyKey, detail: fmt.Sprintf("Idempotency-Key must be given once, as 1 to %d visible ASCII characters", maxIdempotencyKey)}
 	key := values[0]
 	if len(values) > 1 || key == "" || len(key) > maxIdempotencyKey {
 		return "", bad
@@ -48,7 +48,7 @@ const (
 // onceTimeout bounds each question to the ledger about a key.
 const onceTimeout = 5 * time.Second
 
-var errNoLedger = &problem{status: http.StatusServiceUnavailable, retryAfter: time.Second, detail: "the Idempotency-Key can't be looked up now; nothing of the batch was saved or queued"}
+var errNoLedger = &problem{code: codeStoreUnavailable, retryAfter: time.Second, detail: "the Idempotency-Key can't be looked up now; nothing of the batch was saved or queued"}
 
 // createOnce takes care that a batch which is sent again with the same key gets
 // the same answer.
@@ -70,9 +70,9 @@ func (f *Front) createOnce(ctx context.Context, request *request, answer *answer
 	request.ID = claim.Batch
 	switch claim.State {
 	case intake.ClaimOtherBody:
-		return &problem{status: http.StatusUnprocessableEntity, detail: "this Idempotency-Key came with another body before"}
+		return &problem{code: codeKeyReused, detail: "this Idempotency-Key came with another body before"}
 	case intake.ClaimRunning:
-		return &problem{status: http.StatusConflict, retryAfter: time.Second, detail: "the first request with this Idempotency-Key is still running"}
+		return &problem{code: codeKeyRunning, retryAfter: time.Second, detail: "the first request with this Idempotency-Key is still running"}
 	case intake.ClaimAnswered:
 		return f.replay(request, answer, claim.Answer)
 	}
@@ -210,7 +210,7 @@ func (f *Front) replay(request *request, answer *answer, text []byte) *problem {
 	}
 	if err != nil {
 		f.opts.Logger.Error("cannot read a kept answer", zap.Stringer("batch", request.ID), zap.Error(err))
-		return &problem{status: http.StatusInternalServerError, detail: "the first answer can't be read; ask for the status of batch " + request.ID.String()}
+		return &problem{code: codeAnswerLost, detail: "the first answer can't be read; ask for the status of batch " + request.ID.String()}
 	}
 	answer.replayed, answer.minimal, answer.applied = true, kept.Minimal, kept.Applied
 	return nil

@@ -7,10 +7,15 @@ import (
 	"time"
 )
 
+// problemTypes is the path of the types of problems. A type is the same wherever
+// Intake runs, and leads to its description on the server that the problem came
+// from (RFC 9457 §3.1.1).
+const problemTypes = "/problems/"
+
 // A problem is the answer to a request that is refused as a whole (RFC 9457).
 // All of it goes to the client.
 type problem struct {
-	status int
+	code   problemCode
 	detail string
 	// retryAfter, if set, is when to try again.
 	retryAfter time.Duration
@@ -27,7 +32,7 @@ func writeProblem(w http.ResponseWriter, p problem) {
 	p.usage.set(header)
 	body := marshalProblem(p.members())
 	header.Set("Content-Length", strconv.Itoa(len(body)))
-	w.WriteHeader(p.status)
+	w.WriteHeader(p.code.status())
 	_, _ = w.Write(body) // a client that is gone needs no answer
 }
 
@@ -42,7 +47,11 @@ func (p problem) line() []byte {
 }
 
 func (p problem) members() map[string]any {
-	return map[string]any{"type": "about:blank", "title": http.StatusText(p.status), "status": p.status, "detail": p.detail}
+	status := p.code.status()
+	return map[string]any{
+		"type": problemTypes + string(p.code), "code": p.code,
+		"title": http.StatusText(status), "status": status, "detail": p.detail,
+	}
 }
 
 func (p problem) retrySeconds() int { return int((p.retryAfter + time.Second - 1) / time.Second) }

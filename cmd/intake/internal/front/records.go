@@ -34,8 +34,8 @@ const (
 const recordsTimeout = 10 * time.Second
 
 var (
-	errNoRecord  = &problem{status: http.StatusNotFound, detail: "no partner client with this partner_client_id is saved"}
-	errNoRecords = &problem{status: http.StatusServiceUnavailable, retryAfter: time.Second, detail: "what is saved can't be told now; nothing of this request was saved or queued"}
+	errNoRecord  = &problem{code: codeNoClient, detail: "no partner client with this partner_client_id is saved"}
+	errNoRecords = &problem{code: codeStoreUnavailable, retryAfter: time.Second, detail: "what is saved can't be told now; nothing of this request was saved or queued"}
 )
 
 // canBeSaved tells whether a text can be the id of a record at all.

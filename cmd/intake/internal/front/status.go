@@ -27,9 +27,9 @@ type Ledger interface {
 const statusTimeout = 5 * time.Second
 
 var (
-	errNoBatch = &problem{status: http.StatusNotFound, detail: "there is no batch with this id, or not any more"}
-	errNoRoom  = &problem{status: http.StatusServiceUnavailable, retryAfter: time.Second, detail: "other requests take all the memory there is"}
-	errUnknown = &problem{status: http.StatusServiceUnavailable, retryAfter: time.Second, detail: "what became of the batch can't be told now"}
+	errNoBatch = &problem{code: codeNoBatch, detail: "there is no batch with this id, or not any more"}
+	errNoRoom  = &problem{code: codeNoMemory, retryAfter: time.Second, detail: "other requests take all the memory there is"}
+	errUnknown = &problem{code: codeStoreUnavailable, retryAfter: time.Second, detail: "what became of the batch can't be told now"}
 )
 
 // status is GET /api/v1/clients/status/{id}.

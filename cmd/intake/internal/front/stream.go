@@ -67,7 +67,7 @@ type streamed struct {
 // and answered at the same time; the answers come in the order of the lines.
 func (f *Front) stream(w http.ResponseWriter, r *http.Request, partner intake.Partner, key string) {
 	if key != "" {
-		writeProblem(w, problem{status: http.StatusBadRequest, detail: "a stream takes no Idempotency-Key: send each batch of it as a request of its own, or again"})
+		writeProblem(w, problem{code: codeKeyOnStream, detail: "a stream takes no Idempotency-Key: send each batch of it as a request of its own, or again"})
 		return
 	}
 	pass, refusal := f.enter(r.Context(), &partner)
@@ -281,9 +281,9 @@ func (l *lineReader) next(ctx context.Context, share *share) (line []byte, refus
 			switch {
 			case refusal != nil:
 			case len(line)+len(piece) > intake.MaxBodyBytes+1:
-				refusal, line = &problem{status: http.StatusRequestEntityTooLarge, detail: "the line is longer than 32 MiB"}, nil
+				refusal, line = &problem{code: codeBodyTooLarge, detail: "the line is longer than 32 MiB"}, nil
 			case !waitRoom(ctx, func() bool { return share.grow(int64(max(2*cap(line), len(line)+len(piece), minBodyBuffer))) }):
-				refusal, line = &problem{status: http.StatusServiceUnavailable, retryAfter: time.Second, detail: errFull.detail}, nil
+				refusal, line = &problem{code: codeNoMemory, retryAfter: time.Second, detail: errFull.detail}, nil
 			default:
 				line = append(line, piece...)
 			}
@@ -308,21 +308,21 @@ func (l *lineReader) next(ctx context.Context, share *share) (line []byte, refus
 func (l *lineReader) endOf(ctx context.Context, err error) *problem {
 	switch {
 	case l.front.isClosing():
-		return &problem{status: http.StatusServiceUnavailable, detail: "shutting down; all lines before this one are answered, send the others again"}
+		return &problem{code: codeShuttingDown, detail: "shutting down; all lines before this one are answered, send the others again"}
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return &problem{status: http.StatusRequestTimeout, detail: "the stream is older than " + streamAge.String() + "; go on with another one"}
+		return &problem{code: codeStreamTooOld, detail: "the stream is older than " + streamAge.String() + "; go on with another one"}
 	case l.wire.stopped.Load():
 		return nil
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return &problem{status: http.StatusRequestTimeout, detail: "nothing came for " + l.wire.silence.String() + ", or a line slower than 64 KiB a second"}
+		return &problem{code: codeStreamTooSlow, detail: "nothing came for " + l.wire.silence.String() + ", or a line slower than 64 KiB a second"}
 	case errors.Is(err, errCompression):
-		return &problem{status: http.StatusBadRequest, detail: err.Error()}
+		return &problem{code: codeBadCompression, detail: err.Error()}
 	}
 	return errBrokenOff
 }
 
 // errBrokenOff is of a stream whose client is gone.
-var errBrokenOff = &problem{status: http.StatusBadRequest, detail: "the body ended early; a line that was begun is not taken in"}
+var errBrokenOff = &problem{code: codeBodyIncomplete, detail: "the body ended early; a line that was begun is not taken in"}
 
 func isBlank(line []byte) bool {
 	for _, c := range line {

@@ -59,7 +59,7 @@ func writeJSON(w http.ResponseWriter, status int, value any) {
 func (f *Front) issueToken(w http.ResponseWriter, r *http.Request) {
 	directory := f.directory.Load()
 	if directory == nil {
-		writeProblem(w, problem{status: http.StatusServiceUnavailable, retryAfter: time.Second, detail: "the partners are not read yet"})
+		writeProblem(w, problem{code: codeStarting, retryAfter: time.Second, detail: "the partners are not read yet"})
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, 8<<10)
@@ -191,13 +191,13 @@ func (f *Front) sign(d *directory, partner *sink.PartnerRecord, scope string) (s
 func (f *Front) serveKeys(w http.ResponseWriter, _ *http.Request) {
 	directory := f.directory.Load()
 	if directory == nil {
-		writeProblem(w, problem{status: http.StatusServiceUnavailable, retryAfter: time.Second, detail: "the key is not read yet"})
+		writeProblem(w, problem{code: codeStarting, retryAfter: time.Second, detail: "the key is not read yet"})
 		return
 	}
 	x, y, err := coordinates(&directory.key.PublicKey)
 	if err != nil {
 		f.opts.Logger.Error("cannot show the public key", zap.Error(err))
-		writeProblem(w, problem{status: http.StatusInternalServerError, detail: "the key can't be shown"})
+		writeProblem(w, problem{code: codeFault, detail: "the key can't be shown"})
 		return
 	}
 	w.Header().Set("Cache-Control", "public, max-age=300")

@@ -21,40 +21,40 @@ import (
 func (f *Front) authenticate(w http.ResponseWriter, r *http.Request, scope string) (intake.Partner, bool) {
 	directory := f.directory.Load()
 	if directory == nil {
-		writeProblem(w, problem{status: http.StatusServiceUnavailable, retryAfter: time.Second, detail: "the partners are not read yet"})
+		writeProblem(w, problem{code: codeStarting, retryAfter: time.Second, detail: "the partners are not read yet"})
 		return intake.Partner{}, false
 	}
-	refuse := func(status int, challenge, detail string) (intake.Partner, bool) {
+	refuse := func(code problemCode, challenge, detail string) (intake.Partner, bool) {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="intake"`+challenge)
-		writeProblem(w, problem{status: status, detail: detail})
+		writeProblem(w, problem{code: code, detail: detail})
 		return intake.Partner{}, false
 	}
 	headers := r.Header.Values("Authorization")
 	if len(headers) == 0 {
-		return refuse(http.StatusUnauthorized, "", "an access token is needed: Authorization: Bearer …")
+		return refuse(codeTokenMissing, "", "an access token is needed: Authorization: Bearer …")
 	}
 	kind, token, ok := strings.Cut(headers[0], " ")
 	if !ok || len(headers) > 1 || !strings.EqualFold(kind, "Bearer") {
-		return refuse(http.StatusUnauthorized, `, error="invalid_request"`, "Authorization must be given once, as Bearer and an access token")
+		return refuse(codeBadAuthorization, `, error="invalid_request"`, "Authorization must be given once, as Bearer and an access token")
 	}
 	pass, err := f.verify(r.Context(), directory, strings.TrimSpace(token))
 	if errors.Is(err, errKeysUnread) {
-		writeProblem(w, problem{status: http.StatusServiceUnavailable, retryAfter: f.issuer.keys.pace.cooldown, detail: errKeysUnread.Error()})
+		writeProblem(w, problem{code: codeIssuerUnavailable, retryAfter: f.issuer.keys.pace.cooldown, detail: errKeysUnread.Error()})
 		return intake.Partner{}, false
 	}
 	if err != nil {
-		detail := "the access token is not valid"
+		code, detail := codeTokenInvalid, "the access token is not valid"
 		if errors.Is(err, jwt.ErrTokenExpired) {
-			detail = "the access token has expired"
+			code, detail = codeTokenExpired, "the access token has expired"
 		}
-		return refuse(http.StatusUnauthorized, `, error="invalid_token", error_description="`+detail+`"`, detail)
+		return refuse(code, `, error="invalid_token", error_description="`+detail+`"`, detail)
 	}
 	partner, ok := directory.partnerOf(pass)
 	if !ok {
-		return refuse(http.StatusUnauthorized, `, error="invalid_token"`, "the access token's partner may not come in")
+		return refuse(codePartnerRefused, `, error="invalid_token"`, "the access token's partner may not come in")
 	}
 	if !slices.Contains(pass.scopes, scope) {
-		return refuse(http.StatusForbidden, `, error="insufficient_scope", scope="`+scope+`"`, "the access token lacks the scope "+scope)
+		return refuse(codeScopeMissing, `, error="insufficient_scope", scope="`+scope+`"`, "the access token lacks the scope "+scope)
 	}
 	return partner, true
 }

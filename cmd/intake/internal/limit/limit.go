@@ -52,8 +52,16 @@ type account struct {
 	passes  map[string]*Pass // of the requests in flight
 }
 
+// The limits, as a program is told of them.
+const (
+	ItemsPerSecond   = "items_per_second"
+	RequestsInFlight = "requests_in_flight"
+	BytesInFlight    = "bytes_in_flight"
+)
+
 // An Exceeded says which limit a request exceeds, and when to try again.
 type Exceeded struct {
+	Limit  string // ItemsPerSecond, RequestsInFlight or BytesInFlight
 	Detail string
 	After  time.Duration
 }
@@ -146,7 +154,8 @@ func (l *Limiter) Blocked(partner *intake.Partner) *Exceeded {
 
 func (l *Limiter) exceedRate(partner *intake.Partner, after time.Duration) *Exceeded {
 	l.refused.WithLabelValues("rate").Inc()
-	return &Exceeded{fmt.Sprintf("more than %d items a second; nothing of this batch was saved or queued", partner.Limits.ItemsPerSecond), after}
+	detail := fmt.Sprintf("more than %d items a second; nothing of this batch was saved or queued", partner.Limits.ItemsPerSecond)
+	return &Exceeded{ItemsPerSecond, detail, after}
 }
 
 // Take takes items from a partner's rate, all or none.
