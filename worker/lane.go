@@ -4,6 +4,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"intake"
 )
 
@@ -47,6 +49,12 @@ var lanes = func() []string {
 
 // consumerOf names the consumer of a lane.
 func consumerOf(lane string) string { return "worker-" + lane }
+
+// isLane reports whether a consumer is one of a lane, of this or of another version of
+// the program. Others, as that of Recover, only read.
+func isLane(info *jetstream.ConsumerInfo) bool {
+	return info.Config.AckPolicy == jetstream.AckExplicitPolicy
+}
 
 // laneOf gives the name of the lane in a message's subject.
 func laneOf(subject string) string {

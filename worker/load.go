@@ -9,8 +9,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// A drain tells how long it will take the workers to save what is queued, from
-// how fast they did so of late.
+// A drain estimates how long it will take the workers to save what is queued, from
+// how fast they have saved in the last seconds.
 type drain struct {
 	mu      sync.Mutex
 	seen    look
@@ -71,10 +71,13 @@ func (d *drain) see(l look, now time.Time) {
 	d.rate += weight * (rate - d.rate)
 }
 
-// left tells how long it takes to save what is before a batch that comes now. It
-// is 0 while nothing is saved at all: then nobody knows; and for a few messages,
-// which are no backlog.
-func (d *drain) left(lane Lane) time.Duration {
+// fresh is how long a look counts. What nobody has looked at since is not known.
+const fresh = 5 * time.Second
+
+// left returns how long it takes to save what is before a batch that comes now. It
+// is 0 where that is not known: while nothing is saved at all, and when the last look
+// is not fresh. It is 0 for a few messages, too, which are no backlog.
+func (d *drain) left(lane Lane, now time.Time) time.Duration {
 	const few = 8
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -82,36 +85,46 @@ func (d *drain) left(lane Lane) time.Duration {
 	if lane == Waiting {
 		before = d.waiting
 	}
-	if d.stalled || d.rate <= 0 || before <= few {
+	if d.stalled || d.rate <= 0 || before <= few || now.Sub(d.at) > fresh {
 		return 0
 	}
 	return time.Duration(min(before/d.rate, 3600) * float64(time.Second))
 }
 
-// Overloaded tells whether more is queued than can be saved within MaxBacklog, and
-// then, after how long it won't be. Whatever is queued while nothing is saved at
-// all, as when the data store is away, the room of the log alone bounds.
+// Overloaded reports whether more is queued than can be saved within MaxBacklog, and
+// if so, after how long it won't be. It keeps the queue looked at: a front that refuses
+// everything must see when it need not refuse any more. Whatever is queued while
+// nothing is saved at all, as when the data store is away, the room of the log alone
+// bounds.
 func (q *Queue) Overloaded(lane Lane) (after time.Duration, overloaded bool) {
-	left := q.drain.left(lane)
+	now := time.Now()
+	q.asked.Store(now.UnixNano())
+	left := q.drain.left(lane, now)
 	if left <= q.opts.MaxBacklog {
 		return 0, false
 	}
 	return left - q.opts.MaxBacklog, true
 }
 
-// Backlog tells about how long it takes to save what is queued; 0 where that isn't
+// Backlog returns about how long it takes to save what is queued; 0 where that isn't
 // known.
-func (q *Queue) Backlog() time.Duration { return q.drain.left(Later) }
+func (q *Queue) Backlog() time.Duration { return q.drain.left(Later, time.Now()) }
 
-// watchDrain looks at the consumers every second while batches are submitted.
+// watchDrain looks at the consumers while batches come, whether they are submitted or
+// refused.
 func (q *Queue) watchDrain(ctx context.Context, stream jetstream.Stream) {
-	if time.Since(time.Unix(0, q.submitted.Load())) > 10*time.Second {
+	if time.Since(time.Unix(0, q.asked.Load())) > 10*time.Second {
 		return
 	}
 	var l look
 	consumers := stream.ListConsumers(ctx)
 	for info := range consumers.Info() {
-		behind := info.NumPending + uint64(info.NumAckPending)
+		if !isLane(info) {
+			continue
+		}
+		// A message that is handed back again and again holds up no others.
+		held := uint64(max(info.NumAckPending-info.NumRedelivered, 0))
+		behind := info.NumPending + held
 		l.all += behind
 		if info.Name == consumerOf(waitingLane) {
 			l.waiting = behind

@@ -17,7 +17,7 @@ func TestDrain(t *testing.T) {
 	}
 	want := func(lane Lane, least, most time.Duration) {
 		t.Helper()
-		if left := d.left(lane); left < least || left > most {
+		if left := d.left(lane, now); left < least || left > most {
 			t.Errorf("%s are left, want %s to %s", left, least, most)
 		}
 	}
@@ -53,18 +53,34 @@ func TestDrain(t *testing.T) {
 	want(Later, 0, 0)
 }
 
+// What was seen some seconds ago is not known any more.
+func TestDrain_Stale(t *testing.T) {
+	t.Parallel()
+	d, now := new(drain), time.Unix(1_000, 0)
+	for n := range uint64(3) {
+		now = now.Add(time.Second)
+		d.see(look{0, 1_000, 500 + 100*n}, now)
+	}
+	if left := d.left(Later, now.Add(fresh)); left < 9*time.Second {
+		t.Errorf("%s are left after a look that is fresh", left)
+	}
+	if left := d.left(Later, now.Add(fresh+time.Millisecond)); left != 0 {
+		t.Errorf("%s are left after a look that is not", left)
+	}
+}
+
 // The second in which the data store comes back tells little of how fast is saved.
 func TestDrain_AfterStall(t *testing.T) {
 	t.Parallel()
 	d := new(drain)
 	for second, l := range []look{{0, 0, 100}, {0, 0, 200}, {0, 300, 200}, {0, 600, 200}, {0, 800, 203}} {
 		d.see(l, time.Unix(int64(1_000+second), 0))
-		if left := d.left(Later); left > 0 {
+		if left := d.left(Later, time.Unix(int64(1_000+second), 0)); left > 0 {
 			t.Errorf("second %d: %s are left, which nobody knows", second, left)
 		}
 	}
 	d.see(look{0, 700, 603}, time.Unix(1_005, 0))
-	if left := d.left(Later); left < time.Second || left > 2*time.Second {
+	if left := d.left(Later, time.Unix(1_005, 0)); left < time.Second || left > 2*time.Second {
 		t.Errorf("%s are left of 700 messages, 400 a second", left)
 	}
 }

@@ -72,7 +72,7 @@ type Queue struct {
 	// many it may for batches that nobody waits for; 0: not known.
 	used, room atomic.Int64
 	checked    atomic.Uint64 // the connection whose server keeps what it stores
-	submitted  atomic.Int64  // when a batch was submitted last, in Unix nanoseconds
+	asked      atomic.Int64  // when a batch came last, submitted or refused, in Unix nanoseconds
 	drain      drain
 
 	mu      sync.Mutex
@@ -243,7 +243,7 @@ func (q *Queue) watchRoom(ctx context.Context) {
 // they are on disk. The ticket must be released. It may return ErrUnavailable,
 // ErrUncertain or ErrTooLarge.
 func (q *Queue) Submit(ctx context.Context, batch *intake.Batch, lane Lane) (*Ticket, error) {
-	q.submitted.Store(time.Now().UnixNano())
+	q.asked.Store(time.Now().UnixNano())
 	if room := q.room.Load(); lane == Later && room > 0 && q.used.Load() > room {
 		return nil, fmt.Errorf("%w: what room is left is for those who wait", ErrFull)
 	}
