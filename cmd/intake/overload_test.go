@@ -4,16 +4,12 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/Shopify/toxiproxy/v2"
-	"github.com/rs/zerolog"
 
 	"intake/deploy/local/localtest"
 )
@@ -24,18 +20,9 @@ func TestOverload(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	postgres, err := url.Parse(localtest.Postgres(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
-	proxy := toxiproxy.NewProxy(server, t.Name(), "127.0.0.1:0", postgres.Host)
-	if err := proxy.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(proxy.Stop)
-	postgres.Host = proxy.Listen
-	s := startStack(t, stackOptions{flags: serverFlags{PostgresURL: postgres.String(), AllowUnsafe: true}, fronts: 2, maxBacklog: time.Second})
+	postgres := localtest.Postgres(t)
+	proxy := proxyTo(t, &postgres)
+	s := startStack(t, stackOptions{flags: serverFlags{PostgresURL: postgres, AllowUnsafe: true}, fronts: 2, maxBacklog: time.Second})
 	const slow = `{"name":"slow","type":"latency","attributes":{"latency":150}}`
 	if _, err := proxy.Toxics.AddToxicJson(strings.NewReader(slow)); err != nil {
 		t.Fatal(err)
@@ -117,6 +104,69 @@ func TestOverload(t *testing.T) {
 		t.Errorf("%d records, of %d that were accepted and %d that were refused", n, len(accepted), len(refused))
 	}
 	t.Logf("%d items accepted, %d batches refused", len(accepted), refusals)
+}
+
+// Postgres is away, and clients that wait for nothing send on until it takes long to
+// save what is queued. Fronts that refuse all of them then take batches again as soon
+// as it is saved, however long ago they took the last one.
+func TestOverload_AfterAnOutage(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	postgres := localtest.Postgres(t)
+	proxy := proxyTo(t, &postgres)
+	s := startStack(t, stackOptions{flags: serverFlags{PostgresURL: postgres, AllowUnsafe: true}, fronts: 2, maxBacklog: time.Second})
+	clients := make(map[*frontProcess]*http.Client)
+	for _, f := range s.fronts {
+		clients[f] = s.client(ctx, f, "acme", s.secret)
+	}
+	create := func(f *frontProcess, id string, items int) answer {
+		t.Helper()
+		batch := make([]string, items)
+		for i := range batch {
+			batch[i] = itemOf(fmt.Sprint(id, "-", i), 1)
+		}
+		a, err := post(ctx, clients[f], f, []byte("["+strings.Join(batch, ",")+"]"), "respond-async, return=minimal")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	proxy.Stop()
+	const batches, size = 40, 500
+	accepted := batches * size
+	for n := range batches {
+		if a := create(s.fronts[n%2], fmt.Sprint("during-", n), size); a.http != http.StatusAccepted {
+			t.Fatalf("with Postgres away answered %d %s", a.http, a.Detail)
+		}
+	}
+	if err := proxy.Start(); err != nil {
+		t.Fatal(err)
+	}
+	// Slow enough that what is queued takes longer than a front remembers a batch.
+	if _, err := proxy.Toxics.AddToxicJson(strings.NewReader(`{"name":"slow","type":"latency","attributes":{"latency":600}}`)); err != nil {
+		t.Fatal(err)
+	}
+	for n, f := range s.fronts {
+		eventually(t, "the front refuses batches", func() bool {
+			a := create(f, fmt.Sprint("slow-", n, "-", accepted), 1)
+			if a.http == http.StatusAccepted {
+				accepted++
+			}
+			return a.http == http.StatusServiceUnavailable
+		})
+	}
+	for s.count(t, "select count(*) from partner_clients") < accepted {
+		if ctx.Err() != nil {
+			t.Fatal("what was accepted is not saved")
+		}
+		<-time.After(50 * time.Millisecond)
+	}
+	for n, f := range s.fronts {
+		eventually(t, "the front takes batches again", func() bool {
+			return create(f, fmt.Sprint("after-", n), 1).http == http.StatusAccepted
+		})
+	}
 }
 
 // maxInflightBytes is the default of --max-inflight-bytes.

@@ -178,6 +178,20 @@ func TestStop_SecondSignal(t *testing.T) {
 // nothing comes through while all connections stay open.
 func throughProxy(t *testing.T, serverURL *string) (silence func()) {
 	t.Helper()
+	proxy := proxyTo(t, serverURL)
+	return func() {
+		for _, stream := range []string{"upstream", "downstream"} {
+			toxic := `{"type": "timeout", "stream": "` + stream + `", "attributes": {"timeout": 0}}`
+			if _, err := proxy.Toxics.AddToxicJson(strings.NewReader(toxic)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// proxyTo puts a proxy before a server.
+func proxyTo(t *testing.T, serverURL *string) *toxiproxy.Proxy {
+	t.Helper()
 	parsed, err := url.Parse(*serverURL)
 	if err != nil {
 		t.Fatal(err)
@@ -190,14 +204,7 @@ func throughProxy(t *testing.T, serverURL *string) (silence func()) {
 	t.Cleanup(proxy.Stop)
 	parsed.Host = proxy.Listen
 	*serverURL = parsed.String()
-	return func() {
-		for _, stream := range []string{"upstream", "downstream"} {
-			toxic := `{"type": "timeout", "stream": "` + stream + `", "attributes": {"timeout": 0}}`
-			if _, err := proxy.Toxics.AddToxicJson(strings.NewReader(toxic)); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
+	return proxy
 }
 
 func gauge(t *testing.T, gatherer prometheus.Gatherer, name string) float64 {
