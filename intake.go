@@ -15,6 +15,7 @@ package intake
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/google/uuid"
@@ -110,6 +111,9 @@ type Chunk struct {
 	// when the items were validated.
 	Partner  int32
 	Currency string
+	// PartnerName is the name of the partner, where it is known from elsewhere than by
+	// its ID: then the data store saves the chunk only if the two belong together.
+	PartnerName string
 	// The chunk covers items First to First+Len-1 of the batch.
 	First, Len int
 	// Clients are the chunk's items that are to be saved, by ascending Item.
@@ -179,6 +183,22 @@ type Claimant struct {
 
 // ErrTakenOver is the answer to a claimant whose claim another one has by now.
 var ErrTakenOver = errors.New("a repeat of the request has taken over")
+
+// ErrUnsavable is wrapped by the error of a data store that answers, and yet can't save
+// what it was given. The error of one that is away doesn't wrap it.
+var ErrUnsavable = errors.New("the data store cannot save this")
+
+// An UnknownPartnerError is the error of a data store that is to save a chunk of a
+// partner that it doesn't know. Nothing is saved then.
+type UnknownPartnerError struct {
+	ID   int32
+	Name string
+}
+
+// Error implements error.
+func (e *UnknownPartnerError) Error() string {
+	return fmt.Sprintf("partner %s with the number %d is not in the data store: add it again, then run intake dead retry", e.Name, e.ID)
+}
 
 // A Claim is what one gets who claims an Idempotency-Key.
 type Claim struct {

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"intake"
 )
 
 // reaction is what to do about an error of a save.
@@ -29,10 +31,13 @@ const (
 // errNotBold is of a gathering that can't be saved boldly.
 var errNotBold = errors.New("a key is there twice")
 
+// raised is what RAISE EXCEPTION has in a trigger, if it names nothing else.
+const raised = "P0001"
+
 // reactionTo decides by SQLSTATE. Classes 22 (data exception) and 23 (integrity
-// constraint violation) are about the data; everything else, and everything
-// that is not Postgres's answer, is about the server, the connection or the
-// schema, and fails nobody.
+// constraint violation) are about the data, and so is what a trigger raises;
+// everything else, and everything that is not Postgres's answer, is about the
+// server, the connection or the schema, and fails nobody.
 func reactionTo(err error) reaction {
 	var answer *pgconn.PgError
 	if errors.Is(err, errNotBold) {
@@ -51,7 +56,30 @@ func reactionTo(err error) reaction {
 	case "22", "23":
 		return halve
 	}
+	if answer.Code == raised {
+		return halve
+	}
 	return tryLater
+}
+
+// mark has an error wrap intake.ErrUnsavable, unless Postgres is away.
+func mark(err error) error {
+	var answer *pgconn.PgError
+	if !errors.As(err, &answer) || isAway(answer) {
+		return err
+	}
+	return fmt.Errorf("%w (SQLSTATE %s): %w", intake.ErrUnsavable, answer.Code, err)
+}
+
+// isAway reports whether an answer says that Postgres can save nothing at
+// present, whatever it is: it can't be reached, refuses or ends connections, lacks
+// resources (classes 08 and 53, 57P01 to 57P05) or is read-only (25006).
+func isAway(answer *pgconn.PgError) bool {
+	switch severity := answer.SeverityUnlocalized; {
+	case severity == "FATAL" || severity == "PANIC", strings.HasPrefix(answer.Code, "57P"), answer.Code == "25006":
+		return true
+	}
+	return answer.Code[:2] == "08" || answer.Code[:2] == "53"
 }
 
 // idsTaken tells of an error whether others have been given the same ids.

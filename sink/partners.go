@@ -72,6 +72,59 @@ func (s *Store) Partners(ctx context.Context) ([]PartnerRecord, error) {
 	return partners, nil
 }
 
+// partnersKey is where a connection keeps the names of the partners, by ID.
+const partnersKey = "intake partners"
+
+// checkPartners fails with an *intake.UnknownPartnerError if a chunk's partner isn't
+// there by its ID and its name: a Postgres that was restored from a backup lacks the
+// partners that were added since, and gives their IDs to others. The names are read
+// anew only by a new connection, which may lead to another server, and when there is
+// one that isn't among them.
+func checkPartners(ctx context.Context, conn *pgx.Conn, chunks []*intake.Chunk) error {
+	data := conn.PgConn().CustomData()
+	names, _ := data[partnersKey].(map[int32]string)
+	if strangerAmong(chunks, names) == nil {
+		return nil
+	}
+	names, err := readPartnerNames(ctx, conn)
+	if err != nil {
+		return fmt.Errorf("read the names of the partners: %w", err)
+	}
+	data[partnersKey] = names
+	if stranger := strangerAmong(chunks, names); stranger != nil {
+		return &intake.UnknownPartnerError{ID: stranger.Partner, Name: stranger.PartnerName}
+	}
+	return nil
+}
+
+// strangerAmong returns a chunk whose partner isn't among those named; nil if there is
+// none.
+func strangerAmong(chunks []*intake.Chunk, names map[int32]string) *intake.Chunk {
+	for _, chunk := range chunks {
+		if chunk.PartnerName != "" && names[chunk.Partner] != chunk.PartnerName {
+			return chunk
+		}
+	}
+	return nil
+}
+
+func readPartnerNames(ctx context.Context, conn *pgx.Conn) (map[int32]string, error) {
+	rows, err := conn.Query(ctx, "select id, name from partners")
+	if err != nil {
+		return nil, err
+	}
+	names := make(map[int32]string)
+	var (
+		id   int32
+		name string
+	)
+	_, err = pgx.ForEachRow(rows, []any{&id, &name}, func() error {
+		names[id] = name
+		return nil
+	})
+	return names, err
+}
+
 // SetSecret replaces a partner's client secret by one of this SHA-256. It may
 // return ErrNoPartner.
 func (s *Store) SetSecret(ctx context.Context, name string, hash [32]byte) error {

@@ -23,7 +23,9 @@ import (
 // of this very batch; items whose data Postgres refuses are Refused, and all
 // others are saved nevertheless. A chunk that was finished before is answered
 // as it was then. An error means that nothing is known to be saved, and that
-// the same chunks should be given again later.
+// the same chunks should be given again later; it wraps intake.ErrUnsavable if
+// that is of no use as long as Postgres is as it is, and it is an
+// *intake.UnknownPartnerError if a chunk's partner isn't there.
 func (s *Store) Save(ctx context.Context, chunks []*intake.Chunk) (intake.Saved, error) {
 	const tries = 5
 	how := bold
@@ -46,7 +48,7 @@ func (s *Store) Save(ctx context.Context, chunks []*intake.Chunk) (intake.Saved,
 			if timedOut(err) {
 				s.endStopped(ctx)
 			}
-			return intake.Saved{}, fmt.Errorf("save gathering of %d chunks: %w", len(chunks), err)
+			return intake.Saved{}, fmt.Errorf("save gathering of %d chunks: %w", len(chunks), mark(err))
 		}
 	}
 }
@@ -117,6 +119,9 @@ func (s *Store) trySave(ctx context.Context, chunks []*intake.Chunk, how manner)
 		return intake.Saved{}, err
 	}
 	defer conn.Release()
+	if err := checkPartners(ctx, conn.Conn(), chunks); err != nil {
+		return intake.Saved{}, err
+	}
 	g := newGathering(chunks)
 	if how == bold {
 		err = g.saveBoldly(ctx, s, conn.Conn())

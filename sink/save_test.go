@@ -209,13 +209,15 @@ func TestStore_SaveDuplicates(t *testing.T) {
 }
 
 // An item that Postgres refuses is the only one that isn't saved, whether the
-// row, its claims, or a check at the end of the transaction is in the way.
+// row, its claims, a check at the end of the transaction or a trigger is in the way.
 func TestStore_SaveRefused(t *testing.T) {
 	t.Parallel()
 	for name, obstacle := range map[string]string{
 		"client":         "alter table partner_clients add constraint no_thirteen check (partner_client_id <> '13')",
 		"claim":          "alter table revenue_claims add constraint no_thirteen check (total_amount <> 0.0013)",
 		"deferred check": "alter table revenue_claims add constraint no_thirteen exclude using btree (total_amount with =) where (total_amount = 0.0013) deferrable initially deferred",
+		"trigger": `create function refuse() returns trigger language plpgsql as $$ begin raise exception 'no_thirteen'; end $$;
+			create trigger refuse before insert on partner_clients for each row when (new.partner_client_id = '13') execute function refuse()`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
