@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -15,12 +17,18 @@ import (
 // room for the next batches: it must come faster than the other half fills.
 const tidyEvery = 2 * time.Second
 
+// measureEvery is after how many looks a worker measures the age of what is not processed.
+const measureEvery = 5
+
 // tidy keeps the log within its room until ctx ends. All workers do it at once;
 // purging what another has purged does nothing.
 func (w *Worker) tidy(ctx context.Context) {
-	for sleep(ctx, tidyEvery) {
+	for n := 0; sleep(ctx, tidyEvery); n++ {
 		try, cancel := context.WithTimeout(ctx, 5*time.Second)
 		err := w.purgeProcessed(try)
+		if n%measureEvery == 0 {
+			err = errors.Join(err, w.measureAge(try))
+		}
 		cancel()
 		if err != nil && !isGone(err) {
 			w.opts.Logger.Debug("cannot tidy the log", zap.Error(err))
@@ -30,7 +38,7 @@ func (w *Worker) tidy(ctx context.Context) {
 
 // purgeProcessed drops messages from the log that are older than Keep, and as
 // many more as it takes for half of the room to be free. It never drops one
-// that isn't acknowledged, nor any behind it.
+// that isn't processed, nor any behind it.
 func (w *Worker) purgeProcessed(ctx context.Context) error {
 	stream, err := w.js.Stream(ctx, StreamName)
 	if err != nil {
@@ -51,13 +59,8 @@ func (w *Worker) purgeProcessed(ctx context.Context) error {
 		keep = max(keep, state.FirstSeq+(state.Bytes-room)/average+1)
 	}
 	keep = min(keep, state.LastSeq+1)
-	for _, lane := range lanes {
-		if keep <= state.FirstSeq {
-			return nil
-		}
-		if keep, err = firstUnprocessed(ctx, stream, lane, keep); err != nil {
-			return err
-		}
+	if keep, err = w.firstUnprocessed(ctx, stream, state.FirstSeq, keep); err != nil {
+		return err
 	}
 	if keep <= state.FirstSeq {
 		return nil
@@ -68,26 +71,164 @@ func (w *Worker) purgeProcessed(ctx context.Context) error {
 	return nil
 }
 
-// firstUnprocessed finds the first message of a lane that isn't acknowledged,
-// before end; end if there is none.
-func firstUnprocessed(ctx context.Context, stream jetstream.Stream, lane string, end uint64) (uint64, error) {
-	consumer, err := stream.Consumer(ctx, consumerOf(lane))
+// firstUnprocessed finds the first message between two sequences that isn't processed;
+// end if there is none. One that no consumer is to deliver counts as unprocessed: it may
+// be of a lane that only a later version has, whose workers are yet to come.
+func (w *Worker) firstUnprocessed(ctx context.Context, stream jetstream.Stream, first, end uint64) (uint64, error) {
+	if first >= end {
+		return first, nil
+	}
+	consumers, err := laneConsumers(ctx, stream)
 	if err != nil {
 		return 0, err
 	}
-	next := consumer.CachedInfo().AckFloor.Stream + 1
-	if next >= end {
-		return end, nil
+	var filters []string
+	for _, info := range consumers {
+		filters = append(filters, filtersOf(info)...)
+		if info.AckFloor.Stream+1 >= end {
+			continue
+		}
+		msg, err := firstUnacked(ctx, stream, info)
+		if err != nil {
+			return 0, err
+		}
+		if msg != nil {
+			end = min(end, msg.Sequence)
+		}
 	}
-	// The floor stays behind while nothing comes in this lane.
-	msg, err := stream.GetMsg(ctx, next, jetstream.WithGetMsgSubject(subjectPrefix+lane+".>"))
+	return firstUncovered(ctx, stream, first, end, filters)
+}
+
+// laneConsumers returns the consumers of all lanes, of this and of other versions.
+func laneConsumers(ctx context.Context, stream jetstream.Stream) (consumers []*jetstream.ConsumerInfo, err error) {
+	all := stream.ListConsumers(ctx)
+	for info := range all.Info() {
+		// Others, as that of Recover, only read.
+		if info.Config.AckPolicy == jetstream.AckExplicitPolicy {
+			consumers = append(consumers, info)
+		}
+	}
+	if err := all.Err(); err != nil {
+		return nil, fmt.Errorf("list the consumers of stream %s: %w", StreamName, err)
+	}
+	return consumers, nil
+}
+
+func filtersOf(info *jetstream.ConsumerInfo) []string {
 	switch {
-	case errors.Is(err, jetstream.ErrMsgNotFound):
-		return end, nil
-	case err != nil:
-		return 0, fmt.Errorf("look for what is not processed: %w", err)
+	case len(info.Config.FilterSubjects) > 0:
+		return info.Config.FilterSubjects
+	case info.Config.FilterSubject != "":
+		return []string{info.Config.FilterSubject}
 	}
-	return min(msg.Sequence, end), nil
+	return []string{">"}
+}
+
+// firstUnacked finds the first message of a consumer that isn't acknowledged; nil if
+// there is none.
+func firstUnacked(ctx context.Context, stream jetstream.Stream, info *jetstream.ConsumerInfo) (first *jetstream.RawStreamMsg, err error) {
+	for _, filter := range filtersOf(info) {
+		// The floor stays behind while nothing comes in the lane.
+		msg, err := stream.GetMsg(ctx, info.AckFloor.Stream+1, jetstream.WithGetMsgSubject(filter))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("look for what is not processed: %w", err)
+		}
+		if first == nil || msg.Sequence < first.Sequence {
+			first = msg
+		}
+	}
+	return first, nil
+}
+
+// firstUncovered finds the first message between two sequences whose subject no filter
+// matches; end if there is none. It looks at no more than some thousand messages, and
+// ends there.
+func firstUncovered(ctx context.Context, stream jetstream.Stream, first, end uint64, filters []string) (next uint64, err error) {
+	const most = 10_000
+	if first >= end {
+		return end, nil
+	}
+	consumer, err := stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: first, AckPolicy: jetstream.AckNonePolicy,
+		HeadersOnly: true, MemoryStorage: true, Replicas: 1, InactiveThreshold: 10 * time.Second,
+	})
+	if err != nil {
+		return 0, fmt.Errorf("look at subjects in the log: %w", err)
+	}
+	defer func() { _ = stream.DeleteConsumer(ctx, consumer.CachedInfo().Name) }()
+	batch, err := consumer.FetchNoWait(int(min(end-first, most)))
+	if err != nil {
+		return 0, fmt.Errorf("look at subjects in the log: %w", err)
+	}
+	next = first
+	covered := true
+	for msg := range batch.Messages() {
+		meta, err := msg.Metadata()
+		if err != nil || !covered || next == end {
+			continue
+		}
+		matches := func(filter string) bool { return subjectMatches(msg.Subject(), filter) }
+		if covered = meta.Sequence.Stream >= end || slices.ContainsFunc(filters, matches); covered {
+			next = min(meta.Sequence.Stream+1, end)
+		}
+	}
+	if err := batch.Error(); err != nil {
+		return 0, fmt.Errorf("look at subjects in the log: %w", err)
+	}
+	return next, nil
+}
+
+// subjectMatches reports whether a filter of a consumer matches a subject.
+func subjectMatches(subject, filter string) bool {
+	tokens := strings.Split(subject, ".")
+	wanted := strings.Split(filter, ".")
+	for i, want := range wanted {
+		switch {
+		case want == ">":
+			return len(tokens) > i
+		case i == len(tokens) || want != "*" && want != tokens[i]:
+			return false
+		}
+	}
+	return len(tokens) == len(wanted)
+}
+
+// measureAge measures how long the oldest message that isn't processed has waited, by the
+// clock of NATS, in the waiting lane and in the later ones.
+func (w *Worker) measureAge(ctx context.Context) error {
+	stream, err := w.js.Stream(ctx, StreamName)
+	if err != nil {
+		return err
+	}
+	consumers, err := laneConsumers(ctx, stream)
+	if err != nil {
+		return err
+	}
+	ages := map[string]time.Duration{waitingLane: 0, anyLater: 0}
+	for _, info := range consumers {
+		if info.NumPending == 0 && info.NumAckPending == 0 {
+			continue
+		}
+		msg, err := firstUnacked(ctx, stream, info)
+		if err != nil {
+			return err
+		}
+		if msg == nil {
+			continue
+		}
+		lane := anyLater
+		if info.Name == consumerOf(waitingLane) {
+			lane = waitingLane
+		}
+		ages[lane] = max(ages[lane], stream.CachedInfo().TimeStamp.Sub(msg.Time))
+	}
+	for lane, age := range ages {
+		w.metrics.age.WithLabelValues(lane).Set(age.Seconds())
+	}
+	return nil
 }
 
 // firstSince finds the first message between two sequences that was stored

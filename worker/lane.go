@@ -4,8 +4,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"intake"
 )
 
@@ -20,7 +18,11 @@ const (
 	Later
 )
 
-const waitingLane = "waiting"
+const (
+	waitingLane = "waiting"
+	// anyLater stands for all later lanes together.
+	anyLater = "later"
+)
 
 // laterLanes is how many lanes the batches that nobody waits for are spread over,
 // by partner. Each has a consumer of its own, so that a worker can take from them
@@ -49,12 +51,6 @@ var lanes = func() []string {
 
 // consumerOf names the consumer of a lane.
 func consumerOf(lane string) string { return "worker-" + lane }
-
-// isLane reports whether a consumer is one of a lane, of this or of another version of
-// the program. Others, as that of Recover, only read.
-func isLane(info *jetstream.ConsumerInfo) bool {
-	return info.Config.AckPolicy == jetstream.AckExplicitPolicy
-}
 
 // laneOf gives the name of the lane in a message's subject.
 func laneOf(subject string) string {

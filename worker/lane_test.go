@@ -47,6 +47,11 @@ func TestWorker_Lanes(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	q := r.queue(t, r.nc, QueueOptions{})
+	partners := []string{1: "acme"}
+	for n := 2; n <= 4; n++ {
+		partners = append(partners, fmt.Sprint("partner", n))
+		r.addPartner(t, partners[n])
+	}
 	submit := func(partner int32, lane Lane, id string, items int) *Ticket {
 		t.Helper()
 		ids := make([]string, items)
@@ -54,7 +59,7 @@ func TestWorker_Lanes(t *testing.T) {
 			ids[i] = fmt.Sprint(id, i)
 		}
 		batch := newBatch(ids...)
-		batch.Partner.ID, batch.Partner.Name = partner, fmt.Sprint("partner", partner)
+		batch.Partner.ID, batch.Partner.Name = partner, partners[partner]
 		ticket, err := q.Submit(t.Context(), batch, lane)
 		if err != nil {
 			t.Fatal(err)

@@ -116,12 +116,12 @@ func (q *Queue) watchDrain(ctx context.Context, stream jetstream.Stream) {
 	if time.Since(time.Unix(0, q.asked.Load())) > 10*time.Second {
 		return
 	}
+	consumers, err := laneConsumers(ctx, stream)
+	if err != nil {
+		return
+	}
 	var l look
-	consumers := stream.ListConsumers(ctx)
-	for info := range consumers.Info() {
-		if !isLane(info) {
-			continue
-		}
+	for _, info := range consumers {
 		// A message that is handed back again and again holds up no others.
 		held := uint64(max(info.NumAckPending-info.NumRedelivered, 0))
 		behind := info.NumPending + held
@@ -131,8 +131,6 @@ func (q *Queue) watchDrain(ctx context.Context, stream jetstream.Stream) {
 		}
 		l.processed += info.Delivered.Consumer - min(uint64(info.NumAckPending), info.Delivered.Consumer)
 	}
-	if consumers.Err() == nil {
-		q.drain.see(l, time.Now())
-		q.metrics.backlog.Set(float64(l.all))
-	}
+	q.drain.see(l, time.Now())
+	q.metrics.backlog.Set(float64(l.all))
 }

@@ -40,11 +40,12 @@ type workerMetrics struct {
 	dead        prometheus.Counter
 	marks       *prometheus.CounterVec
 	held        prometheus.Gauge
+	age         *prometheus.GaugeVec
 }
 
 func newWorkerMetrics(r prometheus.Registerer) *workerMetrics {
 	m := promauto.With(r)
-	return &workerMetrics{
+	w := &workerMetrics{
 		gathering: m.NewHistogram(prometheus.HistogramOpts{
 			Name: "intake_worker_gathering_items", Help: "Items that one transaction was to save.",
 			Buckets: prometheus.ExponentialBuckets(1, 4, 8),
@@ -63,7 +64,7 @@ func newWorkerMetrics(r prometheus.Registerer) *workerMetrics {
 			Name: "intake_worker_redelivered_messages_total", Help: "Messages that had been delivered before.",
 		}),
 		dead: m.NewCounter(prometheus.CounterOpts{
-			Name: "intake_worker_dead_messages_total", Help: "Messages that can't be read and went to the dead letters.",
+			Name: "intake_worker_dead_messages_total", Help: "Messages that could not be read or saved and went to the dead letters.",
 		}),
 		marks: m.NewCounterVec(prometheus.CounterOpts{
 			Name: "intake_worker_marks_total", Help: "Gatherings whose keys were marked as seen, failed to be, or were skipped because marking was behind.",
@@ -71,5 +72,13 @@ func newWorkerMetrics(r prometheus.Registerer) *workerMetrics {
 		held: m.NewGauge(prometheus.GaugeOpts{
 			Name: "intake_worker_held_messages", Help: "Messages that the worker has taken and not acknowledged yet.",
 		}),
+		age: m.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "intake_worker_oldest_unprocessed_age_seconds",
+			Help: "How long the oldest message of the queue that is not processed has waited, whichever worker has it; 0 if there is none.",
+		}, []string{"lane"}),
 	}
+	for _, lane := range []string{waitingLane, anyLater} {
+		w.age.WithLabelValues(lane)
+	}
+	return w
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"intake"
 	"intake/deploy/local/localtest"
@@ -70,7 +71,18 @@ func newRig(t *testing.T) *rig {
 	}
 	t.Cleanup(r.store.Close)
 	r.nc = connect(t, r.natsURL)
+	r.addPartner(t, "acme") // which is that of newBatch
 	return r
+}
+
+// addPartner adds a partner; the first one has ID 1.
+func (r *rig) addPartner(t *testing.T, name string) intake.Partner {
+	t.Helper()
+	partner, err := r.store.AddPartner(t.Context(), intake.Partner{Name: name, Currency: "GBP"}, [32]byte{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return partner
 }
 
 func connect(t *testing.T, url string) *nats.Conn {
@@ -447,4 +459,105 @@ func TestWorker_PurgeProcessed(t *testing.T) {
 	}
 	process(1)
 	want("one of another lane is not processed", 11, 2)
+}
+
+// What no consumer is to deliver, as a later version's lane before its workers have come,
+// counts as not processed; so does what a later version's consumer has not processed.
+func TestWorker_PurgeKeepsOtherVersionsLanes(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	w := r.worker(t, Options{Keep: time.Nanosecond})
+	consumers, err := setUp(t.Context(), w.js, StreamOptions{MaxBytes: 64 << 20}, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	publish := func(lane string) {
+		t.Helper()
+		if _, err := w.js.Publish(t.Context(), subjectPrefix+lane+".acme.x.0", make([]byte, 100)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	process := func(consumer jetstream.Consumer) {
+		t.Helper()
+		msg, err := consumer.Next()
+		if err == nil {
+			err = msg.DoubleAck(t.Context())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(what string, first uint64) {
+		t.Helper()
+		if err := w.purgeProcessed(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		info, err := r.stream(t).Info(t.Context())
+		if err != nil || info.State.FirstSeq != first {
+			t.Errorf("%s: the log begins at %d, want %d (%v)", what, info.State.FirstSeq, first, err)
+		}
+	}
+	for _, lane := range []string{waitingLane, "urgent", waitingLane} {
+		publish(lane)
+	}
+	process(consumers[0])
+	process(consumers[0])
+	want("no consumer has the lane", 2)
+	urgent, err := r.stream(t).CreateConsumer(t.Context(), jetstream.ConsumerConfig{
+		Durable: consumerOf("urgent"), FilterSubject: subjectPrefix + "urgent.>", AckPolicy: jetstream.AckExplicitPolicy,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want("its consumer has not processed it", 2)
+	process(urgent)
+	want("all is processed", 4)
+}
+
+// The age of the oldest message that isn't processed grows while nothing comes, and is 0
+// when all is processed.
+func TestWorker_AgeOfTheOldest(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	w := r.worker(t, Options{})
+	consumers, err := setUp(t.Context(), w.js, StreamOptions{MaxBytes: 64 << 20}, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ages := func() (waiting, later float64) {
+		t.Helper()
+		if err := w.measureAge(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return testutil.ToFloat64(w.metrics.age.WithLabelValues(waitingLane)), testutil.ToFloat64(w.metrics.age.WithLabelValues(anyLater))
+	}
+	if waiting, later := ages(); waiting != 0 || later != 0 {
+		t.Errorf("%v s and %v s of an empty log", waiting, later)
+	}
+	for n, lane := range lanes[:2] {
+		if _, err := w.js.Publish(t.Context(), subjectPrefix+lane+".acme.x.0", nil); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "one of them is old", func() bool {
+			waiting, later := ages()
+			return waiting > 0.1 && (n == 0) == (later == 0) || later > 0.1
+		})
+	}
+	for _, consumer := range consumers[:2] {
+		msg, err := consumer.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		before, _ := ages()
+		eventually(t, "it grows while a worker has it", func() bool {
+			waiting, later := ages()
+			return waiting > before || later > 0.1
+		})
+		if err := msg.DoubleAck(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if waiting, later := ages(); waiting != 0 || later != 0 {
+		t.Errorf("%v s and %v s though all is processed", waiting, later)
+	}
 }
