@@ -10,7 +10,7 @@ import (
 )
 
 // A held message was taken from the stream and is neither acknowledged nor
-// handed back.
+// handed back. What was read from it is there once it is in the backlog.
 type held struct {
 	msg      jetstream.Msg
 	lane     string
@@ -46,6 +46,9 @@ type size struct{ items, bytes int }
 
 func (s size) plus(h *held) size  { return size{s.items + h.items, s.bytes + h.size} }
 func (s size) minus(h *held) size { return size{s.items - h.items, s.bytes - h.size} }
+func (s size) reaches(bound size) bool {
+	return s.items >= bound.items || s.bytes >= bound.bytes
+}
 func (s size) exceeds(bound size) bool {
 	return s.items > bound.items || s.bytes > bound.bytes
 }
@@ -62,13 +65,17 @@ var (
 // two savers, there is always another one at hand. Of a later lane there is one
 // message more at hand at most, so that lanes can take turns.
 var (
-	backlogBound = size{20_000, 96 << 20}
+	backlogBound = size{20_000, 72 << 20}
 	laterBound   = size{6_000, 32 << 20}
 	laneBound    = size{2_000, 8 << 20}
 )
 
-// MaxMemory is about what a worker holds at most, in bytes.
-const MaxMemory = 128 << 20
+// maxMessage is about what a message and what is read from it take at most, in bytes.
+const maxMessage = 16 << 20
+
+// MaxMemory is about what a worker holds at most, in bytes: the bounds of the backlog,
+// and of the waiting lane what has come of a pull, with one message that was read.
+const MaxMemory = (72+32)<<20 + prefetchBytes + maxMessage
 
 // maxAhead is how many gatherings of messages that someone waits for may be saved
 // while others are there: one in maxAhead+1 is theirs.
@@ -82,9 +89,9 @@ type backlog struct {
 	changed *sync.Cond           // on mu
 	waiting []*held              // of the waiting lane, in the order of the stream
 	later   turns[string, *held] // by lane
-	held    map[*held]struct{}   // those there, and those in a gathering
-	sizes   map[string]size      // of held, by lane
-	late    size                 // of held, of the later lanes
+	held    map[*held]struct{}   // those there, in a gathering, or about to be added
+	sizes   map[string]size      // of those there and in a gathering, by lane
+	late    size                 // of the later lanes' together, with what is reserved
 	ahead   int                  // gatherings of waiting since the last one of later
 	closed  bool
 }
@@ -95,28 +102,58 @@ func newBacklog(gauge prometheus.Gauge) *backlog {
 	return b
 }
 
-// hasRoom tells whether a message may be added. One that is larger than a bound
-// may be there by itself.
-func (b *backlog) hasRoom(h *held) bool {
-	lane := b.sizes[h.lane]
-	switch {
-	case h.lane == waitingLane:
-		return lane.items == 0 || !lane.plus(h).exceeds(backlogBound)
-	case lane.items > 0 && lane.plus(h).exceeds(laneBound):
-		return false
-	}
-	return b.late.items == 0 || !b.late.plus(h).exceeds(laterBound)
+// hold holds a message that waits to be added: it is kept alive until it is released.
+func (b *backlog) hold(h *held) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.held[h] = struct{}{}
+	b.gauge.Set(float64(len(b.held)))
 }
 
-// add waits for room and adds a message. A closed backlog hands it back at once.
+// reserve waits until there is room for a message of a later lane, whatever its size,
+// and sets it aside until unreserve. It reports whether it has: a closed backlog has no
+// room.
+func (b *backlog) reserve(lane string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	room := func() bool {
+		return !b.sizes[lane].reaches(laneBound) && b.late.items < laterBound.items && b.late.bytes+maxMessage <= laterBound.bytes
+	}
+	for !b.closed && !room() {
+		b.changed.Wait()
+	}
+	if b.closed {
+		return false
+	}
+	b.late.bytes += maxMessage
+	return true
+}
+
+func (b *backlog) unreserve() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.late.bytes -= maxMessage
+	b.changed.Broadcast()
+}
+
+// hasRoom reports whether a message of the waiting lane may be added. One that is
+// larger than the bound may be there by itself.
+func (b *backlog) hasRoom(h *held) bool {
+	waiting := b.sizes[waitingLane]
+	return waiting.items == 0 || !waiting.plus(h).exceeds(backlogBound)
+}
+
+// add adds a message that is held. One of the waiting lane waits for room; for the
+// others it was reserved. A closed backlog hands it back at once.
 func (b *backlog) add(h *held) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for !b.closed && !b.hasRoom(h) {
+	for !b.closed && h.lane == waitingLane && !b.hasRoom(h) {
 		b.changed.Wait()
 	}
 	if b.closed {
 		_ = h.msg.Nak()
+		delete(b.held, h)
 		return
 	}
 	if h.lane == waitingLane {
@@ -125,9 +162,7 @@ func (b *backlog) add(h *held) {
 		b.later.add(h.lane, h)
 		b.late = b.late.plus(h)
 	}
-	b.held[h] = struct{}{}
 	b.sizes[h.lane] = b.sizes[h.lane].plus(h)
-	b.gauge.Set(float64(len(b.held)))
 	b.changed.Broadcast()
 }
 

@@ -134,7 +134,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	})
 	defer stop()
 
-	var savers, others sync.WaitGroup
+	var savers, takers, others sync.WaitGroup
 	others.Go(func() { w.keepAlive(work) })
 	others.Go(func() { w.tidy(work) })
 	others.Go(func() { w.mark() })
@@ -149,15 +149,19 @@ func (w *Worker) Run(ctx context.Context) error {
 		savers.Go(func() { w.saveGatherings(work) })
 	}
 	w.opts.Logger.Info("worker started", zap.Int("savers", w.opts.Savers))
-	select {
-	case <-checked:
-		if breach := w.take(ctx); breach != nil {
-			end(breach)
+	takers.Go(func() {
+		select {
+		case <-checked:
+			if breach := w.take(ctx); breach != nil {
+				end(breach)
+			}
+		case <-ctx.Done():
 		}
-	case <-ctx.Done():
-	}
+	})
+	<-ctx.Done()
 	savers.Wait()
 	w.backlog.handBack()
+	takers.Wait() // they hand back what has come since
 	close(w.marks)
 	cancel()
 	others.Wait()
@@ -168,13 +172,6 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.opts.Logger.Info("worker stopped")
 	return breachOf(ctx)
 }
-
-// Bounds of what is asked of JetStream ahead of what the backlog has room for.
-const (
-	prefetchBytes    = 8 << 20
-	prefetchMessages = 2_000
-	prefetchLater    = 2 // messages a lane
-)
 
 // take moves messages from the stream to the backlog until ctx ends, or returns
 // safety.Breaches if the stream can't be as it should.
@@ -200,88 +197,13 @@ func (w *Worker) takeFrom(ctx context.Context) error {
 	}
 	pulls, ctx := errgroup.WithContext(ctx)
 	for i, consumer := range consumers {
+		pull := w.pullLater
 		if lanes[i] == waitingLane {
-			pulls.Go(func() error {
-				return w.pull(ctx, lanes[i], consumer, jetstream.PullMaxMessagesWithBytesLimit(prefetchMessages, prefetchBytes),
-					jetstream.PullExpiry(10*time.Second), jetstream.PullHeartbeat(3*time.Second))
-			})
-			continue
+			pull = w.pullWaiting
 		}
-		pulls.Go(func() error {
-			return w.pull(ctx, lanes[i], consumer, jetstream.PullMaxMessages(prefetchLater),
-				jetstream.PullExpiry(time.Minute), jetstream.PullHeartbeat(15*time.Second))
-		})
+		pulls.Go(func() error { return pull(ctx, lanes[i], consumer) })
 	}
 	return pulls.Wait()
-}
-
-// drainTimeout bounds the wait, at shutdown, for what NATS has sent already.
-const drainTimeout = 2 * time.Second
-
-// pull moves messages from a lane to the backlog.
-func (w *Worker) pull(ctx context.Context, lane string, consumer jetstream.Consumer, opts ...jetstream.PullMessagesOpt) error {
-	messages, err := consumer.Messages(opts...)
-	if err != nil {
-		return fmt.Errorf("pull from consumer %s: %w", consumerOf(lane), err)
-	}
-	defer messages.Stop()
-	// What is here already is handed back: read finds the backlog closed. A NATS
-	// that has fallen silent doesn't tell when that was all.
-	reading, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() {
-		messages.Drain()
-		time.AfterFunc(drainTimeout, cancel)
-	})
-	defer stop()
-	untilDrained := jetstream.NextContext(reading)
-	for {
-		msg, err := messages.Next(untilDrained)
-		switch {
-		case err == nil:
-			w.read(ctx, lane, msg)
-		case errors.Is(err, jetstream.ErrMsgIteratorClosed):
-			return nil
-		case errors.Is(err, jetstream.ErrNoHeartbeat):
-			// The connection is down or slow, and the pull goes on when it is
-			// back; or NATS is back without what it had.
-			if err := w.Ready(ctx); isGone(err) {
-				return err
-			}
-		default:
-			return err
-		}
-	}
-}
-
-func isGone(err error) bool {
-	return errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound)
-}
-
-// read puts a message into the backlog, or where it belongs if it can't be read.
-func (w *Worker) read(ctx context.Context, lane string, msg jetstream.Msg) {
-	delivery := uint64(1)
-	if meta, err := msg.Metadata(); err == nil {
-		delivery = meta.NumDelivered
-	}
-	if delivery > 1 {
-		w.metrics.redelivered.Inc()
-	}
-	chunks, reply, err := readMessage(msg.Data())
-	switch {
-	case errors.Is(err, errNewer):
-		w.opts.Logger.Error("a newer version has queued a message, leaving it to newer workers", zap.String("subject", msg.Subject()))
-		_ = msg.NakWithDelay(nakDelay(delivery))
-	case err != nil:
-		w.bury(ctx, msg, delivery, err)
-	default:
-		h := &held{msg: msg, lane: lane, chunks: chunks, reply: reply, delivery: delivery, size: len(msg.Data())}
-		for _, chunk := range chunks {
-			h.items += chunk.Len
-			h.size += memoryOf(chunk)
-		}
-		w.backlog.add(h)
-	}
 }
 
 // saveGatherings saves one gathering after the other until the backlog is closed.

@@ -97,8 +97,11 @@ func TestReview_HandsBackWhatItHasTakenInAdvance(t *testing.T) {
 	}
 	stuck := r.worker(t, Options{Store: stuckStore{}, AckWait: time.Hour, ShutdownTimeout: 100 * time.Millisecond})
 	stop := start(t, stuck.Run)
-	eventually(t, "the backlog is full", func() bool { return len(stuck.backlog.messages()) == backlogBound.items/maxChunkItems })
-	time.Sleep(300 * time.Millisecond)
+	eventually(t, "the worker holds all, though its backlog is full", func() bool {
+		stuck.backlog.mu.Lock()
+		defer stuck.backlog.mu.Unlock()
+		return len(stuck.backlog.held) == 30 && stuck.backlog.sizes[waitingLane].items == backlogBound.items
+	})
 	stop()
 	start(t, r.worker(t, Options{AckWait: time.Hour}).Run)
 	for i, ticket := range tickets {

@@ -1,0 +1,106 @@
+package worker
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"intake"
+)
+
+// Many partners have queued large batches that they don't wait for: what a worker has
+// taken of all of them together keeps within its bound, decoded or not.
+func TestWorker_BusyLanesWithinMemory(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	q := r.queue(t, r.nc, QueueOptions{})
+	perMessage := 0
+	for n := range laterLanes {
+		for range 3 {
+			batch := bulky(2, fmt.Sprint(n))
+			batch.Partner = intake.Partner{ID: int32(n), Name: fmt.Sprint("partner-", n), Currency: "GBP"}
+			if n == 0 {
+				batch.Partner.ID = laterLanes
+			}
+			ticket, err := q.Submit(t.Context(), batch, Later)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ticket.Release()
+			perMessage = memoryOf(cut(batch, maxChunkBytes)[0])
+		}
+	}
+	start(t, r.worker(t, Options{Store: stuckStore{}, ShutdownTimeout: 100 * time.Millisecond}).Run)
+	// taken is how many messages the worker has taken, wherever they are by now.
+	taken := func() (n int) {
+		t.Helper()
+		consumers := r.stream(t).ListConsumers(t.Context())
+		for info := range consumers.Info() {
+			n += info.NumAckPending
+		}
+		if err := consumers.Err(); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	most, same := 0, 0
+	eventually(t, "the worker takes no more", func() bool {
+		now := taken()
+		if now > most {
+			most, same = now, 0
+		}
+		same++
+		return most > 1 && same > 100
+	})
+	if most*perMessage > MaxMemory {
+		t.Errorf("the worker has taken %d messages, which are %d MiB; its bound is %d", most, most*perMessage>>20, MaxMemory>>20)
+	}
+}
+
+// What waits for room in a worker is not delivered again meanwhile.
+func TestWorker_KeepsAliveWhatWaits(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	q := r.queue(t, r.nc, QueueOptions{Ledger: silentLedger{r.store}})
+	const batches = 30 // more than a backlog has room for
+	for n := range batches {
+		ids := make([]string, maxChunkItems)
+		for i := range ids {
+			ids[i] = fmt.Sprint(n, "-", i)
+		}
+		q.submit(t, newBatch(ids...))
+	}
+	const ackWait = 3 * time.Second
+	start(t, r.worker(t, Options{Store: stuckStore{}, AckWait: ackWait, ShutdownTimeout: 100 * time.Millisecond}).Run)
+	info := func() *jetstream.ConsumerInfo {
+		t.Helper()
+		consumer, err := r.stream(t).Consumer(t.Context(), consumerOf(waitingLane))
+		if err != nil {
+			return new(jetstream.ConsumerInfo)
+		}
+		return consumer.CachedInfo()
+	}
+	eventually(t, "the worker has taken all", func() bool { return info().NumAckPending == batches })
+	// Another consumer, whose one message nobody keeps alive, shows when twice the ack
+	// wait is over.
+	other, err := r.stream(t).CreateConsumer(t.Context(), jetstream.ConsumerConfig{
+		AckPolicy: jetstream.AckExplicitPolicy, AckWait: 2 * ackWait, MaxAckPending: 1,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range uint64(2) {
+		msg, err := other.Next(jetstream.FetchMaxWait(time.Minute))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if meta, err := msg.Metadata(); err != nil || meta.NumDelivered != n+1 {
+			t.Fatalf("%+v %v", meta, err)
+		}
+	}
+	if n := info().NumRedelivered; n > 0 {
+		t.Errorf("%d messages were delivered again", n)
+	}
+}
