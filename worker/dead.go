@@ -19,12 +19,16 @@ const (
 	sequenceHeader = "Intake-Sequence"
 )
 
-// bury moves a message that can never be saved to the dead letters. It leaves
-// the queue only when it has arrived there.
+// maxReason bounds the reason, in bytes: a letter must fit into a message, as what it
+// holds did.
+const maxReason = 256
+
+// bury moves a message to the dead letters that can't be read, or can't be saved. It
+// leaves the queue only when it has arrived there.
 func (w *Worker) bury(ctx context.Context, msg jetstream.Msg, delivery uint64, reason error) {
 	letter := nats.NewMsg(deadSubjectPrefix + strings.TrimPrefix(msg.Subject(), subjectPrefix))
 	letter.Data = msg.Data()
-	letter.Header.Set(reasonHeader, reason.Error())
+	letter.Header.Set(reasonHeader, strings.ToValidUTF8(reason.Error()[:min(len(reason.Error()), maxReason)], ""))
 	letter.Header.Set(subjectHeader, msg.Subject())
 	if meta, err := msg.Metadata(); err == nil {
 		sequence := strconv.FormatUint(meta.Sequence.Stream, 10)
@@ -33,16 +37,30 @@ func (w *Worker) bury(ctx context.Context, msg jetstream.Msg, delivery uint64, r
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	if _, err := w.js.PublishMsg(ctx, letter); err != nil {
-		w.opts.Logger.Error("cannot move an unreadable message to the dead letters, trying again later",
-			zap.String("subject", msg.Subject()), zap.Error(err))
-		_ = msg.NakWithDelay(nakDelay(delivery))
-		return
+	if !w.isBuried(ctx, letter) {
+		if _, err := w.js.PublishMsg(ctx, letter); err != nil {
+			w.opts.Logger.Error("cannot move a message to the dead letters, trying again later",
+				zap.String("subject", msg.Subject()), zap.NamedError("reason", reason), zap.Error(err))
+			_ = msg.NakWithDelay(w.nakDelay(delivery))
+			return
+		}
+		w.metrics.dead.Inc()
+		w.opts.Logger.Error("moved a message to the dead letters, see intake dead list",
+			zap.String("subject", msg.Subject()), zap.NamedError("reason", reason))
 	}
-	w.metrics.dead.Inc()
-	w.opts.Logger.Error("moved an unreadable message to the dead letters",
-		zap.String("subject", msg.Subject()), zap.NamedError("reason", reason))
-	if err := msg.TermWithReason(reason.Error()); err != nil {
-		w.opts.Logger.Debug("cannot end an unreadable message, it will be delivered again", zap.Error(err))
+	if err := msg.TermWithReason(letter.Header.Get(reasonHeader)); err != nil {
+		w.opts.Logger.Debug("cannot take a dead letter out of the queue, it will be delivered again", zap.Error(err))
 	}
+}
+
+// isBuried reports whether a letter is among the dead letters already: its message was
+// delivered again, after a worker died that had moved it there.
+func (w *Worker) isBuried(ctx context.Context, letter *nats.Msg) bool {
+	stream, err := w.js.Stream(ctx, DeadStreamName)
+	if err != nil {
+		return false
+	}
+	last, err := stream.GetLastMsgForSubject(ctx, letter.Subject)
+	return err == nil && last.Header.Get(sequenceHeader) != "" &&
+		last.Header.Get(jetstream.MsgIDHeader) == letter.Header.Get(jetstream.MsgIDHeader)
 }

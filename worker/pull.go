@@ -132,6 +132,7 @@ func (w *Worker) read(ctx context.Context, h *held) {
 	if err == nil {
 		h.chunks, h.reply, h.size = chunks, reply, len(h.msg.Data())
 		for _, chunk := range chunks {
+			chunk.PartnerName = partnerOf(h.msg.Subject())
 			h.items += chunk.Len
 			h.size += memoryOf(chunk)
 		}
@@ -139,9 +140,9 @@ func (w *Worker) read(ctx context.Context, h *held) {
 		return
 	}
 	defer w.backlog.release([]*held{h})
-	if errors.Is(err, errNewer) {
+	if errors.Is(err, errNewer) && !w.isHopeless(h.msg) {
 		w.opts.Logger.Error("a newer version has queued a message, leaving it to newer workers", zap.String("subject", h.msg.Subject()))
-		_ = h.msg.NakWithDelay(nakDelay(h.delivery))
+		_ = h.msg.NakWithDelay(w.nakDelay(h.delivery))
 		return
 	}
 	w.bury(ctx, h.msg, h.delivery, err)

@@ -23,7 +23,9 @@ import (
 // A Store saves chunks: the data store.
 type Store interface {
 	// Save saves chunks in one transaction. An error means that nothing is
-	// known to be saved and that the same chunks should be given again.
+	// known to be saved and that the same chunks should be given again. It wraps
+	// intake.ErrUnsavable if the store isn't away, and is an
+	// *intake.UnknownPartnerError if it doesn't know the partner of a chunk.
 	Save(ctx context.Context, chunks []*intake.Chunk) (intake.Saved, error)
 	// Ping tells whether the store can be reached.
 	Ping(ctx context.Context) error
@@ -59,16 +61,20 @@ type Options struct {
 // A Worker saves what is queued. Any number of them may run at once, in any
 // number of processes.
 type Worker struct {
-	nc      *nats.Conn
-	js      jetstream.JetStream
-	opts    Options
-	metrics *workerMetrics
-	backlog *backlog
-	marks   chan intake.Saved
-	failing atomic.Bool // the last transaction failed
-	// patience bounds the tries to save a gathering before it is handed back,
-	// to be delivered again later.
-	patience time.Duration
+	nc       *nats.Conn
+	js       jetstream.JetStream
+	opts     Options
+	metrics  *workerMetrics
+	backlog  *backlog
+	marks    chan intake.Saved
+	failing  atomic.Bool // the last transaction failed
+	suspects suspects
+	// maxDeliveries and maxAge are when a message that fails by itself is given up.
+	maxDeliveries uint64
+	maxAge        time.Duration
+	// patience bounds the tries to save a gathering before it is handed back, to be
+	// delivered again later: after twice firstNak, and then twice as long each time.
+	patience, firstNak time.Duration
 	// committed, if set, is called between the commit and the acks: for tests
 	// of what happens when a worker dies there.
 	committed func()
@@ -104,7 +110,7 @@ func New(nc *nats.Conn, opts Options) (*Worker, error) {
 		nc: nc, js: js, opts: opts, metrics: metrics,
 		backlog:  newBacklog(metrics.held),
 		marks:    make(chan intake.Saved, 16),
-		patience: 30 * time.Second,
+		patience: 30 * time.Second, firstNak: 500 * time.Millisecond, maxDeliveries: maxDeliveries, maxAge: maxAge,
 	}, nil
 }
 
@@ -234,16 +240,22 @@ func (w *Worker) saveGathering(ctx context.Context, gathering []*held) {
 	w.metrics.gathering.Observe(float64(items))
 	failpoint.Hit("worker/taken")
 	began := time.Now()
+	var err error
 	for delay := firstDelay; ; delay = min(2*delay, maxDelay) {
-		saved, err := w.save(ctx, chunks)
-		if err == nil {
+		var saved intake.Saved
+		if saved, err = w.save(ctx, chunks); err == nil {
 			if w.failing.CompareAndSwap(true, false) {
 				w.opts.Logger.Info("saving again")
 			}
+			w.suspects.noteSaved(gathering)
 			w.settle(gathering, saved)
 			return
 		}
 		w.metrics.failures.Inc()
+		if stranger := (*intake.UnknownPartnerError)(nil); errors.As(err, &stranger) {
+			w.saveWithout(ctx, gathering, stranger)
+			return
+		}
 		if !w.failing.Swap(true) {
 			w.opts.Logger.Warn("cannot save, trying again until it passes", zap.Int("chunks", len(chunks)), zap.Int("items", items), zap.Error(err))
 		} else {
@@ -262,8 +274,31 @@ func (w *Worker) saveGathering(ctx context.Context, gathering []*held) {
 			break
 		}
 	}
+	if suspect := gathering[0]; suspect.isSuspect() && errors.Is(err, intake.ErrUnsavable) && w.isHopeless(suspect.msg) {
+		w.bury(ctx, suspect.msg, suspect.delivery, err)
+		return
+	}
 	for _, h := range gathering {
-		_ = h.msg.NakWithDelay(nakDelay(h.delivery))
+		_ = h.msg.NakWithDelay(w.nakDelay(h.delivery))
+	}
+}
+
+// saveWithout moves the messages of a partner that the store doesn't know to the dead
+// letters, and saves the others of their gathering.
+func (w *Worker) saveWithout(ctx context.Context, gathering []*held, stranger *intake.UnknownPartnerError) {
+	isOf := func(chunk *intake.Chunk) bool {
+		return chunk.Partner == stranger.ID && chunk.PartnerName == stranger.Name
+	}
+	var others []*held
+	for _, h := range gathering {
+		if slices.ContainsFunc(h.chunks, isOf) {
+			w.bury(ctx, h.msg, h.delivery, stranger)
+		} else {
+			others = append(others, h)
+		}
+	}
+	if len(others) > 0 {
+		w.saveGathering(ctx, others)
 	}
 }
 
@@ -288,8 +323,8 @@ func (w *Worker) save(ctx context.Context, chunks []*intake.Chunk) (intake.Saved
 
 // nakDelay grows with the deliveries: a message that is handed back without a
 // delay comes back at once.
-func nakDelay(delivery uint64) time.Duration {
-	return min(500*time.Millisecond<<min(delivery, 7), 30*time.Second)
+func (w *Worker) nakDelay(delivery uint64) time.Duration {
+	return min(w.firstNak<<min(delivery, 7), 30*time.Second)
 }
 
 // settle tells the fronts of what is committed, acknowledges it, and has it
