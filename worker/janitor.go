@@ -126,7 +126,8 @@ func filtersOf(info *jetstream.ConsumerInfo) []string {
 
 // firstUnacked finds the first message of a consumer that isn't acknowledged; nil if
 // there is none.
-func firstUnacked(ctx context.Context, stream jetstream.Stream, info *jetstream.ConsumerInfo) (first *jetstream.RawStreamMsg, err error) {
+func firstUnacked(ctx context.Context, stream jetstream.Stream, info *jetstream.ConsumerInfo) (*jetstream.RawStreamMsg, error) {
+	var first *jetstream.RawStreamMsg
 	for _, filter := range filtersOf(info) {
 		// The floor stays behind while nothing comes in the lane.
 		msg, err := stream.GetMsg(ctx, info.AckFloor.Stream+1, jetstream.WithGetMsgSubject(filter))

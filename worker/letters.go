@@ -13,7 +13,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// A DeadLetter is a message that no worker could read.
+// A DeadLetter is a message that no worker could read or save.
 type DeadLetter struct {
 	// Sequence is its number among the dead letters.
 	Sequence uint64    `json:"sequence"`
@@ -30,7 +30,7 @@ type DeadLetter struct {
 // ErrNoLetter is the answer when there is no dead letter with that number.
 var ErrNoLetter = errors.New("there is no dead letter with this number")
 
-// DeadLetters are the messages that no worker could read.
+// DeadLetters are the messages that no worker could read or save.
 type DeadLetters struct {
 	js     jetstream.JetStream
 	stream jetstream.Stream // nil if there is none yet
@@ -108,8 +108,8 @@ func (l *DeadLetter) Items() (items [][]byte) {
 	return items
 }
 
-// Retry queues a letter again, as it was, and forgets it. If it still can't be
-// read, it comes back as another letter.
+// Retry queues a letter again, as it was, as a new message, and forgets it. If it still
+// can't be read or saved, it comes back as another letter.
 func (d *DeadLetters) Retry(ctx context.Context, letter *DeadLetter) error {
 	msg := nats.NewMsg(letter.subject)
 	msg.Data = letter.data
@@ -121,7 +121,7 @@ func (d *DeadLetters) Retry(ctx context.Context, letter *DeadLetter) error {
 	return d.Drop(ctx, letter)
 }
 
-// Drop forgets a letter: nothing of it is saved.
+// Drop forgets a letter: what is not saved of it never will be.
 func (d *DeadLetters) Drop(ctx context.Context, letter *DeadLetter) error {
 	if err := d.stream.DeleteMsg(ctx, letter.Sequence); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
 		return fmt.Errorf("drop dead letter %d: %w", letter.Sequence, err)

@@ -17,10 +17,10 @@ type deadCommand struct {
 	NATSURL string `name:"nats-url" required:"" help:"The queue: nats://user:password@host, several separated by commas for a cluster."`
 	JSON    bool   `name:"json" help:"Print JSON, for programs."`
 
-	List  deadListCommand  `cmd:"" help:"List the dead letters: messages of the queue that no worker could read."`
+	List  deadListCommand  `cmd:"" help:"List the dead letters: messages of the queue that no worker could read or save."`
 	Show  deadShowCommand  `cmd:"" help:"Show a dead letter, with its items as far as they can be read."`
-	Retry deadRetryCommand `cmd:"" help:"Queue dead letters again, as after an upgrade. One that still can't be read comes back."`
-	Drop  deadDropCommand  `cmd:"" help:"Forget dead letters. Nothing of them is saved."`
+	Retry deadRetryCommand `cmd:"" help:"Queue dead letters again, once their reason is gone. One that still can't be saved comes back."`
+	Drop  deadDropCommand  `cmd:"" help:"Forget dead letters. What is not saved of them never will be."`
 }
 
 const deadTimeout = time.Minute
