@@ -17,7 +17,8 @@ import (
 // A NATS that could not write to its disk keeps a stream's first write error until it
 // is restarted, or turns JetStream off. It goes on answering questions, but leaves
 // unanswered what is published; so a front finds out by the batches that it gives up.
-const diskAdvice = "if the disk of NATS is or was full, free room on it and restart nats-server: without the restart it stores nothing, whatever room there is"
+const diskAdvice = "if the disk of NATS is or was full, free room on it and restart nats-server: " +
+	"without the restart it stores nothing, whatever room there is"
 
 // storing is what a Queue knows of whether NATS stores what is published.
 type storing struct {

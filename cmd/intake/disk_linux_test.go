@@ -22,7 +22,7 @@ import (
 )
 
 // The disk of NATS gets full: batches are refused, what was answered 202 is saved, and
-// front says what is wrong and what to do. That there is room again doesn't help: NATS
+// the front says what is wrong and what to do. That there is room again doesn't help: NATS
 // stores nothing before it is restarted. Then all is as before.
 func TestFullDisk(t *testing.T) {
 	for name, test := range map[string]struct {
@@ -79,10 +79,12 @@ func TestFullDisk(t *testing.T) {
 				}
 				eventually(t, when+": /readyz says what is wrong, and what to do", func() bool {
 					status, text := readyz(t, f)
-					return status == http.StatusServiceUnavailable && strings.Contains(text, test.says) && strings.Contains(text, "restart nats-server")
+					return status == http.StatusServiceUnavailable &&
+						strings.Contains(text, test.says) && strings.Contains(text, "restart nats-server")
 				})
-				invalid := strings.Replace("["+itemOf("invalid", 1)+"]", `"entity_type":"`, `"entity_type":" `, 1)
-				if a, err := post(t.Context(), client, f, []byte(invalid), ""); err != nil || a.http != http.StatusOK || a.Result[0].Status.Code != intake.CodeInvalid {
+				const invalid = `[{"partner_client_id":"invalid"}]`
+				a, err := post(t.Context(), client, f, []byte(invalid), "")
+				if err != nil || a.http != http.StatusOK || a.Result[0].Status.Code != intake.CodeInvalid {
 					t.Errorf("%s: a batch that needs no saving is answered %d %s (%v)", when, a.http, a.Detail, err)
 				}
 			}

@@ -40,7 +40,7 @@ func SmallDisk(t testing.TB, bytes int) *Disk {
 		_ = holder.Wait()
 	})
 	if line, err := bufio.NewReader(stdout).ReadString('\n'); line != "mounted\n" {
-		t.Fatalf("cannot mount a file system in a namespace of its own, which takes root or unprivileged user namespaces: %q (%v)", line, err)
+		t.Fatalf("cannot mount a file system in a namespace of its own (%v): that takes unshare, and root or user namespaces", err)
 	}
 	return &Disk{Dir: filepath.Join(fmt.Sprintf("/proc/%d/root", holder.Process.Pid), dir)}
 }
