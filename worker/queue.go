@@ -74,6 +74,7 @@ type Queue struct {
 	checked    atomic.Uint64 // the connection whose server keeps what it stores
 	asked      atomic.Int64  // when a batch came last, submitted or refused, in Unix nanoseconds
 	drain      drain
+	storing    storing
 
 	mu      sync.Mutex
 	tickets map[uuid.UUID]*Ticket // guarded by mu
@@ -150,6 +151,9 @@ func (q *Queue) checkedConnection() uint64 {
 
 // Ready tells whether batches can be queued now.
 func (q *Queue) Ready(ctx context.Context) error {
+	if err := q.storing.why(); err != nil {
+		return err
+	}
 	if q.checkedConnection() == 0 {
 		return errNotChecked
 	}
@@ -194,6 +198,7 @@ func (q *Queue) Run(ctx context.Context) error {
 		}
 		q.watchRoom(ctx)
 	})
+	wg.Go(func() { q.watchStoring(ctx) })
 	q.readLedger(ctx)
 	return breachOf(ctx)
 }
@@ -401,6 +406,7 @@ func (q *Queue) publishUntilKnown(p *publication) error {
 			// A server whose disk is full may have stored the first of them.
 			return q.withdraw(p, err)
 		case refused(err) && !uncertain:
+			q.doubtStoring(err)
 			q.metrics.failures.WithLabelValues("refused").Inc()
 			return fmt.Errorf("%w: %w", unavailable(err), err)
 		case !refused(err):
@@ -457,6 +463,7 @@ func (q *Queue) commit(msgs []*nats.Msg, deadline time.Time) error {
 		err = errors.New("NATS was reconnected to meanwhile")
 	}
 	if err == nil {
+		q.storing.stored()
 		q.metrics.published.Add(float64(len(msgs)))
 		q.drain.add(laneOf(msgs[0].Subject), len(msgs))
 		for _, msg := range msgs {
@@ -505,6 +512,7 @@ func isDuplicate(err error) bool {
 func (q *Queue) withdraw(p *publication, cause error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
+	q.doubtStoring(cause)
 	ok, err := q.opts.Ledger.Withdraw(ctx, p.chunks, p.claimant)
 	switch {
 	case err != nil:

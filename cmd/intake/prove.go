@@ -61,13 +61,14 @@ type natsCommand struct {
 	Dir string `arg:"" help:"Folder for its data."`
 	URL string `arg:"" help:"File that its URL is written to."`
 
+	MaxPayload  int32    `help:"Bound on a message, in bytes."`
 	Name        string   `help:"Its name in a cluster."`
 	ClusterPort int      `help:"Where the other servers of a cluster reach it."`
 	Routes      []string `help:"The other servers of the cluster, as in nats://127.0.0.1:6222."`
 }
 
 func (c natsCommand) Run(ctx context.Context) error {
-	options := local.NATSOptions{Dir: filepath.Clean(c.Dir)}
+	options := local.NATSOptions{Dir: filepath.Clean(c.Dir), MaxPayload: c.MaxPayload}
 	if c.ClusterPort != 0 {
 		options.Cluster = &local.NATSCluster{Name: c.Name, Port: c.ClusterPort, Routes: c.Routes}
 	}

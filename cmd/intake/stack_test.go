@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest"
 	"golang.org/x/oauth2/clientcredentials"
 
@@ -48,6 +49,7 @@ type stackOptions struct {
 	none            bool // no front and no worker
 	fronts, workers int  // 1 when zero
 	maxBacklog      time.Duration
+	logged          func(zapcore.Entry) error // hears what is logged
 }
 
 func startStack(t testing.TB, opts stackOptions) *stack {
@@ -72,6 +74,9 @@ func startStack(t testing.TB, opts stackOptions) *stack {
 	}
 	s.secret = s.addPartner(t, "acme")
 	logger := zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel))
+	if opts.logged != nil {
+		logger = logger.WithOptions(zap.Hooks(opts.logged))
+	}
 	var running sync.WaitGroup
 	workCtx, stopWorkers := context.WithCancel(context.WithoutCancel(ctx))
 	frontCtx, stopFronts := context.WithCancel(context.WithoutCancel(ctx))

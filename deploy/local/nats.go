@@ -27,6 +27,8 @@ type NATSOptions struct {
 	// MaxPayload bounds a message, in bytes; above what a chunk of a batch takes
 	// when zero.
 	MaxPayload int32
+	// MaxStore is what the streams may reserve, in bytes; as the disk has it when zero.
+	MaxStore int64
 }
 
 // NATS is a private NATS with JetStream, within this process. It syncs each
@@ -86,7 +88,7 @@ func (n *NATS) Start(ctx context.Context) error {
 	options := &server.Options{
 		ServerName: "intake", Host: "127.0.0.1", Port: n.port,
 		Username: "intake", Password: n.password,
-		JetStream: true, StoreDir: n.opts.Dir, SyncAlways: n.opts.SyncInterval == 0, SyncInterval: n.opts.SyncInterval, MaxPayload: cmp.Or(n.opts.MaxPayload, maxPayload),
+		JetStream: true, JetStreamMaxStore: n.opts.MaxStore, StoreDir: n.opts.Dir, SyncAlways: n.opts.SyncInterval == 0, SyncInterval: n.opts.SyncInterval, MaxPayload: cmp.Or(n.opts.MaxPayload, maxPayload),
 		HTTPHost: "127.0.0.1", HTTPPort: server.RANDOM_PORT,
 		NoSigs: true,
 	}

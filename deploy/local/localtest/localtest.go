@@ -3,6 +3,7 @@
 package localtest
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -147,11 +148,11 @@ func NATS(t testing.TB) string { t.Helper(); return OwnNATS(t).URL() }
 // OwnNATS gives a NATS that the test may stop and start again.
 func OwnNATS(t testing.TB) *local.NATS { t.Helper(); return NATSWith(t, local.NATSOptions{}) }
 
-// NATSWith gives one with options, in a folder of its own.
+// NATSWith starts a NATS with options, in a folder of its own unless they name one.
 func NATSWith(t testing.TB, opts local.NATSOptions) *local.NATS {
 	t.Helper()
 	return own(t, func(ctx context.Context, dir string) (*local.NATS, error) {
-		opts.Dir = dir
+		opts.Dir = cmp.Or(opts.Dir, dir)
 		return local.StartNATS(ctx, opts)
 	})
 }
@@ -205,6 +206,13 @@ func own[S interface{ Stop(context.Context) error }](t testing.TB, start func(co
 // again, when it has elected who leads it.
 func NATSCluster(t testing.TB, size int) []*local.NATS {
 	t.Helper()
+	return NATSClusterWith(t, make([]local.NATSOptions, size)...)
+}
+
+// NATSClusterWith starts a cluster with a server for each of the options.
+func NATSClusterWith(t testing.TB, opts ...local.NATSOptions) []*local.NATS {
+	t.Helper()
+	size := len(opts)
 	ports := freePorts(t, size)
 	servers := make([]*local.NATS, size)
 	for i := range servers {
@@ -214,7 +222,8 @@ func NATSCluster(t testing.TB, size int) []*local.NATS {
 				cluster.Routes = append(cluster.Routes, fmt.Sprintf("nats://127.0.0.1:%d", port))
 			}
 		}
-		servers[i] = NATSWith(t, local.NATSOptions{Cluster: cluster})
+		opts[i].Cluster = cluster
+		servers[i] = NATSWith(t, opts[i])
 	}
 	nc, err := nats.Connect(servers[0].URL())
 	if err != nil {

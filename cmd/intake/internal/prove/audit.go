@@ -15,7 +15,7 @@ import (
 func (l *load) audit(ctx context.Context, r *Report) {
 	l.measure(r)
 	defer func() {
-		r.Requests, r.Batches, r.Watched, r.Twins = l.requests, len(l.batches), l.watched, l.twins
+		r.Requests, r.Batches, r.Watched, r.Waited, r.Twins = l.requests, len(l.batches), l.watched, l.waited, l.twins
 		r.Violations = append(r.Violations, l.wrong...)
 	}()
 	var records map[string]record
@@ -23,6 +23,8 @@ func (l *load) audit(ctx context.Context, r *Report) {
 		what string
 		do   func() error
 	}{
+		{"everybody gets in", func() error { return l.checkAdmission(ctx, r, "the faults") }},
+		{"overload", func() error { return l.overload(ctx, r) }},
 		{"all becomes final", func() error { return l.settle(ctx, r) }},
 		{"the queue is emptied", func() error { return l.stack.drain(ctx) }},
 		{"all is counted", func() error { return l.conserve(ctx, r) }},

@@ -22,7 +22,7 @@ func TestRun_Cluster(t *testing.T) {
 	for _, violation := range report.Violations {
 		t.Error(violation)
 	}
-	if report.Records == 0 || report.Histories == 0 || report.Keys == 0 || report.Conserved == 0 || report.Restored == 0 {
+	if report.Records == 0 || report.Histories == 0 || report.Keys == 0 || report.Conserved == 0 || report.Restored == 0 || report.Overloaded == 0 || report.Waited == 0 {
 		t.Errorf("something was not looked at: %+v", report)
 	}
 }

@@ -17,6 +17,7 @@ const (
 	partnerName = "prover"
 	loadClients = 8
 	streamOneIn = 4 // of the clients, one sends streams
+	asyncClient = 1 // this one never waits
 	variants    = 3 // of the data that a key may come with
 	// requestTimeout is above the longest that a front waits.
 	requestTimeout = 20 * time.Second
@@ -76,6 +77,7 @@ type load struct {
 	wrong     []string
 	requests  int
 	watched   int             // status checks that found a batch final, while faults were made
+	waited    int             // status checks that found one pending
 	twins     int             // requests sent twice at once, with one Idempotency-Key
 	completed []time.Duration // when items were answered Completed
 }
@@ -97,6 +99,10 @@ func (l *load) run(ctx context.Context, client int) {
 		}
 		items := l.draw(random, client, n)
 		prefer := []string{"wait=5", "wait=5", "wait=5", "respond-async"}[random.IntN(4)]
+		if client == asyncClient {
+			prefer = "respond-async"
+			sleep(ctx, 50*time.Millisecond)
+		}
 		if random.IntN(3) == 0 {
 			l.runKeyed(ctx, random, items, fmt.Sprintf("key-%d-%d", client, n), prefer)
 			continue

@@ -79,7 +79,11 @@ func (s *stack) torment(ctx context.Context, opts Options, report *Report, l *lo
 	for n := range loadClients {
 		clients.Go(func() { l.run(loading, n) })
 	}
+	clients.Go(func() { l.runPieces(loading) })
 	clients.Go(func() { l.watch(loading) })
+	watching, stopWatching := context.WithCancel(loading)
+	defer stopWatching()
+	clients.Go(func() { l.watchPieces(watching) })
 	nemesis := newNemesis(s, report, opts.Out)
 	tormenting, heal := context.WithTimeout(ctx, opts.Duration)
 	defer heal()
@@ -95,6 +99,7 @@ func (s *stack) torment(ctx context.Context, opts Options, report *Report, l *lo
 	fmt.Fprintln(opts.Out, "all is healed; the load ends when it has gone on for a while")
 	sleep(ctx, 5*time.Second)
 	l.end()
+	stopWatching()
 	// A batch with an Idempotency-Key is sent until it is answered.
 	patience := time.AfterFunc(time.Minute, func() {
 		l.complain("the load does not end within a minute after all was healed")

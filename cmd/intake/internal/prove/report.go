@@ -30,6 +30,7 @@ type Report struct {
 	Histories  int            `json:"histories_checked"`
 	Unchecked  int            `json:"histories_given_up"`
 	Watched    int            `json:"final_states_asked_for_meanwhile"`
+	Waited     int            `json:"pending_states_asked_for"`
 	Asked      int            `json:"final_states_asked_for_afterwards"`
 	Keys       int            `json:"idempotency_keys_repeated"`
 	Twins      int            `json:"idempotency_keys_sent_twice_at_once"`
@@ -37,6 +38,8 @@ type Report struct {
 	Conserved  int            `json:"items_counted"`
 	Restored   int            `json:"items_lost_and_saved_again"`
 	Stale      int            `json:"of_which_redis_had_seen"`
+	Overloaded int            `json:"batches_refused_by_overloaded_fronts"`
+	ShutOut    float64        `json:"longest_seconds_until_everybody_got_in_again"`
 	LongestGap float64        `json:"longest_seconds_without_a_completed_item"`
 	Violations []string       `json:"violations"`
 }
@@ -69,8 +72,9 @@ func (r *Report) Kind() string {
 func (r *Report) Checks() []string {
 	return []string{
 		fmt.Sprintf("the longest time in which nothing was Completed: %.1f s", r.LongestGap),
+		fmt.Sprintf("%d batches refused by overloaded fronts; the longest time until everybody got in again: %.1f s", r.Overloaded, r.ShutOut),
 		fmt.Sprintf("%d keys' histories checked (%d given up)", r.Histories, r.Unchecked),
-		fmt.Sprintf("%d final states asked for while faults were made, %d afterwards", r.Watched, r.Asked),
+		fmt.Sprintf("%d final and %d pending states asked for while faults were made, %d final ones afterwards", r.Watched, r.Waited, r.Asked),
 		fmt.Sprintf("%d Idempotency-Keys sent again, %d twice at once", r.Keys, r.Twins),
 		fmt.Sprintf("%d keys in Redis, all of them in Postgres", r.Seen),
 		fmt.Sprintf("%d items counted alike by clients, fronts and workers", r.Conserved),

@@ -27,8 +27,9 @@ import (
 // ackWait is the workers': what is stopped for longer is delivered to another one.
 const ackWait = 2 * time.Second
 
-// queueBytes bounds the log.
-const queueBytes = 64 << 20
+// queueBytes bounds the log. Half of it is for what is processed, which is that of a
+// few seconds.
+const queueBytes = 8 << 20
 
 // A stack is what is tormented: two fronts, two workers, and the servers, each a
 // process, with a proxy on each way from one to the other.
@@ -105,7 +106,7 @@ func startStack(ctx context.Context, opts Options) (_ *stack, err error) {
 	for n := range 2 {
 		if err := s.addPart("front", n, func(listen string) []string {
 			s.direct = append(s.direct, "http://"+listen)
-			return append([]string{"--listen=" + listen, "--public-url=http://intake.prove"}, queue...)
+			return append([]string{"--listen=" + listen, "--public-url=http://intake.prove", "--max-backlog=" + maxBacklog.String()}, queue...)
 		}); err != nil {
 			return nil, err
 		}
@@ -152,7 +153,7 @@ func (s *stack) startNATS(ctx context.Context, name string, flags ...string) (na
 	dir, file, log := filepath.Join(s.opts.Dir, name), filepath.Join(s.opts.Dir, name+".url"), filepath.Join(s.opts.Dir, name+".log")
 	p := &part{name: name}
 	p.start = func() (*local.Program, error) {
-		return local.StartProgram(exec.Command(s.opts.Program, append([]string{"nats", dir, file}, flags...)...), log)
+		return local.StartProgram(exec.Command(s.opts.Program, append([]string{"nats", dir, file, fmt.Sprintf("--max-payload=%d", maxPayload)}, flags...)...), log)
 	}
 	s.parts = append(s.parts, p)
 	if err := p.begin(); err != nil {

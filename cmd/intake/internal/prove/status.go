@@ -15,24 +15,34 @@ import (
 // about again when all is healed, and how many are sent again.
 const mostAsked = 20_000
 
+var errPending = errors.New("it is pending")
+
 // watch asks for the status of batches of late while faults are made, of either
 // front: what was told must not change.
 func (l *load) watch(ctx context.Context) {
 	random := rand.New(rand.NewPCG(l.seed, 8))
 	for !l.ended.Load() && sleep(ctx, 20*time.Millisecond) {
-		b := l.pick(random)
-		if b == nil {
-			continue
+		if b := l.pick(random); b != nil {
+			l.ask(ctx, l.stack.fronts[random.IntN(2)], b)
 		}
-		asking, cancel := context.WithTimeout(ctx, requestTimeout)
-		ends, _ := l.status(asking, l.stack.fronts[random.IntN(2)], b)
-		cancel()
-		if ends != nil {
-			l.note(b, ends)
-			l.mu.Lock()
-			l.watched++
-			l.mu.Unlock()
-		}
+	}
+}
+
+// ask asks for the status of a batch while faults are made.
+func (l *load) ask(ctx context.Context, front string, b *batch) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	ends, err := l.status(ctx, front, b)
+	if ends != nil {
+		l.note(b, ends)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case ends != nil:
+		l.watched++
+	case errors.Is(err, errPending):
+		l.waited++
 	}
 }
 
@@ -70,7 +80,7 @@ func (l *load) status(ctx context.Context, front string, b *batch) ([]end, error
 		l.complain("the status of batch %s: %v", b.id, err)
 		return nil, err
 	case pending:
-		return nil, errors.New("it is pending")
+		return nil, errPending
 	}
 	return ends, nil
 }

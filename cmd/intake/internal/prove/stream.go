@@ -23,7 +23,7 @@ func (l *load) runStream(ctx context.Context, random *rand.Rand, client, n int) 
 	pauses := time.Duration(random.IntN(30)) * time.Millisecond
 	ctx, cancel := context.WithTimeout(ctx, 2*requestTimeout)
 	defer cancel()
-	sent := l.exchangeStream(ctx, l.stack.fronts[random.IntN(2)], batches, pauses)
+	sent := l.exchangeStream(ctx, l.stack.fronts[random.IntN(2)], batches, "wait=5", pauses)
 	for i, b := range batches {
 		if i >= sent {
 			l.refuse(b)
@@ -33,14 +33,14 @@ func (l *load) runStream(ctx context.Context, random *rand.Rand, client, n int) 
 }
 
 // exchangeStream tells how many of the batches were sent.
-func (l *load) exchangeStream(ctx context.Context, front string, batches []*batch, pauses time.Duration) (sent int) {
+func (l *load) exchangeStream(ctx context.Context, front string, batches []*batch, prefer string, pauses time.Duration) (sent int) {
 	read, write := io.Pipe()
 	request, err := l.request(ctx, http.MethodPost, front+"/api/v1/clients", read)
 	if err != nil {
 		return 0 // no token
 	}
 	request.Header.Set("Content-Type", "application/x-ndjson")
-	request.Header.Set("Prefer", "wait=5")
+	request.Header.Set("Prefer", prefer)
 	l.count()
 	var writing sync.WaitGroup
 	writing.Go(func() {
