@@ -30,7 +30,7 @@ type PostgresOptions struct {
 // Postgres is a private Postgres.
 type Postgres struct {
 	opts     PostgresOptions
-	program  string
+	programs string // the folder of initdb, pg_basebackup and postgres
 	cluster  string // the data directory
 	password string
 	port     int
@@ -43,6 +43,39 @@ type Postgres struct {
 // Postgres refuses to run as root; then it runs as the user postgres, and if
 // that user can't reach Dir, its data lie in /var/tmp and Dir says where.
 func StartPostgres(ctx context.Context, opts PostgresOptions) (*Postgres, error) {
+	p, err := newPostgres(opts)
+	if err != nil {
+		return nil, err
+	}
+	if p.password, err = keptSecret(p.opts.Dir); err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(filepath.Join(p.cluster, "PG_VERSION")); errors.Is(err, fs.ErrNotExist) {
+		if err := p.initCluster(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if err := p.Start(ctx); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// StartStandby starts a Postgres that follows the one at the URL primary. Its name
+// for synchronous_standby_names is that of its folder.
+func StartStandby(ctx context.Context, opts PostgresOptions, primary string) (*Postgres, error) {
+	p, err := newPostgres(opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.Follow(ctx, primary); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// newPostgres finds the programs, the user and the place of the data.
+func newPostgres(opts PostgresOptions) (*Postgres, error) {
 	programs, err := postgresPrograms(
 		"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin",
 		"/opt/homebrew/opt/postgresql@*/bin", "/usr/local/opt/postgresql@*/bin", "/usr/local/pgsql/bin")
@@ -55,27 +88,14 @@ func StartPostgres(ctx context.Context, opts PostgresOptions) (*Postgres, error)
 	if err := os.MkdirAll(opts.Dir, 0o755); err != nil {
 		return nil, err
 	}
-	p := &Postgres{opts: opts, program: filepath.Join(programs, "postgres")}
-	if p.password, err = keptSecret(opts.Dir); err != nil {
-		return nil, err
-	}
+	p := &Postgres{opts: opts, programs: programs}
 	if os.Geteuid() == 0 {
 		if p.owner, err = credentialOf("postgres"); err != nil {
 			return nil, fmt.Errorf("postgres refuses to run as root, and there is no user for it: %w", err)
 		}
 	}
-	if p.cluster, err = p.findCluster(); err != nil {
-		return nil, err
-	}
-	if _, err := os.Stat(filepath.Join(p.cluster, "PG_VERSION")); errors.Is(err, fs.ErrNotExist) {
-		if err := p.initCluster(ctx, filepath.Join(programs, "initdb")); err != nil {
-			return nil, err
-		}
-	}
-	if err := p.Start(ctx); err != nil {
-		return nil, err
-	}
-	return p, nil
+	p.cluster, err = p.findCluster()
+	return p, err
 }
 
 // URL of the database postgres, with its superuser.
@@ -105,7 +125,7 @@ func (p *Postgres) Start(ctx context.Context) error {
 	for name, value := range p.opts.Settings {
 		args = append(args, "-c", name+"="+value)
 	}
-	cmd := exec.Command(p.program, args...)
+	cmd := exec.Command(filepath.Join(p.programs, "postgres"), args...)
 	cmd.Dir = p.cluster
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.owner}
 	// SIGQUIT: should this process die, Postgres ends at once and recovers at
@@ -135,6 +155,42 @@ func (p *Postgres) Stop(ctx context.Context) error { return p.process.stop(ctx, 
 
 // Kill ends Postgres as a crash does.
 func (p *Postgres) Kill() { p.process.kill() }
+
+// Follow replaces the data of a Postgres that was stopped or killed, or was never
+// started, by a copy of those at the URL primary, and starts it as a standby.
+func (p *Postgres) Follow(ctx context.Context, primary string) error {
+	u, err := url.Parse(primary)
+	if err != nil {
+		return err
+	}
+	p.password, _ = u.User.Password() // the roles are copied too
+	query := u.Query()
+	query.Set("application_name", filepath.Base(p.opts.Dir))
+	u.RawQuery = query.Encode()
+	if err := errors.Join(os.RemoveAll(p.cluster), p.makeDir(p.cluster)); err != nil {
+		return err
+	}
+	err = p.makeCluster(ctx, func(_, data string) (*exec.Cmd, error) {
+		return exec.Command(filepath.Join(p.programs, "pg_basebackup"), "-D", data, "-d", u.String(),
+			"--write-recovery-conf", "--checkpoint=fast", "--no-sync"), nil
+	})
+	if err != nil {
+		return err
+	}
+	return p.Start(ctx)
+}
+
+// Promote ends recovery: from then on a standby is a primary, on a timeline of its
+// own.
+func (p *Postgres) Promote(ctx context.Context) error {
+	conn, err := pgx.Connect(ctx, p.URL())
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	_, err = conn.Exec(ctx, "select pg_promote(true, 30)")
+	return err
+}
 
 // Backup copies the data of a Postgres that was stopped or killed to a new folder.
 func (p *Postgres) Backup(dir string) error { return copyFolder(p.cluster, dir) }
@@ -268,11 +324,23 @@ func (p *Postgres) own(file string) error {
 	return os.Chown(file, int(p.owner.Uid), int(p.owner.Gid))
 }
 
-// initCluster makes the data directory, beside its place: a process that is killed
-// meanwhile must not leave a half-made one there, which the next start would take
-// for whole. --no-sync: should the machine lose power right now, the directory is
-// made anew by hand, which costs nobody a record.
-func (p *Postgres) initCluster(ctx context.Context, initdb string) error {
+// initCluster makes the data directory. --no-sync: should the machine lose power
+// right now, the directory is made anew by hand, which costs nobody a record.
+func (p *Postgres) initCluster(ctx context.Context) error {
+	return p.makeCluster(ctx, func(making, data string) (*exec.Cmd, error) {
+		password := filepath.Join(making, "password")
+		if err := errors.Join(os.WriteFile(password, []byte(p.password+"\n"), 0o600), p.own(password)); err != nil {
+			return nil, err
+		}
+		return exec.Command(filepath.Join(p.programs, "initdb"), "-D", data, "-U", "postgres", "-E", "UTF8", "--locale=C",
+			"-A", "scram-sha-256", "--pwfile", password, "--no-sync"), nil
+	})
+}
+
+// makeCluster makes the data directory by a program, beside its place: a process
+// that is killed meanwhile must not leave a half-made one there, which the next
+// start would take for whole.
+func (p *Postgres) makeCluster(ctx context.Context, program func(making, data string) (*exec.Cmd, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	stale, _ := filepath.Glob(p.cluster + ".new-*")
@@ -284,27 +352,30 @@ func (p *Postgres) initCluster(ctx context.Context, initdb string) error {
 		return err
 	}
 	defer os.RemoveAll(making)
-	data, password := filepath.Join(making, "data"), filepath.Join(making, "password")
-	if err := errors.Join(os.WriteFile(password, []byte(p.password+"\n"), 0o600), p.own(password), p.own(making)); err != nil {
+	if err := p.own(making); err != nil {
 		return err
 	}
-	cmd := exec.Command(initdb, "-D", data, "-U", "postgres", "-E", "UTF8", "--locale=C",
-		"-A", "scram-sha-256", "--pwfile", password, "--no-sync")
+	data := filepath.Join(making, "data")
+	cmd, err := program(making, data)
+	if err != nil {
+		return err
+	}
 	cmd.Dir = making
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.owner}
 	process, err := startProcess(cmd, p.LogPath(), syscall.SIGKILL)
 	if err != nil {
 		return err
 	}
+	name := filepath.Base(cmd.Path)
 	select {
 	case <-process.ended:
 	case <-ctx.Done(): // it is given time to end what it has started
 		stopping, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		return errors.Join(fmt.Errorf("initdb: %w", ctx.Err()), process.stop(stopping, syscall.SIGTERM))
+		return errors.Join(fmt.Errorf("%s: %w", name, ctx.Err()), process.stop(stopping, syscall.SIGTERM))
 	}
 	if process.err != nil {
-		return fmt.Errorf("initdb: %w; its log %s ends with:\n%s", process.err, p.LogPath(), tail(p.LogPath()))
+		return fmt.Errorf("%s: %w; its log %s ends with:\n%s", name, process.err, p.LogPath(), tail(p.LogPath()))
 	}
 	// What lies there and is not empty is not for us to delete.
 	if err := os.Remove(p.cluster); err != nil {

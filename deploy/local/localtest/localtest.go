@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -125,6 +126,38 @@ func OwnPostgres(t testing.TB) *local.Postgres {
 	return own(t, func(ctx context.Context, dir string) (*local.Postgres, error) {
 		return local.StartPostgres(ctx, local.PostgresOptions{Dir: dir, Settings: map[string]string{"max_connections": "200"}})
 	})
+}
+
+// PostgresPair gives a Postgres, and its standby, which must have each commit
+// before it counts. The test may stop, kill and promote them.
+func PostgresPair(t testing.TB) (primary, standby *local.Postgres) {
+	t.Helper()
+	primary = OwnPostgres(t)
+	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
+	defer cancel()
+	dir := filepath.Join(Dir(t), "standby")
+	standby, err := local.StartStandby(ctx, local.PostgresOptions{Dir: dir, Settings: map[string]string{"max_connections": "200"}}, primary.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(standby.Kill)
+	conn, err := pgx.Connect(ctx, primary.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	for _, sql := range []string{"alter system set synchronous_standby_names = 'standby'", "select pg_reload_conf()"} {
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const ready = "select exists (select from pg_stat_replication where sync_state = 'sync')"
+	for synchronous := false; !synchronous; {
+		if err := conn.QueryRow(ctx, ready).Scan(&synchronous); err != nil {
+			t.Fatalf("the standby is not synchronous: %v", err)
+		}
+	}
+	return primary, standby
 }
 
 // Redis gives the URL of an empty Redis that the test has for itself.
