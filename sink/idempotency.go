@@ -97,12 +97,12 @@ func (s *Store) Unclaim(ctx context.Context, partner int32, claimant intake.Clai
 }
 
 // dropKeys drops the keys that need not be kept any more, some at a time.
-func (s *Store) dropKeys(ctx context.Context, before time.Time) error {
-	const query = `
+func (s *Store) dropKeys(ctx context.Context) error {
+	query := `
 		delete from idempotency_keys where ctid = any(array(
-			select ctid from idempotency_keys where created_at < $1 limit 10000))`
+			select ctid from idempotency_keys where ` + isOld("created_at") + ` limit 10000))`
 	for {
-		tag, err := s.pool.Exec(ctx, query, before)
+		tag, err := s.pool.Exec(ctx, query)
 		if err != nil {
 			return fmt.Errorf("drop old idempotency keys: %w", err)
 		}

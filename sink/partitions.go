@@ -17,15 +17,19 @@ const (
 )
 
 // TidyStatus makes the partitions of batch_status for the days to come, and drops
-// those of the days that need not be kept any more, and idempotency keys likewise. Any number of processes may
-// call it at once. It waits for no lock for longer than 2 s: others would wait
-// behind it.
+// those of the days that need not be kept any more, and idempotency keys likewise.
+// How old they are, Postgres decides: a worker's clock may be wrong. Any number of
+// processes may call it at once. It waits for no lock for longer than 2 s: others
+// would wait behind it.
 func (s *Store) TidyStatus(ctx context.Context) error {
-	return s.tidyStatus(ctx, time.Now().UTC())
+	var today time.Time
+	if err := s.pool.QueryRow(ctx, "select (now() at time zone 'UTC')::date").Scan(&today); err != nil {
+		return fmt.Errorf("read the clock of Postgres: %w", err)
+	}
+	return s.tidyStatus(ctx, today)
 }
 
-func (s *Store) tidyStatus(ctx context.Context, now time.Time) error {
-	today := time.Date(now.Year(), now.Month(), now.Day(), 0, 0, 0, 0, time.UTC)
+func (s *Store) tidyStatus(ctx context.Context, today time.Time) error {
 	for n := range aheadOfDays + 1 {
 		if err := s.makePartition(ctx, today.AddDate(0, 0, n)); err != nil {
 			return fmt.Errorf("make a partition of batch_status: %w", err)
@@ -34,7 +38,12 @@ func (s *Store) tidyStatus(ctx context.Context, now time.Time) error {
 	if err := s.dropPartitions(ctx, today.AddDate(0, 0, -statusDays)); err != nil {
 		return fmt.Errorf("drop old partitions of batch_status: %w", err)
 	}
-	return s.dropKeys(ctx, today.AddDate(0, 0, -statusDays))
+	return s.dropKeys(ctx)
+}
+
+// isOld is the condition, in SQL, that what has this time need not be kept.
+func isOld(column string) string {
+	return fmt.Sprintf("%s < now() - interval '%d days'", column, statusDays)
 }
 
 const partitionPrefix = "batch_status_"
@@ -80,7 +89,8 @@ func (s *Store) makePartition(ctx context.Context, day time.Time) error {
 	})
 }
 
-// dropPartitions drops the partitions of days before one.
+// dropPartitions drops the partitions of days before one, but none in which
+// something was finished that must be kept: a front's clock may be behind.
 func (s *Store) dropPartitions(ctx context.Context, before time.Time) error {
 	const partitions = "select inhrelid::regclass::text from pg_inherits where inhparent = 'batch_status'::regclass"
 	rows, err := s.pool.Query(ctx, partitions)
@@ -96,13 +106,29 @@ func (s *Store) dropPartitions(ctx context.Context, before time.Time) error {
 		if err != nil || !day.Before(before) {
 			continue
 		}
-		if err := s.alone(ctx, func(tx pgx.Tx) error {
-			_, err := tx.Exec(ctx, "drop table if exists "+pgx.Identifier{name}.Sanitize())
-			return err
-		}); err != nil {
+		if err := s.alone(ctx, func(tx pgx.Tx) error { return dropPartition(ctx, tx, name) }); err != nil {
 			return err
 		}
 	}
-	_, err = s.pool.Exec(ctx, "delete from batch_status_default where finished_at < $1", before)
+	_, err = s.pool.Exec(ctx, "delete from batch_status_default where "+isOld("finished_at"))
+	return err
+}
+
+// dropPartition drops a partition if it is there, and all in it is old.
+func dropPartition(ctx context.Context, tx pgx.Tx, name string) error {
+	var there bool
+	if err := tx.QueryRow(ctx, "select to_regclass($1) is not null", name).Scan(&there); err != nil || !there {
+		return err
+	}
+	table := pgx.Identifier{name}.Sanitize()
+	if _, err := tx.Exec(ctx, "lock table "+table+" in share mode"); err != nil { // nothing more comes in
+		return err
+	}
+	var old bool
+	query := "select not exists (select from " + table + " where not " + isOld("finished_at") + ")"
+	if err := tx.QueryRow(ctx, query).Scan(&old); err != nil || !old {
+		return err
+	}
+	_, err := tx.Exec(ctx, "drop table "+table)
 	return err
 }

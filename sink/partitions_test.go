@@ -1,9 +1,12 @@
 package sink_test
 
 import (
+	"encoding/binary"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
 
 	"intake"
 	"intake/sink"
@@ -43,20 +46,89 @@ func TestStore_TidyStatus(t *testing.T) {
 		t.Errorf("%d partitions", n)
 	}
 
+	const aged = "update batch_status set finished_at = finished_at - interval '30 days'"
 	for _, step := range []struct {
+		what string
+		age  string
 		days int
 		rows int
-	}{{30, 2}, {31, 0}} {
-		if err := sink.TidyStatusAt(store, ctx, now.AddDate(0, 0, step.days)); err != nil {
+	}{
+		{"young, by a clock that is ahead", "", 31, 2},
+		{"of this day", aged, 30, 2},
+		{"old", "", 31, 0},
+	} {
+		if step.age != "" {
+			if _, err := conn.Exec(ctx, step.age); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := sink.TidyStatusAt(store, ctx, dayOf(now).AddDate(0, 0, step.days)); err != nil {
 			t.Fatal(err)
 		}
 		if n := count(t, conn, "select count(*) from batch_status"); n != step.rows {
-			t.Errorf("%d rows after %d days, want %d", n, step.days, step.rows)
+			t.Errorf("%s: %d rows, want %d", step.what, n, step.rows)
 		}
 	}
 	finished, err := store.Finished(ctx, 1, early.Batch)
 	if err != nil || len(finished) != 0 {
 		t.Errorf("%v %v", finished, err)
+	}
+}
+
+func dayOf(now time.Time) time.Time { return now.Truncate(24 * time.Hour) }
+
+// What is old is old by the clock of Postgres, by when it was finished or claimed:
+// neither a worker's clock nor a front's, which names the batches, takes anything.
+func TestStore_TidyStatus_WrongClocks(t *testing.T) {
+	t.Parallel()
+	store, conn := open(t)
+	ctx, now := t.Context(), time.Now().UTC()
+	behind := chunk(client(0, "of a front whose clock is behind", 1))
+	binary.BigEndian.PutUint64(behind.Batch[:], uint64(now.AddDate(0, 0, -40).UnixMilli())<<16|0x7000)
+	// Its day has a partition, as on a day of which nothing was dropped yet.
+	if err := sink.MakePartition(store, ctx, dayOf(now).AddDate(0, 0, -40)); err != nil {
+		t.Fatal(err)
+	}
+	unnamed := chunk(client(0, "in the default partition", 1))
+	save(t, store, behind, unnamed)
+	claim := func() intake.ClaimState {
+		t.Helper()
+		claim, err := store.Claim(ctx, 1, "key", [32]byte{}, uuid.Must(uuid.NewV7()), time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return claim.State
+	}
+	claim()
+	tidy := func(days int) {
+		t.Helper()
+		if err := sink.TidyStatusAt(store, ctx, dayOf(now).AddDate(0, 0, days)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, days := range []int{0, 31} {
+		tidy(days)
+		if n := count(t, conn, "select count(*) from batch_status"); n != 2 {
+			t.Errorf("%d rows, want 2, by a clock that is %d days ahead", n, days)
+		}
+		if state := claim(); state != intake.ClaimRunning {
+			t.Errorf("the key is %v by a clock that is %d days ahead", state, days)
+		}
+	}
+	for _, sql := range []string{
+		"update batch_status set finished_at = finished_at - interval '31 days'",
+		"update idempotency_keys set created_at = created_at - interval '31 days'",
+	} {
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tidy(0)
+	if n := count(t, conn, "select count(*) from batch_status"); n != 1 { // unnamed is of a day that is young
+		t.Errorf("%d rows, want 1, when they are old", n)
+	}
+	if state := claim(); state != intake.ClaimFresh {
+		t.Errorf("the key is %v when it is old", state)
 	}
 }
 

@@ -49,7 +49,8 @@ func (w *Worker) purgeProcessed(ctx context.Context) error {
 		return nil
 	}
 	keep := state.FirstSeq // the first that may stay
-	if oldest := time.Now().Add(-w.opts.Keep); state.FirstTime.Before(oldest) {
+	// By the clock of NATS, which has stamped the messages.
+	if oldest := stream.CachedInfo().TimeStamp.Add(-w.opts.Keep); state.FirstTime.Before(oldest) {
 		if keep, err = firstSince(ctx, stream, keep, state.LastSeq+1, oldest); err != nil {
 			return err
 		}
