@@ -29,7 +29,10 @@ func (s *Store) Claim(ctx context.Context, partner int32, key string, hash [32]b
 		                       then excluded.batch_id else k.batch_id end
 		 where k.answer is null and k.lease_until < clock_timestamp() and k.body_hash = excluded.body_hash
 		returning batch_id`
-	const look = "select batch_id, body_hash, answer from idempotency_keys where partner_id = $1 and key = $2"
+	const look = `
+		select batch_id, body_hash, answer, case when answer is not null then ` + awaitStandby + ` end
+		  from idempotency_keys
+		 where partner_id = $1 and key = $2`
 	for {
 		var c intake.Claim
 		err := s.pool.QueryRow(ctx, claim, partner, key, hash[:], batch, lease).Scan(&c.Batch)
@@ -44,7 +47,7 @@ func (s *Store) Claim(ctx context.Context, partner int32, key string, hash [32]b
 			return c, fmt.Errorf("claim an idempotency key: %w", err)
 		}
 		var before []byte
-		err = s.pool.QueryRow(ctx, look, partner, key).Scan(&c.Batch, &before, &c.Answer)
+		err = s.pool.QueryRow(ctx, look, partner, key).Scan(&c.Batch, &before, &c.Answer, nil)
 		switch {
 		case errors.Is(err, pgx.ErrNoRows): // given up since
 			continue

@@ -28,7 +28,7 @@ func (c *clientIDs) assign(ctx context.Context, conn *pgx.Conn, rows []row) erro
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if now := timeline(conn); c.timeline != now || c.end-c.next < n {
+	if now := sessionOf(conn).timeline; c.timeline != now || c.end-c.next < n {
 		if err := conn.QueryRow(ctx, "select nextval('partner_client_blocks')").Scan(&c.next); err != nil {
 			c.end = c.next
 			return err

@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"cmp"
 	"context"
 	"errors"
 
@@ -14,7 +15,7 @@ import (
 // UTF-8, makes it fail.
 func (s *Store) Records(ctx context.Context, partner int32, ids []string) ([]intake.Record, error) {
 	const query = `
-		select partner_client_id, fingerprint, saved_at, batch_id, item
+		select partner_client_id, fingerprint, saved_at, batch_id, item, ` + awaitStandby + `
 		  from partner_clients
 		 where partner_id = $1 and partner_client_id = any($2)`
 	rows, err := s.pool.Query(ctx, query, partner, ids)
@@ -22,7 +23,7 @@ func (s *Store) Records(ctx context.Context, partner int32, ids []string) ([]int
 		return nil, err
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (r intake.Record, err error) {
-		err = row.Scan(&r.ID, (*[16]byte)(&r.Fingerprint), &r.SavedAt, &r.Batch, &r.Item)
+		err = row.Scan(&r.ID, (*[16]byte)(&r.Fingerprint), &r.SavedAt, &r.Batch, &r.Item, nil)
 		return r, err
 	})
 }
@@ -32,10 +33,10 @@ func (s *Store) Records(ctx context.Context, partner int32, ids []string) ([]int
 func (s *Store) Record(ctx context.Context, partner int32, id string) (r intake.Record, claims int, ok bool, err error) {
 	const query = `
 		select partner_client_id, fingerprint, saved_at, batch_id, item,
-		       (select count(*) from revenue_claims r where r.client_id = c.id)
+		       (select count(*) from revenue_claims r where r.client_id = c.id), ` + awaitStandby + `
 		  from partner_clients c
 		 where partner_id = $1 and partner_client_id = $2`
-	err = s.pool.QueryRow(ctx, query, partner, id).Scan(&r.ID, (*[16]byte)(&r.Fingerprint), &r.SavedAt, &r.Batch, &r.Item, &claims)
+	err = s.pool.QueryRow(ctx, query, partner, id).Scan(&r.ID, (*[16]byte)(&r.Fingerprint), &r.SavedAt, &r.Batch, &r.Item, &claims, nil)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return r, 0, false, nil
 	}
@@ -47,7 +48,7 @@ func (s *Store) Record(ctx context.Context, partner int32, id string) (r intake.
 // last, the zero SavedKey for the first ones.
 func (s *Store) KeysAfter(ctx context.Context, last intake.SavedKey, limit int) (keys []intake.SavedKey, onTimeline string, err error) {
 	const query = `
-		select partner_id, partner_client_id, fingerprint
+		select partner_id, partner_client_id, fingerprint, ` + awaitStandby + `
 		  from partner_clients
 		 where (partner_id, partner_client_id) > ($1, $2)
 		 order by partner_id, partner_client_id
@@ -62,10 +63,11 @@ func (s *Store) KeysAfter(ctx context.Context, last intake.SavedKey, limit int) 
 		return nil, "", err
 	}
 	keys, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (k intake.SavedKey, err error) {
-		err = row.Scan(&k.Partner, &k.ID, (*[16]byte)(&k.Fingerprint))
+		err = row.Scan(&k.Partner, &k.ID, (*[16]byte)(&k.Fingerprint), nil)
 		return k, err
 	})
-	return keys, timeline(conn.Conn()), err
+	session := sessionOf(conn.Conn())
+	return keys, session.timeline, cmp.Or(err, session.replicated())
 }
 
 // EstimateRecords tells about how many records there are.

@@ -22,7 +22,8 @@ const minVersion = 15_00_00
 // committed, or doesn't.
 type settings struct {
 	fsync, fullPageWrites, synchronousCommit string
-	version                                  int // as server_version_num has it
+	standbys                                 string // synchronous_standby_names
+	version                                  int    // as server_version_num has it
 	versionName                              string
 }
 
@@ -30,9 +31,10 @@ type settings struct {
 // committed.
 func checkSettings(ctx context.Context, conn *pgx.Conn) error {
 	const query = `select current_setting('fsync'), current_setting('full_page_writes'), current_setting('synchronous_commit'),
-		current_setting('server_version_num')::int, current_setting('server_version')`
+		current_setting('synchronous_standby_names'), current_setting('server_version_num')::int, current_setting('server_version')`
 	var set settings
-	if err := conn.QueryRow(ctx, query).Scan(&set.fsync, &set.fullPageWrites, &set.synchronousCommit, &set.version, &set.versionName); err != nil {
+	err := conn.QueryRow(ctx, query).Scan(&set.fsync, &set.fullPageWrites, &set.synchronousCommit, &set.standbys, &set.version, &set.versionName)
+	if err != nil {
 		return fmt.Errorf("read the settings of Postgres: %w", err)
 	}
 	return set.check()
@@ -57,6 +59,10 @@ func (s settings) check() error {
 		wrong = append(wrong, &safety.Breach{Setting: "synchronous_commit in Postgres (for this user and database)", Is: s.synchronousCommit,
 			Because: "a crash may take records that were Completed a moment before", Do: "set synchronous_commit = on"})
 	}
+	if s.synchronousCommit == "local" && s.standbys != "" {
+		wrong = append(wrong, &safety.Breach{Setting: "synchronous_commit in Postgres (for this user and database)", Is: s.synchronousCommit,
+			Because: "a standby of synchronous_standby_names that is promoted may lack records that were Completed", Do: "set synchronous_commit = on"})
+	}
 	return errors.Join(wrong...)
 }
 
@@ -71,7 +77,7 @@ func (s *Store) Check(ctx context.Context) error {
 		return fmt.Errorf("connect to Postgres: %w", err)
 	}
 	defer conn.Release()
-	return errors.Join(checkSettings(ctx, conn.Conn()), s.checkSchema(ctx, conn.Conn()))
+	return errors.Join(checkSettings(ctx, conn.Conn()), s.checkSchema(ctx, conn.Conn()), checkStandby(ctx, conn.Conn()))
 }
 
 // admit tells whether a new connection may be used.

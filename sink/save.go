@@ -119,23 +119,36 @@ func (s *Store) trySave(ctx context.Context, chunks []*intake.Chunk, how manner)
 		return intake.Saved{}, err
 	}
 	defer conn.Release()
-	if err := checkPartners(ctx, conn.Conn(), chunks); err != nil {
-		return intake.Saved{}, err
-	}
+	defer rollback(ctx, conn.Conn())
 	g := newGathering(chunks)
-	if how == bold {
-		err = g.saveBoldly(ctx, s, conn.Conn())
-	} else {
-		err = g.save(ctx, s, conn.Conn(), how)
-	}
-	if err != nil {
+	if err := g.write(ctx, s, conn.Conn(), how); err != nil {
 		return intake.Saved{}, err
 	}
-	return intake.Saved{Outcomes: g.outcomes, Keys: g.keys(), Timeline: timeline(conn.Conn())}, nil
+	if err := g.finish(ctx, s, conn.Conn()); err != nil {
+		return intake.Saved{}, err
+	}
+	if how != bold {
+		s.duplicates.Store(slices.ContainsFunc(g.rows, func(r row) bool { return !r.inserted }))
+	}
+	return intake.Saved{Outcomes: g.outcomes, Keys: g.keys(), Timeline: sessionOf(conn.Conn()).timeline}, nil
 }
 
-// saveBoldly saves the gathering in three round trips, or nothing of it.
-func (g *gathering) saveBoldly(ctx context.Context, s *Store, conn *pgx.Conn) (err error) {
+// write writes the records of the gathering in a transaction, and gathers the
+// verdicts on them, if their partners are there.
+func (g *gathering) write(ctx context.Context, s *Store, conn *pgx.Conn, how manner) error {
+	ctx, cancel := context.WithTimeout(ctx, s.silence)
+	defer cancel()
+	if err := checkPartners(ctx, conn, g.chunks); err != nil {
+		return err
+	}
+	if how == bold {
+		return g.writeBoldly(ctx, s, conn)
+	}
+	return g.writeEach(ctx, s, conn, how)
+}
+
+// writeBoldly writes the records in two round trips, or none of them.
+func (g *gathering) writeBoldly(ctx context.Context, s *Store, conn *pgx.Conn) error {
 	g.lineUp()
 	if g.hasTwins() {
 		return errNotBold
@@ -143,11 +156,6 @@ func (g *gathering) saveBoldly(ctx context.Context, s *Store, conn *pgx.Conn) (e
 	if err := s.ids.assign(ctx, conn, g.rows); err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			rollback(ctx, conn)
-		}
-	}()
 	for i := range g.rows {
 		g.rows[i].setInserted()
 	}
@@ -157,19 +165,15 @@ func (g *gathering) saveBoldly(ctx context.Context, s *Store, conn *pgx.Conn) (e
 	if _, err := pg.CopyFrom(ctx, clients, "begin; "+copyClients); err != nil {
 		return err
 	}
-	if err := copyClaimsOf(ctx, pg, g.rows); err != nil {
-		return err
-	}
-	return g.finish(ctx, pg)
+	return copyClaimsOf(ctx, pg, g.rows)
 }
 
-// save saves the gathering whatever it holds.
-func (g *gathering) save(ctx context.Context, s *Store, conn *pgx.Conn, how manner) error {
+// writeEach writes the records of the gathering whatever it holds.
+func (g *gathering) writeEach(ctx context.Context, s *Store, conn *pgx.Conn, how manner) error {
 	tx, err := conn.Begin(ctx)
 	if err != nil {
 		return err
 	}
-	defer rollback(ctx, conn)
 	if err := g.findFinished(ctx, tx); err != nil {
 		return err
 	}
@@ -190,26 +194,19 @@ func (g *gathering) save(ctx context.Context, s *Store, conn *pgx.Conn, how mann
 		return err
 	}
 	g.conclude()
-	if err := g.finish(ctx, conn.PgConn()); err != nil {
-		return err
-	}
-	s.duplicates.Store(slices.ContainsFunc(g.rows, func(r row) bool { return !r.inserted }))
 	return nil
 }
 
 // finish makes the outcomes final, and commits. It fails if another transaction
 // has finished one of the chunks meanwhile.
-func (g *gathering) finish(ctx context.Context, conn *pgconn.PgConn) error {
+func (g *gathering) finish(ctx context.Context, s *Store, conn *pgx.Conn) error {
 	rows, err := g.statusRows()
 	if err != nil {
 		return err
 	}
 	failpoint.Hit("sink/rows")
-	tag, err := conn.CopyFrom(ctx, rows.reader(), copyStatus+"; commit")
+	err = s.commit(ctx, conn, copyStatus, rows.reader())
 	failpoint.Hit("sink/committed")
-	if err == nil && tag.String() != "COMMIT" {
-		err = fmt.Errorf("postgres answered %q to a commit", tag)
-	}
 	return err
 }
 
@@ -237,7 +234,8 @@ func rollback(ctx context.Context, conn *pgx.Conn) {
 // network, in the middle of a COPY. Neither statement_timeout nor
 // idle_in_transaction_session_timeout ends a session that waits for the next
 // piece of one, so the keys of its transaction would be held for as long as the
-// connection is open. No COPY that goes on gets as old as that.
+// connection is open. No COPY that goes on gets as old as that. A commit that
+// waits for the standby is no COPY, and is left alone.
 func (s *Store) endStopped(ctx context.Context) {
 	const query = `
 		select pg_terminate_backend(pid)

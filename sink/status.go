@@ -25,7 +25,7 @@ type querier interface {
 
 func readOutcomes(ctx context.Context, db querier, batches []uuid.UUID) ([]intake.Outcome, error) {
 	const query = `
-		select batch_id, chunk, first_item, items, withdrawn, not_saved
+		select batch_id, chunk, first_item, items, withdrawn, not_saved, ` + awaitStandby + `
 		  from batch_status
 		 where batch_id = any($1) and batch_id between $2 and $3`
 	if len(batches) == 0 {
@@ -38,7 +38,7 @@ func readOutcomes(ctx context.Context, db querier, batches []uuid.UUID) ([]intak
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (outcome intake.Outcome, err error) {
 		var notSaved []byte
-		err = row.Scan(&outcome.Batch, &outcome.Chunk, &outcome.First, &outcome.Len, &outcome.Withdrawn, &notSaved)
+		err = row.Scan(&outcome.Batch, &outcome.Chunk, &outcome.First, &outcome.Len, &outcome.Withdrawn, &notSaved, nil)
 		if err == nil && notSaved != nil {
 			err = json.Unmarshal(notSaved, &outcome.NotSaved)
 		}
@@ -97,12 +97,9 @@ func (s *Store) Withdraw(ctx context.Context, chunks []*intake.Chunk, claimant *
 			return false, intake.ErrTakenOver
 		}
 	}
-	tag, err := conn.Conn().PgConn().CopyFrom(ctx, rows.reader(), copyStatus+"; commit")
-	switch {
-	case err != nil && reactionTo(err) == tryAgain:
+	err = s.commit(ctx, conn.Conn(), copyStatus, rows.reader())
+	if err != nil && reactionTo(err) == tryAgain {
 		return false, nil
-	case err == nil && tag.String() != "COMMIT":
-		err = fmt.Errorf("postgres answered %q to a commit", tag)
 	}
 	return err == nil, err
 }
@@ -111,7 +108,7 @@ func (s *Store) Withdraw(ctx context.Context, chunks []*intake.Chunk, claimant *
 // number. Those that were withdrawn count as never sent.
 func (s *Store) Finished(ctx context.Context, partner int32, batch uuid.UUID) ([]intake.Finished, error) {
 	const query = `
-		select batch_id, chunk, first_item, items, not_saved, chunks, keys
+		select batch_id, chunk, first_item, items, not_saved, chunks, keys, ` + awaitStandby + `
 		  from batch_status
 		 where batch_id = $1 and partner_id = $2 and not withdrawn
 		 order by chunk`
@@ -121,7 +118,7 @@ func (s *Store) Finished(ctx context.Context, partner int32, batch uuid.UUID) ([
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (f intake.Finished, err error) {
 		var notSaved, keys []byte
-		if err := row.Scan(&f.Batch, &f.Chunk, &f.First, &f.Len, &notSaved, &f.Chunks, &keys); err != nil {
+		if err := row.Scan(&f.Batch, &f.Chunk, &f.First, &f.Len, &notSaved, &f.Chunks, &keys, nil); err != nil {
 			return f, err
 		}
 		if notSaved != nil {

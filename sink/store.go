@@ -33,17 +33,17 @@ type Options struct {
 
 // Store is the data store. Any number of goroutines may use it at once.
 type Store struct {
-	pool        *pgxpool.Pool
+	pool        pool
 	connections *connections
 	ids         clientIDs
 	schemaKnown atomic.Bool // it was this program's once
+	// silence is how long a save may take, unless the server says that its commit
+	// waits for a standby.
+	silence time.Duration
 	// duplicates tells that the last gathering had items that were saved before,
 	// so that the next one may have too.
 	duplicates atomic.Bool
 }
-
-// timelineKey is where a connection keeps the name of its timeline.
-const timelineKey = "intake timeline"
 
 // Open makes a Store. It connects when a connection is first needed, so it
 // fails only for options that can't be right.
@@ -62,6 +62,7 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	}
 	set := config.ConnConfig.RuntimeParams
 	set["application_name"] = "intake"
+	set["client_min_messages"] = "notice" // newSession hears of a wait that was cancelled
 	set["timezone"] = "UTC"
 	set["statement_timeout"] = fmt.Sprint(statementTimeout.Milliseconds())
 	// A process that was stopped in the middle of a transaction must not keep
@@ -72,18 +73,19 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	}
 	connections := &connections{open: make(map[*connection]struct{})}
 	config.ConnConfig.DialFunc = connections.dialer(config.ConnConfig.DialFunc)
+	config.BeforeConnect = newSession
 	config.HealthCheckPeriod = 5 * time.Second
 	// A standby takes no records, and its timeline changes under an open
 	// connection when it is promoted.
 	config.ConnConfig.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
-	s := &Store{connections: connections}
+	s := &Store{connections: connections, silence: 2 * time.Minute}
 	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
 		if err := s.admit(ctx, conn, opts); err != nil {
 			return err
 		}
 		return readTimeline(ctx, conn)
 	}
-	if s.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
+	if s.pool.Pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
 		return nil, fmt.Errorf("open the Postgres pool: %w", err)
 	}
 	return s, nil
@@ -100,10 +102,19 @@ func (s *Store) Close() {
 	s.pool.Close()
 }
 
-// Ping tells whether the data store answers, and has its schema.
+// Ping checks that the data store answers, has its schema, and can commit. It may
+// return ErrStandbyAway.
 func (s *Store) Ping(ctx context.Context) error {
+	conn, err := s.pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
 	var n int
-	return s.pool.QueryRow(ctx, "select count(*) from (select from batch_status limit 1) t").Scan(&n)
+	if err := conn.QueryRow(ctx, "select count(*) from (select from batch_status limit 1) t").Scan(&n); err != nil {
+		return err
+	}
+	return checkStandby(ctx, conn.Conn())
 }
 
 // Timeline names the history of the database that the store is connected to:
@@ -124,7 +135,7 @@ func (s *Store) Timeline(ctx context.Context) (string, error) {
 	if err := conn.Ping(ctx); err != nil {
 		return "", err
 	}
-	return timeline(conn.Conn()), nil
+	return sessionOf(conn.Conn()).timeline, nil
 }
 
 // readTimeline names a new connection's timeline. It is fixed for a primary's
@@ -135,15 +146,8 @@ func readTimeline(ctx context.Context, conn *pgx.Conn) error {
 		       || '-' || ltrim(substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8), '0')
 		       || '-' || (select oid from pg_database where datname = current_database())::text
 		       || '-' || to_hex((extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint)`
-	var name string
-	if err := conn.QueryRow(ctx, query).Scan(&name); err != nil {
+	if err := conn.QueryRow(ctx, query).Scan(&sessionOf(conn).timeline); err != nil {
 		return fmt.Errorf("read the timeline of Postgres: %w", err)
 	}
-	conn.PgConn().CustomData()[timelineKey] = name
 	return nil
-}
-
-func timeline(conn *pgx.Conn) string {
-	name, _ := conn.PgConn().CustomData()[timelineKey].(string)
-	return name
 }

@@ -25,7 +25,8 @@ type Store interface {
 	// Save saves chunks in one transaction. An error means that nothing is
 	// known to be saved and that the same chunks should be given again. It wraps
 	// intake.ErrUnsavable if the store isn't away, and is an
-	// *intake.UnknownPartnerError if it doesn't know the partner of a chunk.
+	// *intake.UnknownPartnerError if it doesn't know the partner of a chunk. Save
+	// ends by itself when the store is silent for long.
 	Save(ctx context.Context, chunks []*intake.Chunk) (intake.Saved, error)
 	// Ping tells whether the store can be reached.
 	Ping(ctx context.Context) error
@@ -308,10 +309,8 @@ func (w *Worker) reachesStore(ctx context.Context) bool {
 	return w.opts.Store.Ping(ctx) == nil
 }
 
-// save bounds a transaction and measures it.
+// save measures a transaction.
 func (w *Worker) save(ctx context.Context, chunks []*intake.Chunk) (intake.Saved, error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
-	defer cancel()
 	began := time.Now()
 	saved, err := w.opts.Store.Save(ctx, chunks)
 	w.metrics.save.Observe(time.Since(began).Seconds())

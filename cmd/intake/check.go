@@ -13,6 +13,7 @@ import (
 
 	"intake/dedupe"
 	"intake/internal/safety"
+	"intake/sink"
 )
 
 // check looks at the settings of Postgres, now and again until ctx ends, and at
@@ -58,7 +59,7 @@ const (
 // watchPostgres checks Postgres again and again: it may be restarted with other
 // settings, or change them while it runs.
 func (p *parts) watchPostgres(ctx context.Context, allowUnsafe bool, logger *zap.Logger) error {
-	passed, said := false, ""
+	passed, waits, said := false, false, ""
 	for {
 		asking, cancel := context.WithTimeout(ctx, checkTimeout)
 		err := p.store.Check(asking)
@@ -70,7 +71,15 @@ func (p *parts) watchPostgres(ctx context.Context, allowUnsafe bool, logger *zap
 		if len(breaches) > 0 && !allowUnsafe {
 			return breaches
 		}
-		passed = passed || others == nil
+		away := errors.Is(others, sink.ErrStandbyAway)
+		passed = passed || others == nil || away
+		switch {
+		case away && !waits:
+			logger.Warn(sink.ErrStandbyAway.Error())
+		case waits && others == nil:
+			logger.Info("the standby of Postgres has all that was committed")
+		}
+		waits = away || waits && others != nil
 		wait := watchPostgres
 		if !passed {
 			wait = checkAgain

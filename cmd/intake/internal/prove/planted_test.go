@@ -90,9 +90,8 @@ var plants = []plant{
 `},
 	}},
 	{"status rows outside the transaction", "what is there is|was Completed as item", []edit{
-		{"sink/store.go", "\treturn s, nil\n}\n\n// closeTimeout", "\tplanted = s.pool\n\treturn s, nil\n}\n\nvar planted *pgxpool.Pool\n\n// closeTimeout"},
-		{"sink/save.go", "\ttag, err := conn.CopyFrom(ctx, rows.reader(), copyStatus+\"; commit\")\n", `
-	other, err := planted.Acquire(ctx)
+		{"sink/save.go", "\terr = s.commit(ctx, conn, copyStatus, rows.reader())\n", `
+	other, err := s.pool.Acquire(ctx)
 	if err != nil {
 		return err
 	}
@@ -101,10 +100,9 @@ var plants = []plant{
 	if err != nil {
 		return err
 	}
-	var tag pgconn.CommandTag
-	results, err := conn.Exec(ctx, "commit").ReadAll()
-	if err == nil {
-		tag = results[0].CommandTag
+	results, err := conn.PgConn().Exec(ctx, "commit").ReadAll()
+	if err == nil && results[0].CommandTag.String() != "COMMIT" {
+		err = fmt.Errorf("postgres answered %q to a commit", results[0].CommandTag)
 	}
 `},
 	}},
