@@ -25,24 +25,35 @@ type settings struct {
 	standbys                                 string // synchronous_standby_names
 	version                                  int    // as server_version_num has it
 	versionName                              string
+	pooled                                   bool // something stands between, and hands on to sessions of its own
 }
 
 // checkSettings tells whether a connection's server keeps what it says it has
 // committed.
 func checkSettings(ctx context.Context, conn *pgx.Conn) error {
 	const query = `select current_setting('fsync'), current_setting('full_page_writes'), current_setting('synchronous_commit'),
-		current_setting('synchronous_standby_names'), current_setting('server_version_num')::int, current_setting('server_version')`
-	var set settings
-	err := conn.QueryRow(ctx, query).Scan(&set.fsync, &set.fullPageWrites, &set.synchronousCommit, &set.standbys, &set.version, &set.versionName)
+		current_setting('synchronous_standby_names'), current_setting('server_version_num')::int, current_setting('server_version'), pg_backend_pid()`
+	var (
+		set settings
+		pid uint32
+	)
+	// In one message: a pooler may hand the next one to another session.
+	err := conn.QueryRow(ctx, query, pgx.QueryExecModeSimpleProtocol).Scan(&set.fsync, &set.fullPageWrites, &set.synchronousCommit,
+		&set.standbys, &set.version, &set.versionName, &pid)
 	if err != nil {
 		return fmt.Errorf("read the settings of Postgres: %w", err)
 	}
+	set.pooled = pid != conn.PgConn().PID()
 	return set.check()
 }
 
 // check gives all that is wrong.
 func (s settings) check() error {
 	var wrong []error
+	if s.pooled {
+		wrong = append(wrong, &safety.Breach{Setting: "the connection to Postgres", Is: "one through a pooler",
+			Because: "a failover or a restore behind it goes unnoticed, and records that were lost there may be answered as Duplicates", Do: "connect to Postgres itself"})
+	}
 	if s.version < minVersion {
 		wrong = append(wrong, &safety.Breach{Setting: "the version of Postgres", Is: s.versionName,
 			Because: "it was never tried whether records are saved once there", Do: "use Postgres 15 or newer"})

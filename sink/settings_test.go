@@ -24,6 +24,7 @@ func TestSettings_Check(t *testing.T) {
 		"synchronous_commit":  {func(s *settings) { s.synchronousCommit = "off" }, []string{"synchronous_commit in Postgres (for this user and database) is off"}},
 		"no standby needed":   {func(s *settings) { s.synchronousCommit = "local" }, nil},
 		"a standby not asked": {func(s *settings) { s.synchronousCommit, s.standbys = "local", "standby" }, []string{"synchronous_commit in Postgres (for this user and database) is local"}},
+		"a pooler":            {func(s *settings) { s.pooled = true }, []string{"the connection to Postgres is one through a pooler"}},
 		"several, and oldish": {func(s *settings) { s.fsync, s.version, s.versionName = "off", 9_06_24, "9.6.24" }, []string{"the version of Postgres is 9.6.24", "fsync in Postgres is off"}},
 	} {
 		set := settings{fsync: "on", fullPageWrites: "on", synchronousCommit: "on", version: 17_00_02, versionName: "17.2"}

@@ -45,8 +45,9 @@ const awaitStandby = `(
 
 // A session is what is known of a connection to Postgres.
 type session struct {
-	// timeline names the history of the database, as it was read last.
-	timeline string
+	// timeline names the history of the database, as it was read last, and
+	// timelineQuery reads it.
+	timeline, timelineQuery string
 	// committing is set while records are being committed, and for good if that
 	// has failed: then no cancel may be sent.
 	committing atomic.Bool

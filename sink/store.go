@@ -116,38 +116,3 @@ func (s *Store) Ping(ctx context.Context) error {
 	}
 	return checkStandby(ctx, conn.Conn())
 }
-
-// Timeline names the history of the database that the store is connected to:
-// the cluster's system identifier, the timeline of its write-ahead log, the
-// database, and when its server was started. Where the name is another one,
-// records that were known before may be gone: Postgres was restored to an
-// earlier point, or has failed over. The start is part of it because a data
-// directory that was put back from a snapshot keeps all else; it takes a
-// restart to do so.
-func (s *Store) Timeline(ctx context.Context) (string, error) {
-	conn, err := s.pool.Acquire(ctx)
-	if err != nil {
-		return "", err
-	}
-	defer conn.Release()
-	// The name was read when the connection was made, and holds as long as
-	// there is that server at its other end.
-	if err := conn.Ping(ctx); err != nil {
-		return "", err
-	}
-	return sessionOf(conn.Conn()).timeline, nil
-}
-
-// readTimeline names a new connection's timeline. It is fixed for a primary's
-// connection: a standby is promoted to a new timeline, a primary never is.
-func readTimeline(ctx context.Context, conn *pgx.Conn) error {
-	const query = `
-		select (select system_identifier from pg_control_system())::text
-		       || '-' || ltrim(substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8), '0')
-		       || '-' || (select oid from pg_database where datname = current_database())::text
-		       || '-' || to_hex((extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint)`
-	if err := conn.QueryRow(ctx, query).Scan(&sessionOf(conn).timeline); err != nil {
-		return fmt.Errorf("read the timeline of Postgres: %w", err)
-	}
-	return nil
-}

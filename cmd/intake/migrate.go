@@ -12,6 +12,7 @@ import (
 
 type migrateCommand struct {
 	PostgresURL string        `name:"postgres-url" required:"" help:"Database to bring up to date: postgres://user:password@host/database."`
+	NewEpoch    bool          `help:"Forget what was seen before: after a restore of a Postgres that does not tell when it was started, before fronts and workers are started again."`
 	Timeout     time.Duration `default:"5m" help:"How long it may take, waiting for Postgres included."`
 }
 
@@ -21,6 +22,12 @@ func (c migrateCommand) Run(ctx context.Context, logger *zap.Logger, out output)
 	version, applied, err := sink.Migrate(ctx, c.PostgresURL)
 	if err != nil {
 		return err
+	}
+	if c.NewEpoch {
+		if err := sink.NewEpoch(ctx, c.PostgresURL); err != nil {
+			return err
+		}
+		fmt.Fprintln(out, "a new epoch has begun: what was seen before is asked no more")
 	}
 	_, err = fmt.Fprintf(out, "the schema has version %d, %d migrations taken\n", version, applied)
 	return err
