@@ -51,8 +51,8 @@ bench: servers build ## measure against the bare save, raw COPY and a plain hand
 	go run ./deploy/bench -json bench-$(BENCH).json $(BENCH)
 
 .PHONY: prove
-prove: servers build ## kill, stop and cut off every part under load for DURATION (default 5m), and check every answer; SEED=n repeats a run, CLUSTER=1 has three of each server
-	bin/intake prove --duration $(DURATION) --seed $(SEED) $(if $(CLUSTER),--cluster)
+prove: servers build ## kill, stop and cut off every part under load for DURATION (default 5m), and check every answer; SEED=n repeats a run, STANDBY=1 has a standby of Postgres, CLUSTER=1 three of each other server as well
+	bin/intake prove --duration $(DURATION) --seed $(SEED) $(if $(STANDBY),--standby) $(if $(CLUSTER),--cluster)
 
 .PHONY: prove-bugs
 prove-bugs: servers ## plant bugs one after the other, and check that prove finds each

@@ -15,7 +15,8 @@ import (
 type proveCommand struct {
 	Duration time.Duration `default:"5m" help:"How long faults are made, under load."`
 	Seed     uint64        `help:"Seed of the load and of the faults; any if 0. It is printed."`
-	Cluster  bool          `help:"Three NATS servers, a Redis Cluster of three, and three workers."`
+	Cluster  bool          `help:"Three NATS servers, a Redis Cluster of three, three workers, and the standby."`
+	Standby  bool          `help:"Postgres has a synchronous standby, which takes its place when it is lost."`
 	Report   string        `default:"prove.html" help:"File for the report, a page with a picture."`
 }
 
@@ -35,7 +36,7 @@ func (c proveCommand) Run(ctx context.Context, out output) error {
 		return err
 	}
 	fmt.Fprintf(out, "seed %d, %s; logs are in %s\n", c.Seed, c.Duration, dir)
-	report, err := prove.Run(ctx, prove.Options{Program: program, Dir: dir, Duration: c.Duration, Seed: c.Seed, Cluster: c.Cluster, Out: out})
+	report, err := prove.Run(ctx, prove.Options{Program: program, Dir: dir, Duration: c.Duration, Seed: c.Seed, Cluster: c.Cluster, Standby: c.Standby, Out: out})
 	if err != nil {
 		return fmt.Errorf("%w; logs are in %s", err, dir)
 	}

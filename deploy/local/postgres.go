@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // PostgresOptions of a private Postgres. Dir is required.
@@ -139,6 +140,9 @@ func (p *Postgres) Start(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 		defer cancel()
 		conn, err := pgx.Connect(ctx, p.URL())
+		if answer := (*pgconn.PgError)(nil); errors.As(err, &answer) && answer.Code == noConnections {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
@@ -149,6 +153,10 @@ func (p *Postgres) Start(ctx context.Context) error {
 	}
 	return err
 }
+
+// noConnections is how a Postgres that is ready refuses to let anybody into a
+// database, as alter database … allow_connections false says.
+const noConnections = "55000"
 
 // Stop ends Postgres, breaking off its sessions.
 func (p *Postgres) Stop(ctx context.Context) error { return p.process.stop(ctx, syscall.SIGINT) }
@@ -183,7 +191,12 @@ func (p *Postgres) Follow(ctx context.Context, primary string) error {
 // Promote ends recovery: from then on a standby is a primary, on a timeline of its
 // own.
 func (p *Postgres) Promote(ctx context.Context) error {
-	conn, err := pgx.Connect(ctx, p.URL())
+	config, err := pgx.ParseConfig(p.URL())
+	if err != nil {
+		return err
+	}
+	config.Database = "template1" // which lets in superusers, whatever is done to the other one
+	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return err
 	}

@@ -137,7 +137,7 @@ func (n *nemesis) processFaults() (faults []fault) {
 			fault{"stop", p.name, 3 * ackWait, signal(syscall.SIGSTOP), signal(syscall.SIGCONT), true},
 			fault{"restart", p.name, time.Second, p.end, begin, true})
 	}
-	servers := map[string]server{"postgres": s.postgres}
+	servers := map[string]server{"postgres": primary{s}}
 	for i, node := range s.redis {
 		servers[fmt.Sprintf("redis-%d", i+1)] = node
 	}
@@ -149,7 +149,7 @@ func (n *nemesis) processFaults() (faults []fault) {
 				func(context.Context) error { other.Signal(syscall.SIGSTOP); return nil },
 				func(context.Context) error { other.Signal(syscall.SIGCONT); return nil }, true})
 	}
-	return faults
+	return append(faults, n.standbyFaults()...)
 }
 
 // A server is Postgres or Redis.

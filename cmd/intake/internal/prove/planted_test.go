@@ -106,6 +106,9 @@ var plants = []plant{
 	}
 `},
 	}},
+	{"what is found is told without the standby", "does not become final|what is there is|was completed and is", []edit{
+		{"sink/standby.go", "where current_setting('synchronous_standby_names') <> '')`\n", "where false)`\n"},
+	}},
 	{"retry with a new batch id", "nobody was told so|was Completed as item", []edit{
 		{"worker/queue.go", "\terr := q.publishUntilKnown(&publication{\n", `
 	if err := q.commit(q.messages(base, group), deadline); err == nil {

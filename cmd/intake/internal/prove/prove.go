@@ -21,7 +21,8 @@ type Options struct {
 	Dir      string        // for the servers' data and all logs
 	Duration time.Duration // of the load; 5 minutes when zero
 	Seed     uint64        // of the schedule of faults, and of the load
-	Cluster  bool          // of three NATS, three Redis and three workers
+	Cluster  bool          // of three NATS, three Redis and three workers, with a standby
+	Standby  bool          // Postgres has a synchronous standby, which takes over
 	Out      io.Writer     // hears what is done
 }
 
@@ -34,11 +35,11 @@ func Run(ctx context.Context, opts Options) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	report := &Report{Seed: opts.Seed, Cluster: opts.Cluster, Began: time.Now().UTC(), Seconds: opts.Duration.Seconds(), Faults: make(map[string]int)}
+	report := &Report{Seed: opts.Seed, Cluster: opts.Cluster, Standby: opts.Standby || opts.Cluster, Began: time.Now().UTC(), Seconds: opts.Duration.Seconds(), Faults: make(map[string]int)}
 	defer func() {
 		s.stop()
 		if report.Holds() || ctx.Err() != nil {
-			_ = s.postgres.Remove()
+			s.removePostgres()
 		}
 	}()
 	l := newLoad(s, opts.Seed)

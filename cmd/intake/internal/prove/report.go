@@ -17,6 +17,7 @@ type Report struct {
 	Began    time.Time      `json:"began"`
 	Seconds  float64        `json:"seconds"`
 	Cluster  bool           `json:"cluster"`
+	Standby  bool           `json:"standby"`
 	Faults   map[string]int `json:"faults"`
 	Failed   int            `json:"faults_that_could_not_be_made"`
 	Timeline []faultSpan    `json:"timeline"`
@@ -64,6 +65,9 @@ func (r *Report) Holds() bool { return len(r.Violations) == 0 }
 func (r *Report) Kind() string {
 	if r.Cluster {
 		return "a cluster of three"
+	}
+	if r.Standby {
+		return "one server of each kind, and a standby of Postgres"
 	}
 	return "one server of each kind"
 }

@@ -19,6 +19,9 @@ func (l *load) restore(ctx context.Context, r *Report, before map[string]record)
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	s := l.stack
+	if err := s.endStandby(ctx); err != nil {
+		return err
+	}
 	s.postgres.Kill()
 	backup := filepath.Join(s.opts.Dir, "postgres.backup")
 	if err := s.postgres.Backup(backup); err != nil {

@@ -36,6 +36,9 @@ const queueBytes = 8 << 20
 type stack struct {
 	opts     Options
 	postgres *local.Postgres
+	standby  *local.Postgres // nil without one; takes the other's place when that is lost
+	// toPrimary has the way to each of them for the other one.
+	toPrimary map[*local.Postgres]string
 	// postgresURL is past all links; always the same, as the port is kept.
 	postgresURL string
 	redis       []*local.Redis
@@ -73,15 +76,18 @@ func startStack(ctx context.Context, opts Options) (_ *stack, err error) {
 	defer func() {
 		if err != nil {
 			s.stop()
-			if s.postgres != nil {
-				_ = s.postgres.Remove()
-			}
+			s.removePostgres()
 		}
 	}()
-	if s.postgres, err = local.StartPostgres(ctx, local.PostgresOptions{Dir: filepath.Join(opts.Dir, "postgres")}); err != nil {
+	if s.postgres, err = local.StartPostgres(ctx, local.PostgresOptions{Dir: filepath.Join(opts.Dir, "postgres"), Settings: standbySettings}); err != nil {
 		return nil, err
 	}
 	s.postgresURL = s.postgres.URL()
+	if opts.Standby || opts.Cluster {
+		if err := s.startStandby(ctx); err != nil {
+			return nil, err
+		}
+	}
 	if opts.Cluster {
 		err = s.startClusters(ctx)
 	} else {
@@ -199,7 +205,12 @@ func (s *stack) addPart(command string, n int, flags func(listen string) []strin
 		return err
 	}
 	args := append([]string{command, "--admin-listen=" + admin, "--log-level=warn"}, flags(listen)...)
-	for _, server := range []struct{ name, urls string }{{"postgres", s.postgresURL}, {"nats", s.natsURL}, {"redis", s.redisURL}} {
+	postgres, err := s.linkPostgres(name)
+	if err != nil {
+		return err
+	}
+	args = append(args, "--postgres-url="+postgres)
+	for _, server := range []struct{ name, urls string }{{"nats", s.natsURL}, {"redis", s.redisURL}} {
 		urls := strings.Split(server.urls, ",")
 		for i := range urls {
 			if server.name == "redis" && len(urls) > 1 {
@@ -298,6 +309,9 @@ func (s *stack) stop() {
 	}
 	for _, node := range s.redis {
 		node.Kill()
+	}
+	if s.standby != nil {
+		s.standby.Kill()
 	}
 	if s.postgres != nil {
 		s.postgres.Kill()
