@@ -19,7 +19,7 @@ func TestSlowConnections(t *testing.T) {
 	t.Parallel()
 	s := startStack(t, stackOptions{})
 	address, admin := freeAddress(t), freeAddress(t)
-	cmd := command(t, "front", "--listen="+address, "--admin-listen="+admin, "--public-url=http://intake.test",
+	cmd := command(t, "front", "--listen="+address, "--admin-listen="+admin, "--public-url=http://intake.test", "--max-connections-per-address=5000",
 		"--postgres-url="+s.flags.PostgresURL, "--nats-url="+s.flags.NATSURL, "--redis-url="+s.flags.RedisURL, "--allow-unsafe")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

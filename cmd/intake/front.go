@@ -40,6 +40,7 @@ type frontCommand struct {
 	TLSCert          string        `name:"tls-cert" help:"File with the certificate and its chain, in PEM, for TLS. It is read again when it changes."`
 	TLSKey           string        `name:"tls-key" help:"File with the certificate's key, in PEM."`
 	TrustedProxies   []string      `help:"Networks of proxies in front, as in 10.0.0.0/8, whose X-Forwarded-For tells where a request comes from."`
+	MaxConnections   int           `name:"max-connections-per-address" default:"1000" help:"Connections at once from an IPv4 address or an IPv6 network of 64 bits, other than those of --trusted-proxies; further ones are closed at once. 0: as many as there may be altogether."`
 	MaxInflightBytes int64         `default:"268435456" help:"Bound on the memory of all requests together; beyond it they are refused with 503."`
 	MaxBacklog       time.Duration `default:"10s" help:"How long it may take to save what is queued before more is refused with 503. While nothing is saved at all, the room of the queue is the bound."`
 	ShutdownTimeout  time.Duration `default:"10s" help:"How long shutting down may take. Who still waits near its end is answered 202."`
@@ -104,7 +105,8 @@ func newFrontProcess(ctx context.Context, c frontCommand, logger *zap.Logger) (_
 	p.limiter = limit.New(limit.Options{Redis: p.redis, Logger: logger, Registerer: p.metrics})
 	p.front, err = front.New(front.Options{
 		Queue: queue{p.queue}, Ledger: p.store, SeenSet: p.seen, Registry: p.store, PublicURL: publicURL,
-		MaxInflightBytes: c.MaxInflightBytes, Limiter: p.limiter, Certificate: certificate, TrustedProxies: proxies, DrainDelay: c.DrainDelay,
+		MaxInflightBytes: c.MaxInflightBytes, Limiter: p.limiter, Certificate: certificate, DrainDelay: c.DrainDelay,
+		TrustedProxies: proxies, MaxConnectionsPerAddress: c.MaxConnections,
 		Issuer: c.external(), NoBuiltinIssuer: c.NoBuiltinIssuer, Ready: p.health.ServeReady, Live: p.health.ServeLive,
 		Logger: logger, Registerer: p.metrics,
 	})

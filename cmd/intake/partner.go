@@ -233,7 +233,7 @@ type partnerSetCommand struct {
 	ItemsPerSecond *int   `env:"-" help:"Items a second in the long run; 0: no limit."`
 	Burst          *int   `env:"-" help:"Items that may come at once when none came for a while, at least 10,000, as many as a batch may have. Not given, it is the larger of that and the items of two seconds."`
 	Requests       *int   `env:"-" help:"Requests in flight at once, among them streams that are open; 0: no limit."`
-	Bytes          *int64 `env:"-" help:"Bytes of requests, or of lines of streams, in flight at once; 0: no limit."`
+	Bytes          *int64 `env:"-" help:"Bytes of requests, or of lines of streams, after decompression, in flight at once; 0: no limit."`
 }
 
 func (c partnerSetCommand) Run(ctx context.Context, all *commands, out output) error {

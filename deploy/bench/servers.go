@@ -222,7 +222,7 @@ func (b *bench) startIntake(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	front, err := b.run("front", b.program, env, "front", "--listen="+frontAddress, "--admin-listen="+frontAdmin)
+	front, err := b.run("front", b.program, env, "front", "--listen="+frontAddress, "--admin-listen="+frontAdmin, "--max-connections-per-address=0")
 	if err != nil {
 		return err
 	}

@@ -1,23 +1,19 @@
 package front
 
 import (
+	"bufio"
 	"errors"
 	"io"
 	"net/http"
+	"strconv"
 	"sync"
 	"time"
 	"unicode/utf8"
 
+	"github.com/google/uuid"
+
 	"intake"
 )
-
-// answers are written from buffers that are used again; no larger than this.
-const answerBuffer = 64 << 10
-
-var answerBuffers = sync.Pool{New: func() any {
-	b := make([]byte, 0, answerBuffer+16<<10)
-	return &b
-}}
 
 // statusPath is where to ask how a batch ended.
 const statusPath = "/api/v1/clients/status/"
@@ -32,7 +28,7 @@ type answer struct {
 }
 
 // writeAnswer answers a request that has sent a batch.
-func writeAnswer(w http.ResponseWriter, batch *intake.Batch, a *answer) error {
+func writeAnswer(w http.ResponseWriter, object *object, a *answer) error {
 	if a.applied != "" {
 		w.Header().Set("Preference-Applied", a.applied)
 	}
@@ -41,27 +37,11 @@ func writeAnswer(w http.ResponseWriter, batch *intake.Batch, a *answer) error {
 		w.Header().Set("Idempotent-Replayed", "true")
 	}
 	status := http.StatusOK
-	for i := range batch.Verdicts {
-		if batch.Verdicts[i].Code == intake.CodePending {
-			status = http.StatusAccepted
-		}
+	if object.pending {
+		status = http.StatusAccepted
+		w.Header().Set("Location", statusPath+object.id.String())
 	}
-	if status == http.StatusAccepted {
-		w.Header().Set("Location", statusPath+batch.ID.String())
-	}
-	return writeBatch(w, status, batch, a.queued, a.minimal)
-}
-
-// writeBatch answers with the contract's object for a batch.
-func writeBatch(w http.ResponseWriter, status int, batch *intake.Batch, queued, minimal bool) error {
-	header := w.Header()
-	header.Set("Content-Type", "application/json")
-	header.Set("Cache-Control", "no-store")
-	w.WriteHeader(status)
-	if err := limitWrite(w, sizeOfObject(batch, minimal)); err != nil {
-		return err
-	}
-	return writeObject(w, batch, queued, minimal)
+	return object.answer(w, status)
 }
 
 // limitWrite bounds the time for an answer of so many bytes: a client that takes
@@ -72,6 +52,116 @@ func limitWrite(w http.ResponseWriter, size int) error {
 		return nil
 	}
 	return err
+}
+
+// answerPiece is how much of an answer is written, and given back, at a time.
+const answerPiece = 32 << 10
+
+var answerPieces = sync.Pool{New: func() any { return new([answerPiece]byte) }}
+
+// An object is the contract's object for a batch, on its way to the client. It is
+// made whole, so that of the batch nothing is needed any more, and its pieces are
+// given back as they are sent: one who takes it slowly holds what is left to send.
+// Only where there is no room to make it, it is written from the batch.
+type object struct {
+	id      uuid.UUID
+	pending bool
+	size    int // exact where the object is made, else about what it is
+
+	share  *share
+	pieces []*[answerPiece]byte
+	render func(io.Writer) error // nil: the object is made
+}
+
+// newObject makes the object of a batch, with its items unless it is minimal; queued
+// says that it has a status to check. The share then has what the object takes, and
+// the batch is empty.
+func newObject(share *share, batch *intake.Batch, queued, minimal bool) *object {
+	o := &object{id: batch.ID, share: share}
+	for i := range batch.Verdicts {
+		o.pending = o.pending || batch.Verdicts[i].Code == intake.CodePending
+	}
+	before := share.held
+	render := func(w io.Writer) error { return writeObject(w, batch, o.pending, queued, minimal) }
+	if render(o) != nil {
+		o.release()
+		o.size, o.render = sizeOfObject(batch, minimal), render
+		return o
+	}
+	batch.Items, batch.Verdicts = nil, nil
+	share.body = 0
+	share.giveBack(before)
+	return o
+}
+
+// isMade reports whether the object needs nothing of its batch.
+func (o *object) isMade() bool { return o.render == nil }
+
+// answer answers with the object.
+func (o *object) answer(w http.ResponseWriter, status int) error {
+	header := w.Header()
+	header.Set("Content-Type", "application/json")
+	header.Set("Cache-Control", "no-store")
+	if o.isMade() {
+		header.Set("Content-Length", strconv.Itoa(o.size))
+	}
+	w.WriteHeader(status)
+	return o.send(w)
+}
+
+// send sends the object, as an answer's body or a line of it.
+func (o *object) send(w http.ResponseWriter) error {
+	if err := limitWrite(w, o.size); err != nil {
+		return err
+	}
+	if !o.isMade() {
+		buffered := bufio.NewWriterSize(w, answerPiece)
+		if err := o.render(buffered); err != nil {
+			return err
+		}
+		return buffered.Flush()
+	}
+	defer o.release()
+	for left := o.size; left > 0; left -= answerPiece {
+		if _, err := w.Write(o.pieces[0][:min(left, answerPiece)]); err != nil {
+			return err
+		}
+		o.releasePiece()
+	}
+	return nil
+}
+
+func (o *object) release() {
+	for len(o.pieces) > 0 {
+		o.releasePiece()
+	}
+}
+
+func (o *object) releasePiece() {
+	answerPieces.Put(o.pieces[0])
+	o.pieces[0] = nil
+	o.pieces = o.pieces[1:]
+	o.share.giveBack(answerPiece)
+}
+
+var errNoPiece = errors.New("there is no room for another piece of the answer")
+
+// Write adds to the object while it is made.
+func (o *object) Write(b []byte) (int, error) {
+	all := len(b)
+	for len(b) > 0 {
+		at := o.size % answerPiece
+		if at == 0 {
+			if !o.share.addPiece() {
+				return all - len(b), errNoPiece
+			}
+			o.pieces = append(o.pieces, answerPieces.Get().(*[answerPiece]byte))
+		}
+		n := copy(o.pieces[len(o.pieces)-1][at:], b)
+		o.size += n
+		b = b[n:]
+	}
+	return all, nil
 }
 
 // sizeOfObject is about how large a batch's object is.
@@ -87,16 +177,14 @@ func sizeOfObject(batch *intake.Batch, minimal bool) int {
 }
 
 // writeObject writes the contract's object for a batch, each item's text as it was
-// sent, and ends the line. queued says that it has a status to check.
-func writeObject(w io.Writer, batch *intake.Batch, queued, minimal bool) error {
+// sent, and ends the line.
+func writeObject(w io.Writer, batch *intake.Batch, pending, queued, minimal bool) error {
+	const part = 512 // is written at a time, beside the items
 	state := intake.Completed
-	for i := range batch.Verdicts {
-		if batch.Verdicts[i].Code == intake.CodePending {
-			state = intake.Pending
-		}
+	if pending {
+		state = intake.Pending
 	}
-	buffer := answerBuffers.Get().(*[]byte)
-	b := (*buffer)[:0]
+	b := make([]byte, 0, 2*part)
 	b = append(b, '{')
 	if queued {
 		id := batch.ID.String()
@@ -110,24 +198,24 @@ func writeObject(w io.Writer, batch *intake.Batch, queued, minimal bool) error {
 		b = append(b, '{')
 		if !minimal {
 			b = append(b, `"data":`...)
-			b = append(b, batch.Items[i].Raw...)
-			b = append(b, ',')
+			if _, err := w.Write(b); err != nil {
+				return err
+			}
+			if _, err := w.Write(batch.Items[i].Raw); err != nil {
+				return err
+			}
+			b = append(b[:0], ',')
 		}
 		b = appendStatus(b, &batch.Verdicts[i])
 		b = append(b, '}')
-		if len(b) >= answerBuffer {
+		if len(b) >= part {
 			if _, err := w.Write(b); err != nil {
 				return err
 			}
 			b = b[:0]
 		}
 	}
-	b = append(b, "]}\n"...)
-	_, err := w.Write(b)
-	if cap(b) <= 2*answerBuffer {
-		*buffer = b
-		answerBuffers.Put(buffer)
-	}
+	_, err := w.Write(append(b, "]}\n"...))
 	return err
 }
 

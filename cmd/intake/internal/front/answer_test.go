@@ -8,6 +8,8 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"intake"
 )
 
@@ -61,6 +63,7 @@ func BenchmarkWriteAnswer(b *testing.B) {
 		}
 		bytes += len(batch.Items[i].Raw)
 	}
+	budget := newBudget(minInflightBytes, prometheus.NewGauge(prometheus.GaugeOpts{}))
 	for _, minimal := range []bool{false, true} {
 		b.Run(fmt.Sprintf("1000 items, minimal %v", minimal), func(b *testing.B) {
 			b.ReportAllocs()
@@ -68,7 +71,9 @@ func BenchmarkWriteAnswer(b *testing.B) {
 				b.SetBytes(int64(bytes))
 			}
 			for b.Loop() {
-				if err := writeAnswer(discard{http.Header{}}, batch, &answer{queued: true, minimal: minimal}); err != nil {
+				sent := *batch
+				object := newObject(budget.share(1), &sent, true, minimal)
+				if err := writeAnswer(discard{http.Header{}}, object, &answer{}); err != nil || !object.isMade() {
 					b.Fatal(err)
 				}
 			}

@@ -24,6 +24,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"intake"
@@ -238,6 +239,83 @@ func certify(t *testing.T, certFile, keyFile, name string) {
 		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// One host doesn't hold all the connections that there may be: further ones of it are
+// hung up on, those of other hosts and of proxies are not. With TLS as well.
+func TestServe_ConnectionsOfOneHost(t *testing.T) {
+	t.Parallel()
+	const most = 50
+	dir := t.TempDir()
+	certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	certify(t, certFile, keyFile, "one.test")
+	certificate, err := front.LoadCertificate(certFile, keyFile, zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, certificate := range map[string]*front.Certificate{"plain": nil, "TLS": certificate} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			registry := prometheus.NewRegistry()
+			f := newFront(t, func(o *front.Options) {
+				o.MaxConnectionsPerAddress, o.Certificate, o.Registerer = most, certificate, registry
+				o.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.9/32")}
+			})
+			listener, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.serve(t, listener, new(net.Dialer).DialContext)
+			// from opens a connection, and reports whether a request over it is answered.
+			from := func(address string) (net.Conn, bool) {
+				t.Helper()
+				dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}}
+				conn, err := dialer.DialContext(t.Context(), "tcp", listener.Addr().String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { conn.Close() })
+				_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+				if certificate != nil {
+					conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
+				}
+				if _, err := io.WriteString(conn, "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+					return conn, false
+				}
+				response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+				return conn, err == nil && response.StatusCode == http.StatusOK
+			}
+			open := func(address string) bool {
+				t.Helper()
+				_, answered := from(address)
+				return answered
+			}
+			first, _ := from("127.0.0.1")
+			for n := range most - 1 {
+				if !open("127.0.0.1") {
+					t.Fatalf("connection %d is refused", n+2)
+				}
+			}
+			for range 3 {
+				if open("127.0.0.1") {
+					t.Error("a connection too many is answered")
+				}
+			}
+			if !open("127.0.0.2") {
+				t.Error("another host is refused")
+			}
+			for n := range most + 1 {
+				if !open("127.0.0.9") {
+					t.Fatalf("a proxy's connection %d is refused", n+1)
+				}
+			}
+			if refused := counted(t, registry, "intake_front_connections_refused_total", ""); refused != 3 {
+				t.Errorf("%v connections are counted as refused, want 3", refused)
+			}
+			first.Close()
+			waitFor(t, func() bool { return open("127.0.0.1") })
+		})
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"intake"
+	"intake/cmd/intake/internal/limit"
 )
 
 // maxSentBytes bounds a compressed body as it is sent: above what the largest
@@ -31,9 +32,9 @@ func slowest(bytes int64) time.Duration {
 	return 15*time.Second + time.Duration(bytes)*time.Second/rate
 }
 
-// readBody reads a batch's text, within the budget and not for ever. The buffer
-// is of bodies and goes back there.
-func (f *Front) readBody(w http.ResponseWriter, r *http.Request, share *share) (*[]byte, *problem) {
+// readBody reads a batch's text, within the budget and what its partner may have in
+// flight, and not for ever. The buffer is of bodies and goes back there.
+func (f *Front) readBody(w http.ResponseWriter, r *http.Request, share *share, pass *limit.Pass) (*[]byte, *problem) {
 	encoding, refusal := checkContent(w, r)
 	if refusal != nil {
 		return nil, refusal
@@ -62,9 +63,10 @@ func (f *Front) readBody(w http.ResponseWriter, r *http.Request, share *share) (
 	if encoding != "gzip" && r.ContentLength >= 0 {
 		expected = r.ContentLength + 1 // one more, to see the end
 	}
-	refusal = fill(buffer, source, min(expected, firstBuffer), expected, limit, share, w)
+	filling := &filling{w: w, share: share, pass: pass}
+	refusal = filling.fill(buffer, source, min(expected, firstBuffer), expected, limit)
 	if refusal == nil && encoding == "zstd" {
-		refusal = f.inflate(buffer, share, w)
+		refusal = f.inflate(buffer, filling)
 	}
 	if refusal == &errFull {
 		refusal = f.full()
@@ -94,14 +96,22 @@ var (
 	errFull     = problem{code: codeNoMemory, retryAfter: time.Second, detail: "other requests take all the memory there is; nothing of this one was saved or queued"}
 )
 
+// A filling is a body that is being read.
+type filling struct {
+	w     http.ResponseWriter // its connection is closed where the body can't be read on
+	share *share
+	pass  *limit.Pass
+}
+
 // fill reads all of a body, up to a limit, into a buffer, which has room for first
 // to begin with and grows with what comes, up to what is expected in steps of four
 // and then by doubling, each time within the budget. What is expected and doesn't
-// fit is refused at once.
-func fill(buffer *[]byte, source io.Reader, first, expected, limit int64, share *share, w http.ResponseWriter) *problem {
+// fit is refused at once. What has come, unpacked, counts for the partner's bytes in
+// flight.
+func (f *filling) fill(buffer *[]byte, source io.Reader, first, expected, limit int64) *problem {
 	b := (*buffer)[:0]
 	defer func() { *buffer = b }()
-	if !share.fits(expected) || !share.grow(int64(cap(b))) {
+	if !f.share.fits(expected) || !f.share.grow(int64(cap(b))) {
 		return &errFull
 	}
 	first = max(first, minBodyBuffer)
@@ -112,20 +122,23 @@ func fill(buffer *[]byte, source io.Reader, first, expected, limit int64, share 
 				room = min(4*size, expected)
 			}
 			room = min(max(room, first), limit+1)
-			if !share.grow(room) {
+			if !f.share.grow(room) {
 				return &errFull
 			}
 			b = append(make([]byte, 0, room), b...)
 		}
 		n, err := source.Read(b[len(b):cap(b)])
 		b = b[:len(b)+n]
+		exceeded := f.pass.Grow(int64(len(b)))
 		switch {
 		case int64(len(b)) > limit:
 			return &errTooLarge
+		case exceeded != nil:
+			return limitProblem(exceeded)
 		case errors.Is(err, io.EOF):
 			return nil
 		case err != nil:
-			return bodyProblem(w, err)
+			return bodyProblem(f.w, err)
 		}
 	}
 }
@@ -134,7 +147,7 @@ func fill(buffer *[]byte, source io.Reader, first, expected, limit int64, share 
 // isn't decoded as it comes in: a decoder sets aside the window that a frame's
 // header asks for, often 8 MiB, for the smallest of bodies. So there are a few
 // decoders, and none of them waits for a client.
-func (f *Front) inflate(buffer *[]byte, share *share, w http.ResponseWriter) *problem {
+func (f *Front) inflate(buffer *[]byte, filling *filling) *problem {
 	sent := *buffer
 	expected := int64(firstBuffer)
 	var header zstd.Header
@@ -147,10 +160,10 @@ func (f *Front) inflate(buffer *[]byte, share *share, w http.ResponseWriter) *pr
 		f.zstd <- decoder
 	}()
 	if err := decoder.Reset(bytes.NewReader(sent)); err != nil {
-		return bodyProblem(w, compressionError(err))
+		return bodyProblem(filling.w, compressionError(err))
 	}
 	*buffer = nil
-	return fill(buffer, compressedReader{decoder}, expected, expected, intake.MaxBodyBytes, share, w)
+	return filling.fill(buffer, compressedReader{decoder}, expected, expected, intake.MaxBodyBytes)
 }
 
 // newZstdDecoders makes as many as there are processors, and not more memory than

@@ -2,7 +2,7 @@ package front
 
 import (
 	"context"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -24,26 +24,76 @@ const itemBytes = 256
 // size, with as much text on what is wrong with it as there can be.
 const minInflightBytes = memoryFactor*intake.MaxBodyBytes + 2*(64<<20)
 
+// partnerPart is how many times as much as stays free a partner may have of the
+// budget: three quarters of it when no other partner has any, 3/7 each when two take
+// what they can get, and always less than there is for the next one.
+const partnerPart = 3
+
 // A budget bounds the memory of all requests together. Nobody waits for it:
 // what doesn't fit is refused, and may come again later. The last eighth of it is
 // not for bodies, so that a body is rather refused before it is read than after;
 // and streams have no more than a quarter of it for being open, so that those of
-// which nothing comes leave room for requests.
+// which nothing comes leave room for requests. A partner may have only a part of each
+// (see partnerPart), except that the only request of a partner may have all that is
+// free: one of the largest kind needs a budget of minInflightBytes whole.
 type budget struct {
-	limit   int64
-	used    atomic.Int64
-	streams atomic.Int64 // of used
-	gauge   prometheus.Gauge
+	limit int64
+	gauge prometheus.Gauge
+
+	mu       sync.Mutex
+	all      holding           // guarded by mu
+	partners map[int32]holding // guarded by mu; of those that hold anything
+}
+
+// A holding is what is held of a budget, in bytes.
+type holding struct {
+	bytes   int64
+	streams int64 // of bytes, for streams to be open
+}
+
+func newBudget(limit int64, gauge prometheus.Gauge) *budget {
+	return &budget{limit: limit, gauge: gauge, partners: make(map[int32]holding)}
 }
 
 func (b *budget) bodies() int64 { return b.limit - b.limit/8 }
 
+// share returns a share of a partner's, of nothing yet.
+func (b *budget) share(partner int32) *share { return &share{budget: b, partner: partner} }
+
+// isFair reports whether a partner may have so many bytes of the budget when all
+// partners together have used of limit.
+func isFair(partner, used, limit int64) bool { return partner <= partnerPart*(limit-used) }
+
+// hasRoom must be called with mu held.
+func (b *budget) hasRoom(s *share, bytes, limit int64) bool {
+	used, partner := b.all.bytes+bytes, b.partners[s.partner].bytes+bytes
+	return used <= limit && (partner == s.held+bytes || isFair(partner, used, limit))
+}
+
+// add adds to what a share has, or takes from it. It must be called with mu held.
+func (b *budget) add(s *share, bytes, streams int64) {
+	s.held += bytes
+	s.stream += streams
+	b.all.bytes += bytes
+	b.all.streams += streams
+	partner := b.partners[s.partner]
+	partner.bytes += bytes
+	partner.streams += streams
+	if partner == (holding{}) {
+		delete(b.partners, s.partner)
+	} else {
+		b.partners[s.partner] = partner
+	}
+	b.gauge.Set(float64(b.all.bytes))
+}
+
 // A share is what one request has of the budget.
 type share struct {
-	budget *budget
-	body   int64 // bytes of the body that it is large enough for
-	stream int64 // of held, for a stream to be open
-	held   int64
+	budget  *budget
+	partner int32
+	body    int64 // bytes of the body that it is large enough for
+	held    int64
+	stream  int64 // of held, for a stream to be open
 }
 
 // grow makes the share large enough for a body of so many bytes, unless there
@@ -60,10 +110,12 @@ func (s *share) grow(body int64) bool {
 	return true
 }
 
-// fits tells whether it could grow for a body of so many bytes now.
+// fits reports whether it could grow for a body of so many bytes now.
 func (s *share) fits(body int64) bool {
 	body = min(body, intake.MaxBodyBytes)
-	return body <= s.body || s.budget.used.Load()+(body-s.body)*memoryFactor <= s.budget.bodies()
+	s.budget.mu.Lock()
+	defer s.budget.mu.Unlock()
+	return body <= s.body || s.budget.hasRoom(s, (body-s.body)*memoryFactor, s.budget.bodies())
 }
 
 // addItems makes the share large enough for what items take beside the body
@@ -79,38 +131,59 @@ func (s *share) addItems(items []intake.Item) bool {
 
 // openStream adds what a stream takes for being open.
 func (s *share) openStream(bytes int64) bool {
-	if s.budget.streams.Add(bytes) > s.budget.limit/4 || !s.add(bytes) {
-		s.budget.streams.Add(-bytes)
+	b := s.budget
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	streams, partner := b.all.streams+bytes, b.partners[s.partner].streams+bytes
+	if streams > b.limit/4 || !isFair(partner, streams, b.limit/4) || !b.hasRoom(s, bytes, b.limit) {
 		return false
 	}
-	s.stream += bytes
+	b.add(s, bytes, bytes)
 	return true
 }
 
 func (s *share) add(bytes int64) bool { return s.addUpTo(bytes, s.budget.limit) }
 
 func (s *share) addUpTo(bytes, limit int64) bool {
-	b := s.budget
-	if b.used.Add(bytes) > limit {
-		b.used.Add(-bytes)
+	s.budget.mu.Lock()
+	defer s.budget.mu.Unlock()
+	if !s.budget.hasRoom(s, bytes, limit) {
 		return false
 	}
-	s.held += bytes
-	b.gauge.Set(float64(b.used.Load()))
+	s.budget.add(s, bytes, 0)
+	return true
+}
+
+// addPiece adds a piece of an answer. It counts for the partner, and is not refused
+// for that: what the answer is made of is given back in its place.
+func (s *share) addPiece() bool {
+	s.budget.mu.Lock()
+	defer s.budget.mu.Unlock()
+	if s.budget.all.bytes+answerPiece > s.budget.limit {
+		return false
+	}
+	s.budget.add(s, answerPiece, 0)
 	return true
 }
 
 // keepBody gives back what a request needs beside its body until it is queued.
-func (s *share) keepBody() {
-	spare := s.body * (memoryFactor - 1)
-	s.held -= spare
-	s.budget.gauge.Set(float64(s.budget.used.Add(-spare)))
+func (s *share) keepBody() { s.giveBack(s.body * (memoryFactor - 1)) }
+
+// keep gives back all but so many bytes.
+func (s *share) keep(bytes int64) { s.giveBack(max(s.held-bytes, 0)) }
+
+func (s *share) giveBack(bytes int64) {
+	s.budget.mu.Lock()
+	defer s.budget.mu.Unlock()
+	s.budget.add(s, -bytes, 0)
 }
 
+// release gives everything back.
 func (s *share) release() {
-	s.budget.streams.Add(-s.stream)
-	s.budget.gauge.Set(float64(s.budget.used.Add(-s.held)))
-	s.body, s.stream, s.held = 0, 0, 0
+	s.budget.mu.Lock()
+	defer s.budget.mu.Unlock()
+	s.budget.add(s, -s.held, -s.stream)
+	s.body = 0
 }
 
 // roomPatience is how long one waits for room in memory who can.

@@ -24,13 +24,13 @@ func (f *Front) create(w http.ResponseWriter, r *http.Request) {
 	if streams {
 		f.answerEarly(w)
 	}
-	partner, ok := f.authenticate(w, r, scopeWrite)
+	partner, token, ok := f.authenticate(w, r, scopeWrite)
 	if !ok {
 		return
 	}
 	key, refusal := idempotencyKey(r.Header)
 	if refusal == nil && streams {
-		f.stream(w, r, partner, key)
+		f.stream(w, r, partner, token, key)
 		return
 	}
 	if refusal != nil {
@@ -42,7 +42,7 @@ func (f *Front) create(w http.ResponseWriter, r *http.Request) {
 		f.refuseUnread(w, r, *refusal)
 		return
 	}
-	share := &share{budget: f.budget}
+	share := f.budget.share(partner.ID)
 	defer share.release()
 	body, pass, refusal := f.readLimited(w, r, &partner, share)
 	if refusal != nil {
@@ -51,15 +51,19 @@ func (f *Front) create(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer pass.Leave()
-	defer putBody(body)
 	request, answer, refusal := f.take(r.Context(), &incoming{
 		partner: partner, body: *body, share: share, prefer: prefer, key: key,
 	})
 	if refusal != nil {
+		putBody(body)
 		writeProblem(w, *refusal)
 		return
 	}
-	if err := writeAnswer(w, request.Batch, answer); err != nil {
+	object := newObject(share, request.Batch, answer.queued, answer.minimal)
+	if object.isMade() {
+		putBody(body)
+	}
+	if err := writeAnswer(w, object, answer); err != nil {
 		f.opts.Logger.Debug("cannot write an answer", zap.String("partner", partner.Name), zap.Error(err))
 		panic(http.ErrAbortHandler) // half an answer must not look like a whole one
 	}

@@ -8,7 +8,11 @@ import (
 )
 
 // Inflight gives what the requests that are in have of the budget, in bytes.
-func (f *Front) Inflight() int64 { return f.budget.used.Load() }
+func (f *Front) Inflight() int64 {
+	f.budget.mu.Lock()
+	defer f.budget.mu.Unlock()
+	return f.budget.all.bytes
+}
 
 // SetBudget sets the bound on the memory of all requests, also to less than New
 // would.
@@ -53,4 +57,10 @@ func ProblemStatuses() map[string]int {
 		statuses[string(code)] = status
 	}
 	return statuses
+}
+
+// Take takes memory for a request of a partner, if it may have it, until back is called.
+func (f *Front) Take(partner int32, bytes int64) (ok bool, back func()) {
+	share := f.budget.share(partner)
+	return share.add(bytes), share.release
 }

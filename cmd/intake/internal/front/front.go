@@ -91,6 +91,10 @@ type Options struct {
 	// TrustedProxies are the networks of proxies in front, whose X-Forwarded-For
 	// tells where a request comes from.
 	TrustedProxies []netip.Prefix
+	// MaxConnectionsPerAddress bounds the connections at once that come from an IPv4
+	// address or an IPv6 network of 64 bits, other than a trusted proxy's: further ones
+	// are closed at once. There is no bound when it is zero, but on all together.
+	MaxConnectionsPerAddress int
 	// Certificate is for TLS; without, requests come in plain.
 	Certificate *Certificate
 	// DrainDelay is how long the front goes on taking requests when it is to stop.
@@ -156,7 +160,7 @@ func New(opts Options) (*Front, error) {
 	f.close = sync.OnceFunc(func() { close(f.closing) })
 	f.streamSilence, f.unreadLinger = streamSilence, time.Second
 	f.decoding = make(chan struct{}, max(runtime.GOMAXPROCS(0)-1, 1))
-	f.budget = &budget{limit: opts.MaxInflightBytes, gauge: f.metrics.inflight}
+	f.budget = newBudget(opts.MaxInflightBytes, f.metrics.inflight)
 	if opts.Issuer.URL != "" {
 		if f.issuer, err = newIssuer(opts.Issuer, opts.PublicURL, opts.Logger, opts.Registerer); err != nil {
 			return nil, err
@@ -374,10 +378,6 @@ func baseOf(r *http.Request) context.Context {
 	return r.Context()
 }
 
-// maxConnections bounds the connections at once; another one waits until there
-// is room. Those that send no request, or no more of it, end after some seconds.
-const maxConnections = 20_000
-
 // Listen listens at an address for Serve: not for Multipath TCP, whose sockets can't
 // be closed without resetting connections, see refuseConnections.
 func Listen(ctx context.Context, address string) (net.Listener, error) {
@@ -406,7 +406,7 @@ func (f *Front) Serve(ctx context.Context, listener net.Listener, timeout time.D
 	server.Protocols.SetHTTP2(true)
 	server.Protocols.SetUnencryptedHTTP2(true)
 	bare := listener
-	listener = netutil.LimitListener(listener, maxConnections)
+	listener = netutil.LimitListener(f.limitHosts(listener), maxConnections)
 	if f.opts.Certificate != nil {
 		listener = tls.NewListener(listener, f.opts.Certificate.Config())
 	}

@@ -10,6 +10,8 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2/simplelru"
 	"golang.org/x/time/rate"
+
+	"intake"
 )
 
 // Wrong credentials that may come from an address for one client, and from an
@@ -32,9 +34,19 @@ type guesses struct {
 	known     *lru.LRU[pair, struct{}]
 }
 
+// A pair is an address and the client whose credentials come from there.
 type pair struct {
 	address netip.Addr
-	client  string
+	client  string // empty for names that no partner can have: they are all counted as one
+}
+
+// pairOf returns a pair that may be kept: it shares no memory with what was sent, and
+// has no name that cannot be a partner's, for that may be of any length.
+func pairOf(address netip.Addr, client string) pair {
+	if !intake.ValidPartnerName(client) {
+		return pair{address: address}
+	}
+	return pair{address, strings.Clone(client)}
 }
 
 func newGuesses() *guesses {
@@ -91,14 +103,10 @@ func spend[K comparable](limiters *lru.LRU[K, *rate.Limiter], key K, every time.
 	limiter.Allow()
 }
 
-// addressOf gives the address that a request comes from: the last one that is no
-// trusted proxy's. All addresses of an IPv6 network of 64 bits are one's.
+// addressOf returns the address that a request comes from: the last one that is no
+// trusted proxy's.
 func (f *Front) addressOf(r *http.Request) netip.Addr {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		host = r.RemoteAddr
-	}
-	address, _ := netip.ParseAddr(host)
+	address := parseRemote(r.RemoteAddr)
 	forwarded := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
 	for i := len(forwarded) - 1; i >= 0 && f.isProxy(address); i-- {
 		next, err := netip.ParseAddr(strings.TrimSpace(forwarded[i]))
@@ -107,6 +115,23 @@ func (f *Front) addressOf(r *http.Request) netip.Addr {
 		}
 		address = next
 	}
+	return hostOf(address)
+}
+
+// parseRemote returns the address of a connection's far end; the zero Addr if it has
+// none.
+func parseRemote(remote string) netip.Addr {
+	host, _, err := net.SplitHostPort(remote)
+	if err != nil {
+		host = remote
+	}
+	address, _ := netip.ParseAddr(host)
+	return address
+}
+
+// hostOf returns an address that stands for all that its host may have: those of an
+// IPv6 network of 64 bits are one's.
+func hostOf(address netip.Addr) netip.Addr {
 	address = address.Unmap()
 	if address.Is6() {
 		network, _ := address.Prefix(64)

@@ -94,7 +94,7 @@ func (i *issuer) verify(ctx context.Context, token string) (*pass, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &pass{partner: partner, scopes: scopesOf(claims), expires: expires.Time, issuer: i, key: key}, nil
+	return &pass{partner: partner, scopes: knownScopes(scopesOf(claims)), expires: expires.Time, issuer: i, key: key}, nil
 }
 
 // keyOf finds the key that a token must be signed with. What the token says of

@@ -104,7 +104,7 @@ func TestKeySet_Away(t *testing.T) {
 	})
 }
 
-// counted reads a counter that has one label.
+// counted reads a counter that has one label, or none.
 func counted(t testing.TB, registry *prometheus.Registry, name, label string) float64 {
 	t.Helper()
 	families, err := registry.Gather()
@@ -113,7 +113,7 @@ func counted(t testing.TB, registry *prometheus.Registry, name, label string) fl
 	}
 	for _, family := range families {
 		for _, metric := range family.Metric {
-			if family.GetName() == name && metric.Label[0].GetValue() == label {
+			if family.GetName() == name && (len(metric.Label) == 0 || metric.Label[0].GetValue() == label) {
 				return metric.GetCounter().GetValue()
 			}
 		}

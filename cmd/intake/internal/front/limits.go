@@ -43,9 +43,9 @@ func (f *Front) readLimited(w http.ResponseWriter, r *http.Request, partner *int
 	if exceeded != nil {
 		return nil, nil, limitProblem(exceeded)
 	}
-	body, refusal := f.readBody(w, r, share)
+	body, refusal := f.readBody(w, r, share, pass)
 	if refusal == nil {
-		if exceeded = pass.Grow(r.Context(), int64(len(*body))); exceeded == nil {
+		if exceeded = pass.Settle(r.Context()); exceeded == nil {
 			return body, pass, nil
 		}
 		putBody(body)
@@ -87,21 +87,24 @@ func (f *Front) enter(ctx context.Context, partner *intake.Partner) (*limit.Pass
 	return pass, nil
 }
 
-// enterLine adds a line's bytes to those of its stream, which must be taken back.
-func (f *Front) enterLine(ctx context.Context, stream *limit.Pass, bytes int64) *problem {
+// enterLine adds a line's bytes to those of its stream, which must be taken back. It
+// returns the partner whose line it is, as it is known by then.
+func (f *Front) enterLine(ctx context.Context, token *pass, stream *limit.Pass, bytes int64) (partner intake.Partner, refusal *problem) {
 	const again = 20 * time.Millisecond // what is in flight may be done at any moment
-	exceeded := f.patiently(ctx, linePatience, func() *limit.Exceeded {
-		exceeded := stream.Add(ctx, bytes)
-		if exceeded != nil {
+	exceeded := f.patiently(ctx, linePatience, func() (exceeded *limit.Exceeded) {
+		if partner, refusal = f.holderOf(token); refusal != nil {
+			return nil
+		}
+		if exceeded = stream.Add(ctx, partner.Limits, bytes); exceeded != nil {
 			exceeded.After = again
 		}
 		return exceeded
 	})
 	if exceeded != nil {
 		exceeded.After = time.Second
-		return limitProblem(exceeded)
+		refusal = limitProblem(exceeded)
 	}
-	return nil
+	return partner, refusal
 }
 
 // takeItems takes items from a partner's rate. A line of a stream waits for it.

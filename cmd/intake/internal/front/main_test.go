@@ -126,7 +126,12 @@ func (f *testFront) stopped() error {
 // token gets an access token of acme, for all scopes if none are given.
 func (f *testFront) token(t testing.TB, scopes ...string) string {
 	t.Helper()
-	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {"acme"}, "client_secret": {f.secret}, "scope": {strings.Join(scopes, " ")}}
+	return f.tokenOf(t, "acme", f.secret, scopes...)
+}
+
+func (f *testFront) tokenOf(t testing.TB, partner, secret string, scopes ...string) string {
+	t.Helper()
+	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {partner}, "client_secret": {secret}, "scope": {strings.Join(scopes, " ")}}
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://front/oauth/token", strings.NewReader(form.Encode()))
 	if err != nil {
 		t.Fatal(err)

@@ -14,6 +14,8 @@ type metrics struct {
 	stateless *prometheus.CounterVec
 	bytes     prometheus.Counter
 	inflight  prometheus.Gauge
+	// refusedConnections are those that a host had too many of.
+	refusedConnections prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -41,6 +43,9 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		}, []string{"why"}),
 		bytes: m.NewCounter(prometheus.CounterOpts{
 			Name: "intake_front_body_bytes_total", Help: "Bytes of batches, after decompression.",
+		}),
+		refusedConnections: m.NewCounter(prometheus.CounterOpts{
+			Name: "intake_front_connections_refused_total", Help: "Connections closed at once because --max-connections-per-address were open from where they came.",
 		}),
 		inflight: m.NewGauge(prometheus.GaugeOpts{
 			Name: "intake_front_inflight_bytes", Help: "Memory set aside for the requests that are in; bounded by --max-inflight-bytes.",

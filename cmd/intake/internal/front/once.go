@@ -133,7 +133,7 @@ func (f *Front) keepClaim(partner int32, claimant intake.Claimant) (stop func())
 func (f *Front) goOn(ctx context.Context, request *request) (queued bool, refusal *problem) {
 	const every = 100 * time.Millisecond
 	for {
-		share := &share{budget: f.budget}
+		share := f.budget.share(request.Partner.ID)
 		batch, refusal := f.recall(ctx, share, request.Partner, request.ID)
 		share.release()
 		if refusal == errNoBatch {

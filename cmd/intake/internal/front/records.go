@@ -55,7 +55,7 @@ type recordAnswer struct {
 
 // record is GET /api/v1/clients/{partner_client_id}.
 func (f *Front) record(w http.ResponseWriter, r *http.Request) {
-	partner, ok := f.authenticate(w, r, scopeRead)
+	partner, _, ok := f.authenticate(w, r, scopeRead)
 	if !ok {
 		return
 	}
@@ -105,11 +105,11 @@ type entry struct {
 
 // reconcile is POST /api/v1/clients/reconcile.
 func (f *Front) reconcile(w http.ResponseWriter, r *http.Request) {
-	partner, ok := f.authenticate(w, r, scopeRead)
+	partner, _, ok := f.authenticate(w, r, scopeRead)
 	if !ok {
 		return
 	}
-	share := &share{budget: f.budget}
+	share := f.budget.share(partner.ID)
 	defer share.release()
 	body, pass, refusal := f.readLimited(w, r, &partner, share)
 	if refusal != nil {
@@ -117,7 +117,6 @@ func (f *Front) reconcile(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer pass.Leave()
-	defer putBody(body)
 	items, err := f.decode(*body, &partner, time.Now())
 	if err != nil {
 		writeProblem(w, *decodeProblem(err))
@@ -148,6 +147,8 @@ func (f *Front) reconcile(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	text := reconciled(entries, records)
+	putBody(body)
+	share.keep(int64(cap(text))) // the rest isn't needed while the client takes the answer
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusOK)

@@ -34,7 +34,7 @@ var (
 
 // status is GET /api/v1/clients/status/{id}.
 func (f *Front) status(w http.ResponseWriter, r *http.Request) {
-	partner, ok := f.authenticate(w, r, scopeRead)
+	partner, _, ok := f.authenticate(w, r, scopeRead)
 	if !ok {
 		return
 	}
@@ -49,7 +49,7 @@ func (f *Front) status(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer pass.Leave()
-	share := &share{budget: f.budget}
+	share := f.budget.share(partner.ID)
 	defer share.release()
 	batch, refusal := f.recall(r.Context(), share, partner, id)
 	if refusal != nil {
@@ -60,7 +60,7 @@ func (f *Front) status(w http.ResponseWriter, r *http.Request) {
 	if prefer.minimal {
 		w.Header().Set("Preference-Applied", "return=minimal")
 	}
-	if err := writeBatch(w, http.StatusOK, batch, true, prefer.minimal); err != nil {
+	if err := newObject(share, batch, true, prefer.minimal).answer(w, http.StatusOK); err != nil {
 		f.opts.Logger.Debug("cannot write an answer", zap.String("partner", partner.Name), zap.Error(err))
 		panic(http.ErrAbortHandler)
 	}

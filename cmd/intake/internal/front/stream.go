@@ -29,6 +29,9 @@ const (
 	streamSilence = time.Minute
 	// streamAge is how long a stream may last.
 	streamAge = 24 * time.Hour
+	// tokenEvery is how often it is asked whether a stream's token still lets its
+	// partner in: with directoryEvery, within the 5 s that are promised.
+	tokenEvery = time.Second
 	// streamBytes is what an open stream takes beside its lines: a buffer of
 	// lineBuffer, and as much for gzip's window and the rest.
 	streamBytes = 2 * lineBuffer
@@ -57,26 +60,25 @@ type streamed struct {
 	share   *share
 	body    []byte
 	done    chan struct{} // closed when the rest is there
-	request *request
-	answer  *answer
+	object  *object
 	refusal *problem
 	broken  bool // no answer is true: see worker.ErrUncertain
 }
 
 // stream is POST /api/v1/clients of a stream of batches. Lines are read, taken in
 // and answered at the same time; the answers come in the order of the lines.
-func (f *Front) stream(w http.ResponseWriter, r *http.Request, partner intake.Partner, key string) {
+func (f *Front) stream(w http.ResponseWriter, r *http.Request, partner intake.Partner, token *pass, key string) {
 	if key != "" {
 		writeProblem(w, problem{code: codeKeyOnStream, detail: "a stream takes no Idempotency-Key: send each batch of it as a request of its own, or again"})
 		return
 	}
-	pass, refusal := f.enter(r.Context(), &partner)
-	if refusal != nil {
-		writeProblem(w, *refusal)
+	pass, exceeded := f.opts.Limiter.Open(r.Context(), &partner)
+	if exceeded != nil {
+		writeProblem(w, *limitProblem(exceeded))
 		return
 	}
 	defer pass.Leave()
-	lines, refusal := f.openStream(w, r)
+	lines, refusal := f.openStream(w, r, partner.ID, token)
 	if refusal != nil {
 		writeProblem(w, *refusal)
 		return
@@ -105,7 +107,7 @@ func (f *Front) stream(w http.ResponseWriter, r *http.Request, partner intake.Pa
 		defer close(answers)
 		end := f.readStream(ctx, lines, slots, func(s *streamed) {
 			answers <- s
-			go f.takeLine(ctx, partner, pass, s, prefer)
+			go f.takeLine(ctx, token, pass, s, prefer)
 		})
 		if end == errBrokenOff {
 			cancel()
@@ -126,10 +128,8 @@ func (f *Front) readStream(ctx context.Context, lines *lineReader, slots chan<- 
 	ended := make(chan struct{})
 	defer close(ended)
 	go func() {
-		select {
-		case <-f.closing:
+		if f.mustEnd(lines.token, ended) {
 			lines.wire.interrupt()
-		case <-ended:
 		}
 	}()
 	for {
@@ -138,7 +138,7 @@ func (f *Front) readStream(ctx context.Context, lines *lineReader, slots chan<- 
 		case <-ctx.Done():
 			return nil
 		}
-		s := &streamed{share: &share{budget: f.budget}, done: make(chan struct{})}
+		s := &streamed{share: f.budget.share(lines.share.partner), done: make(chan struct{})}
 		end := false
 		s.body, s.refusal, end = lines.next(ctx, s.share)
 		switch {
@@ -153,8 +153,27 @@ func (f *Front) readStream(ctx context.Context, lines *lineReader, slots chan<- 
 	}
 }
 
-// takeLine takes the batch of a line in.
-func (f *Front) takeLine(ctx context.Context, partner intake.Partner, pass *limit.Pass, s *streamed, prefer preferences) {
+// mustEnd waits until a stream must end, because the front stops or the token that
+// it was opened with lets nobody in any more. It returns false when it has ended.
+func (f *Front) mustEnd(token *pass, ended <-chan struct{}) bool {
+	ticker := time.NewTicker(tokenEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			if _, refusal := f.holderOf(token); refusal != nil {
+				return true
+			}
+		case <-f.closing:
+			return true
+		case <-ended:
+			return false
+		}
+	}
+}
+
+// takeLine takes the batch of a line in, by what is known of its partner now.
+func (f *Front) takeLine(ctx context.Context, token *pass, pass *limit.Pass, s *streamed, prefer preferences) {
 	if s.refusal != nil {
 		return
 	}
@@ -172,11 +191,18 @@ func (f *Front) takeLine(ctx context.Context, partner intake.Partner, pass *limi
 		return
 	}
 	bytes := int64(len(s.body))
-	if s.refusal = f.enterLine(ctx, pass, bytes); s.refusal != nil {
+	partner, refusal := f.enterLine(ctx, token, pass, bytes)
+	if s.refusal = refusal; refusal != nil {
 		return
 	}
 	defer pass.Remove(bytes)
-	s.request, s.answer, s.refusal = f.take(ctx, &incoming{partner: partner, body: s.body, share: s.share, prefer: prefer, line: true})
+	request, answer, refusal := f.take(ctx, &incoming{partner: partner, body: s.body, share: s.share, prefer: prefer, line: true})
+	if s.refusal = refusal; refusal != nil {
+		return
+	}
+	if s.object = newObject(s.share, request.Batch, answer.queued, answer.minimal); s.object.isMade() {
+		s.body = nil
+	}
 }
 
 // writeStream writes the answers as they come. When the client is gone it still
@@ -202,8 +228,8 @@ func (f *Front) writeStream(w http.ResponseWriter, controller *http.ResponseCont
 				if err = limitWrite(w, 0); err == nil {
 					_, err = w.Write(s.refusal.line())
 				}
-			} else if err = limitWrite(w, sizeOfObject(s.request.Batch, s.answer.minimal)); err == nil {
-				err = writeObject(w, s.request.Batch, s.answer.queued, s.answer.minimal)
+			} else {
+				err = s.object.send(w)
 			}
 			if err == nil && len(answers) == 0 {
 				err = controller.Flush()
@@ -228,16 +254,20 @@ type lineReader struct {
 	source  *bufio.Reader
 	wire    *streamReader // what source reads from in the end
 	decoder io.Closer
-	share   *share // of the decoder
+	share   *share // of the stream's being open
+	token   *pass  // that it was opened with
 }
 
 // openStream reads what a stream is said to be.
-func (f *Front) openStream(w http.ResponseWriter, r *http.Request) (*lineReader, *problem) {
+func (f *Front) openStream(w http.ResponseWriter, r *http.Request, partner int32, token *pass) (*lineReader, *problem) {
 	encoding, refusal := checkEncoding(w, r)
 	if refusal != nil {
 		return nil, refusal
 	}
-	l := &lineReader{front: f, wire: &streamReader{body: r.Body, controller: http.NewResponseController(w), silence: f.streamSilence}, share: &share{budget: f.budget}}
+	l := &lineReader{
+		front: f, share: f.budget.share(partner), token: token,
+		wire: &streamReader{body: r.Body, controller: http.NewResponseController(w), silence: f.streamSilence},
+	}
 	bytes := int64(streamBytes)
 	if encoding == "zstd" {
 		bytes += 2 * zstdWindow
@@ -312,7 +342,8 @@ func (l *lineReader) endOf(ctx context.Context, err error) *problem {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return &problem{code: codeStreamTooOld, detail: "the stream is older than " + streamAge.String() + "; go on with another one"}
 	case l.wire.stopped.Load():
-		return nil
+		_, refusal := l.front.holderOf(l.token)
+		return refusal
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return &problem{code: codeStreamTooSlow, detail: "nothing came for " + l.wire.silence.String() + ", or a line slower than 64 KiB a second"}
 	case errors.Is(err, errCompression):

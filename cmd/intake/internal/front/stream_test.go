@@ -12,12 +12,15 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/golang-jwt/jwt/v5"
 	"github.com/klauspost/compress/zstd"
 
 	"intake"
 	"intake/cmd/intake/internal/front"
+	"intake/sink"
 	"intake/worker"
 )
 
@@ -294,6 +297,113 @@ func TestStream_Shutdown(t *testing.T) {
 	if err := f.stopped(); err != nil {
 		t.Error(err)
 	}
+}
+
+// A stream is held to what is known of its partner now: it ends when the partner may
+// not come in any more, also while nothing comes; lines before are answered.
+func TestStream_PartnerChanges(t *testing.T) {
+	t.Parallel()
+	f := startFront(t)
+	change := func(change func(*sink.PartnerRecord)) {
+		t.Helper()
+		f.registry.change(change)
+		if err := f.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	item := `[{"partner_client_id":"a","entity_type":"SoleTrader","revenue_claims":[{"start_date":"2025-01-01T00:00:00.000Z",` +
+		`"end_date":"2025-01-31T23:59:59.999Z","time_period":"Monthly","currency":"GBP","total_amount":1,"transaction_count":1}]}]` + "\n"
+	silent, s := f.openStream(t, f.client), f.openStream(t, f.client)
+	s.write(item)
+	s.wantLine(`"code":"saved"`)
+	change(func(p *sink.PartnerRecord) { p.Currency = "EUR" })
+	s.write(item)
+	s.wantLine(`"code":"invalid"`, "currency")
+	change(func(p *sink.PartnerRecord) { p.Currency, p.EntityTypes = "GBP", []string{"Company"} })
+	s.write(item)
+	s.wantLine(`"code":"invalid"`, "entity_type")
+	change(func(p *sink.PartnerRecord) {
+		p.EntityTypes, p.Limits = nil, intake.Limits{ItemsPerSecond: 1, Burst: 10_000, Requests: 2}
+	})
+	s.write(item)
+	s.wantLine(`"code":"saved"`)
+	f.do(t, f.create(t, f.token(t), strings.NewReader(items("b")))).checkProblem(t, http.StatusTooManyRequests, "more than 2 requests")
+
+	saved := make(chan struct{})
+	f.queue.submit = func(_ context.Context, batch *intake.Batch) (front.Ticket, error) {
+		return &fakeTicket{wait: func(context.Context) bool {
+			<-saved
+			saveAll(batch)
+			return true
+		}}, nil
+	}
+	queued := f.queue.submitted()
+	s.write(item)
+	waitFor(t, func() bool { return f.queue.submitted() > queued })
+	change(func(p *sink.PartnerRecord) { p.Disabled = true })
+	silent.wantLine(`"status":401`, "may not come in")
+	silent.wantEnd()
+	close(saved)
+	s.wantLine(`"code":"saved"`)
+	s.wantLine(`"status":401`, "may not come in")
+	s.wantEnd()
+
+	change(func(p *sink.PartnerRecord) { p.Disabled = false })
+	s = f.openStream(t, f.client)
+	change(func(p *sink.PartnerRecord) { p.Disabled = true })
+	queued = f.queue.submitted()
+	s.write(item)
+	s.wantLine(`"status":401`, "may not come in")
+	if f.queue.submitted() > queued {
+		t.Error("a line of a partner that is disabled is queued")
+	}
+}
+
+// A stream ends when its token does: when that has expired, or its issuer has
+// withdrawn the key.
+func TestStream_TokenIsOver(t *testing.T) {
+	t.Parallel()
+	open := func(t *testing.T, f *testFront, token string) *testStream {
+		t.Helper()
+		listener := newPipeListener()
+		f.serve(t, listener, listener.dial)
+		s := f.openStream(t, f.client, "Authorization", "Bearer "+token)
+		s.write(items("a") + "\n")
+		s.wantLine(`"code":"saved"`)
+		return s
+	}
+	t.Run("expired", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			f := newFront(t, nil)
+			s := open(t, f, f.token(t))
+			for range 121 {
+				time.Sleep(30 * time.Second)
+				s.write("\n")
+			}
+			s.write(items("b") + "\n")
+			s.wantLine(`"code":"saved"`)
+			time.Sleep(35 * time.Second)
+			s.wantLine(`"status":401`, "has expired")
+			s.wantEnd()
+		})
+	})
+	t.Run("withdrawn", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			key := newKey(t, "1", jwt.SigningMethodES256)
+			issuer := newIssuer(t, "https://issuer.example", key)
+			f := withIssuer(t, issuer.url, issuer, nil)
+			s := open(t, f, issuer.token(t))
+			issuer.setKeys(newKey(t, "2", jwt.SigningMethodES256))
+			time.Sleep(31 * time.Second)
+			s.write(items("b") + "\n")
+			s.wantLine(`"code":"saved"`)
+			time.Sleep(31 * time.Second)
+			s.wantLine(`"status":401`, "not valid")
+			s.wantEnd()
+		})
+	})
 }
 
 // One who goes away leaves nothing behind; what was queued is saved all the same.

@@ -78,7 +78,7 @@ func (f *Front) issueToken(w http.ResponseWriter, r *http.Request) {
 		tokenError(w, http.StatusBadRequest, "invalid_request", problem)
 		return
 	}
-	from := pair{f.addressOf(r), id}
+	from := pairOf(f.addressOf(r), id)
 	if wait := f.guesses.wait(from); wait > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(wait/time.Second)))
 		tokenError(w, http.StatusTooManyRequests, "slow_down", "too many wrong credentials came from this address")

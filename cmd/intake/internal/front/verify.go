@@ -17,17 +17,17 @@ import (
 )
 
 // authenticate finds out who sends a request, and that they may (RFC 6750). If
-// not, it has answered.
-func (f *Front) authenticate(w http.ResponseWriter, r *http.Request, scope string) (intake.Partner, bool) {
+// not, it has answered. What else it returns is the token, for [Front.holderOf] later.
+func (f *Front) authenticate(w http.ResponseWriter, r *http.Request, scope string) (intake.Partner, *pass, bool) {
 	directory := f.directory.Load()
 	if directory == nil {
 		writeProblem(w, problem{code: codeStarting, retryAfter: time.Second, detail: "the partners are not read yet"})
-		return intake.Partner{}, false
+		return intake.Partner{}, nil, false
 	}
-	refuse := func(code problemCode, challenge, detail string) (intake.Partner, bool) {
+	refuse := func(code problemCode, challenge, detail string) (intake.Partner, *pass, bool) {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="intake"`+challenge)
 		writeProblem(w, problem{code: code, detail: detail})
-		return intake.Partner{}, false
+		return intake.Partner{}, nil, false
 	}
 	headers := r.Header.Values("Authorization")
 	if len(headers) == 0 {
@@ -40,23 +40,47 @@ func (f *Front) authenticate(w http.ResponseWriter, r *http.Request, scope strin
 	pass, err := f.verify(r.Context(), directory, strings.TrimSpace(token))
 	if errors.Is(err, errKeysUnread) {
 		writeProblem(w, problem{code: codeIssuerUnavailable, retryAfter: f.issuer.keys.pace.cooldown, detail: errKeysUnread.Error()})
-		return intake.Partner{}, false
+		return intake.Partner{}, nil, false
 	}
 	if err != nil {
-		code, detail := codeTokenInvalid, "the access token is not valid"
+		code, detail := codeTokenInvalid, tokenInvalid
 		if errors.Is(err, jwt.ErrTokenExpired) {
-			code, detail = codeTokenExpired, "the access token has expired"
+			code, detail = codeTokenExpired, tokenExpired
 		}
 		return refuse(code, `, error="invalid_token", error_description="`+detail+`"`, detail)
 	}
 	partner, ok := directory.partnerOf(pass)
 	if !ok {
-		return refuse(codePartnerRefused, `, error="invalid_token"`, "the access token's partner may not come in")
+		return refuse(codePartnerRefused, `, error="invalid_token"`, partnerRefused)
 	}
 	if !slices.Contains(pass.scopes, scope) {
 		return refuse(codeScopeMissing, `, error="insufficient_scope", scope="`+scope+`"`, "the access token lacks the scope "+scope)
 	}
-	return partner, true
+	return partner, pass, true
+}
+
+// What is wrong with a token.
+const (
+	tokenInvalid   = "the access token is not valid"
+	tokenExpired   = "the access token has expired"
+	partnerRefused = "the access token's partner may not come in"
+)
+
+// holderOf returns the partner that a verified token is of, as it is known now, or why
+// the token lets it in no more.
+func (f *Front) holderOf(p *pass) (intake.Partner, *problem) {
+	code, detail := codePartnerRefused, partnerRefused
+	switch {
+	case p.hasExpired():
+		code, detail = codeTokenExpired, tokenExpired
+	case p.isOver():
+		code, detail = codeTokenInvalid, tokenInvalid
+	default:
+		if partner, ok := f.directory.Load().partnerOf(p); ok {
+			return partner, nil
+		}
+	}
+	return intake.Partner{}, &problem{code: code, detail: detail + "; nothing from this line on was saved or queued"}
 }
 
 const clockLeeway = time.Minute
@@ -75,8 +99,10 @@ type pass struct {
 // isOver tells whether the pass is worth nothing any more: it has expired, or its
 // issuer has withdrawn the key that it was signed with.
 func (p *pass) isOver() bool {
-	return time.Now().After(p.expires.Add(clockLeeway)) || p.issuer != nil && !p.issuer.keys.has(p.key)
+	return p.hasExpired() || p.issuer != nil && !p.issuer.keys.has(p.key)
 }
+
+func (p *pass) hasExpired() bool { return time.Now().After(p.expires.Add(clockLeeway)) }
 
 // verify checks a token, by the rules of the issuer that it says it is from.
 func (f *Front) verify(ctx context.Context, d *directory, token string) (*pass, error) {
@@ -93,7 +119,9 @@ func (f *Front) verify(ctx context.Context, d *directory, token string) (*pass, 
 	if err != nil {
 		return nil, err
 	}
-	f.tokens.put(token, p)
+	if intake.ValidPartnerName(p.partner) { // another may be of any length
+		f.tokens.put(token, p)
+	}
 	return p, nil
 }
 
@@ -119,7 +147,18 @@ func (f *Front) verifyOwn(d *directory, token string) (*pass, error) {
 	if !parsed.Valid || c.Subject == "" || c.Partner == 0 {
 		return nil, jwt.ErrTokenInvalidClaims
 	}
-	return &pass{partner: c.Subject, number: c.Partner, scopes: strings.Fields(c.Scope), expires: c.ExpiresAt.Time}, nil
+	return &pass{partner: c.Subject, number: c.Partner, scopes: knownScopes(strings.Fields(c.Scope)), expires: c.ExpiresAt.Time}, nil
+}
+
+// knownScopes returns those of the front's own scopes that are among others, so that
+// nothing else of a token is kept.
+func knownScopes(scopes []string) (known []string) {
+	for _, scope := range []string{scopeWrite, scopeRead} {
+		if slices.Contains(scopes, scope) {
+			known = append(known, scope)
+		}
+	}
+	return known
 }
 
 // A tokenCache keeps tokens that were verified, so that a signature is checked

@@ -120,17 +120,23 @@ func (l *Limiter) shared(ctx context.Context, ask func(context.Context) error) b
 }
 
 // accountOf must be called with mu held.
-func (l *Limiter) accountOf(partner *intake.Partner) *account {
-	a := l.partners[partner.ID]
+func (l *Limiter) accountOf(partner int32) *account {
+	a := l.partners[partner]
 	if a == nil {
 		a = &account{passes: make(map[string]*Pass), rate: rate.NewLimiter(0, 0)}
-		l.partners[partner.ID] = a
+		l.partners[partner] = a
 	}
+	return a
+}
+
+// rateOf must be called with mu held.
+func (l *Limiter) rateOf(partner *intake.Partner) *rate.Limiter {
+	a := l.accountOf(partner.ID)
 	limit, burst := rate.Limit(partner.Limits.ItemsPerSecond), partner.Limits.Burst
 	if a.rate.Limit() != limit || a.rate.Burst() != burst {
 		a.rate = rate.NewLimiter(limit, burst)
 	}
-	return a
+	return a.rate
 }
 
 // maxBlock bounds for how long items are refused unseen: a smaller batch may have
@@ -145,7 +151,7 @@ func (l *Limiter) Blocked(partner *intake.Partner) *Exceeded {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	after := time.Until(l.accountOf(partner).blocked)
+	after := time.Until(l.accountOf(partner.ID).blocked)
 	if after <= 0 {
 		return nil
 	}
@@ -167,7 +173,7 @@ func (l *Limiter) Take(ctx context.Context, partner *intake.Partner, items int) 
 	var usage Usage
 	after := time.Duration(-1)
 	if !l.shared(ctx, func(ctx context.Context) error {
-		got, err := l.rates.AllowN(ctx, keyOf(partner, "rate"), redis_rate.Limit{Rate: limits.ItemsPerSecond, Burst: limits.Burst, Period: time.Second}, items)
+		got, err := l.rates.AllowN(ctx, keyOf(partner.ID, "rate"), redis_rate.Limit{Rate: limits.ItemsPerSecond, Burst: limits.Burst, Period: time.Second}, items)
 		if err == nil {
 			usage, after = Usage{got.Remaining, got.ResetAfter}, got.RetryAfter
 		}
@@ -180,7 +186,7 @@ func (l *Limiter) Take(ctx context.Context, partner *intake.Partner, items int) 
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.accountOf(partner).blocked = time.Now().Add(min(after, maxBlock))
+	l.accountOf(partner.ID).blocked = time.Now().Add(min(after, maxBlock))
 	return usage, l.exceedRate(partner, after)
 }
 
@@ -188,7 +194,7 @@ func (l *Limiter) Take(ctx context.Context, partner *intake.Partner, items int) 
 func (l *Limiter) takeAlone(partner *intake.Partner, items int) (usage Usage, after time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	limiter := l.accountOf(partner).rate
+	limiter := l.rateOf(partner)
 	now := time.Now()
 	after = -1
 	reservation := limiter.ReserveN(now, items)
@@ -201,6 +207,6 @@ func (l *Limiter) takeAlone(partner *intake.Partner, items int) (usage Usage, af
 	return Usage{int(left), time.Duration(missing / float64(partner.Limits.ItemsPerSecond) * float64(time.Second))}, after
 }
 
-func keyOf(partner *intake.Partner, what string) string {
-	return "intake:limit:{" + strconv.Itoa(int(partner.ID)) + "}:" + what
+func keyOf(partner int32, what string) string {
+	return "intake:limit:{" + strconv.Itoa(int(partner)) + "}:" + what
 }

@@ -92,11 +92,17 @@ func TestLimiter(t *testing.T) {
 			t.Errorf("another partner: %+v", exceeded)
 		}
 		passes[0].Leave()
-		if exceeded := passes[1].Grow(ctx, 901); exceeded == nil {
-			t.Error("a byte too many")
+		grow := func(bytes int64) *limit.Exceeded {
+			if exceeded := passes[1].Grow(bytes); exceeded != nil {
+				return exceeded
+			}
+			return passes[1].Settle(ctx)
 		}
-		if exceeded := passes[1].Grow(ctx, 900); exceeded != nil {
+		if exceeded := grow(900); exceeded != nil {
 			t.Errorf("%+v", exceeded)
+		}
+		if exceeded := grow(901); exceeded == nil {
+			t.Error("a byte too many")
 		}
 		if _, exceeded := a.Enter(ctx, partner, 1); exceeded == nil {
 			t.Error("a byte too many, of another request")
@@ -124,7 +130,7 @@ func TestLimiter_NoLimits(t *testing.T) {
 			t.Error(exceeded)
 		}
 		pass, exceeded := l.Enter(t.Context(), partner, 1<<40)
-		if exceeded != nil || pass.Grow(t.Context(), 1<<50) != nil {
+		if exceeded != nil || pass.Grow(1<<50) != nil || pass.Settle(t.Context()) != nil {
 			t.Error(exceeded)
 		}
 		defer pass.Leave()
@@ -178,7 +184,7 @@ func TestPass_Add(t *testing.T) {
 		ctx := t.Context()
 		enter := func(l *limit.Limiter, limits intake.Limits) *limit.Pass {
 			t.Helper()
-			pass, exceeded := l.Enter(ctx, &intake.Partner{ID: 1, Limits: limits}, 0)
+			pass, exceeded := l.Open(ctx, &intake.Partner{ID: 1, Limits: limits})
 			if exceeded != nil {
 				t.Fatalf("%+v", exceeded)
 			}
@@ -206,28 +212,41 @@ func TestPass_Add(t *testing.T) {
 		for n, step := range steps {
 			if step.add < 0 {
 				step.pass.Remove(-step.add)
-			} else if exceeded := step.pass.Add(ctx, step.add); (exceeded == nil) != step.allowed {
+			} else if exceeded := step.pass.Add(ctx, limits, step.add); (exceeded == nil) != step.allowed {
 				t.Errorf("step %d: %+v", n, exceeded)
 			}
 		}
 		one.Leave()
-		if exceeded := other.Add(ctx, 600); exceeded != nil {
+		if exceeded := other.Add(ctx, limits, 600); exceeded != nil {
 			t.Errorf("what has left is counted: %+v", exceeded)
 		}
 		other.Leave()
 
-		// Without a limit of bytes none are counted, also once there is one.
-		unbounded := enter(a, intake.Limits{Requests: 2})
-		if exceeded := unbounded.Add(ctx, 1<<40); exceeded != nil {
-			t.Errorf("%+v", exceeded)
+		// Limits that come, and go, while a stream is open hold for its next line.
+		one, other = enter(a, intake.Limits{}), enter(b, intake.Limits{})
+		for n, c := range []struct {
+			pass    *limit.Pass
+			limits  intake.Limits
+			add     int64
+			allowed bool
+		}{
+			{one, intake.Limits{}, 5_000, true},
+			{one, limits, 1, false},
+			{one, limits, -5_000, true},
+			{one, limits, 600, true},
+			{other, limits, 401, false},
+			{other, intake.Limits{Bytes: 2_000}, 401, true},
+			{one, limits, 1, false},
+			{one, intake.Limits{}, 5_000, true},
+		} {
+			if c.add < 0 {
+				c.pass.Remove(-c.add)
+			} else if exceeded := c.pass.Add(ctx, c.limits, c.add); (exceeded == nil) != c.allowed {
+				t.Errorf("with other limits, step %d: %+v", n, exceeded)
+			}
 		}
-		bounded := enter(b, limits)
-		if exceeded := bounded.Add(ctx, 1_000); exceeded != nil {
-			t.Errorf("%+v", exceeded)
-		}
-		unbounded.Remove(1 << 40)
-		if exceeded := bounded.Add(ctx, 1); exceeded == nil {
-			t.Error("a byte too many")
+		if _, exceeded := b.Enter(ctx, &intake.Partner{ID: 1, Limits: limits}, 0); exceeded == nil {
+			t.Error("streams that were opened without limits are not counted")
 		}
 	})
 }

@@ -13,30 +13,44 @@ import (
 	"intake"
 )
 
-// A Pass lets a request be in flight. It must be given back with Leave.
+// A Pass lets a request be in flight. It must be given back with Leave. A nil Pass is
+// of a partner without limits, and does nothing.
 type Pass struct {
 	limiter *Limiter
-	partner *intake.Partner
+	partner int32
 	id      string
 	bytes   int64 // guarded by limiter.mu
 
-	sharing sync.Mutex // held while Redis is told of the pass
-	left    bool       // guarded by sharing
+	sharing sync.Mutex    // held while Redis is told of the pass
+	limits  intake.Limits // guarded by sharing where Add changes them; the partner's
+	told    int64         // guarded by sharing; the bytes that Redis was told of; -1: it wasn't told of the pass
+	left    bool          // guarded by sharing
 }
 
 // Enter lets a request of so many bytes in, if the partner may have one more.
 func (l *Limiter) Enter(ctx context.Context, partner *intake.Partner, bytes int64) (*Pass, *Exceeded) {
-	limits := partner.Limits
-	if limits.Requests == 0 && limits.Bytes == 0 {
+	if !areShared(partner.Limits) {
 		return nil, nil
 	}
+	return l.enter(ctx, partner, bytes)
+}
+
+// Open lets a stream in, as Enter does a request. Its Pass also counts for a partner
+// without limits, which may get some while the stream is open.
+func (l *Limiter) Open(ctx context.Context, partner *intake.Partner) (*Pass, *Exceeded) {
+	return l.enter(ctx, partner, 0)
+}
+
+func (l *Limiter) enter(ctx context.Context, partner *intake.Partner, bytes int64) (*Pass, *Exceeded) {
+	limits := partner.Limits
+	pass := &Pass{limiter: l, partner: partner.ID, limits: limits, bytes: bytes, told: -1}
+	pass.sharing.Lock()
 	l.mu.Lock()
-	a := l.accountOf(partner)
+	a := l.accountOf(partner.ID)
 	exceeded := l.check(limits, len(a.passes), a.bytes, bytes)
-	var pass *Pass
 	if exceeded == nil {
 		l.last++
-		pass = &Pass{limiter: l, partner: partner, id: fmt.Sprint(l.name, "-", l.last), bytes: bytes}
+		pass.id = fmt.Sprint(l.name, "-", l.last)
 		a.passes[pass.id] = pass
 		a.bytes += bytes
 	}
@@ -44,15 +58,23 @@ func (l *Limiter) Enter(ctx context.Context, partner *intake.Partner, bytes int6
 	if exceeded != nil {
 		return nil, exceeded
 	}
-	if exceeded = pass.share(ctx, 0, bytes, limits); exceeded != nil {
+	if areShared(limits) {
+		exceeded = pass.share(ctx, 0, bytes, limits)
+	}
+	pass.sharing.Unlock()
+	if exceeded != nil {
 		pass.Leave()
 		return nil, exceeded
 	}
 	return pass, nil
 }
 
-// check tells whether one more request exceeds what a partner may have in flight.
-// One that is larger than all that it may have may be in flight by itself.
+// areShared reports whether there are limits that all fronts hold a partner's
+// requests in flight to.
+func areShared(limits intake.Limits) bool { return limits.Requests > 0 || limits.Bytes > 0 }
+
+// check returns which limit one more request exceeds, of what a partner may have in
+// flight. One that is larger than all that it may have may be in flight by itself.
 func (l *Limiter) check(limits intake.Limits, requests int, inFlight, bytes int64) *Exceeded {
 	const after = time.Second
 	switch {
@@ -68,65 +90,77 @@ func (l *Limiter) check(limits intake.Limits, requests int, inFlight, bytes int6
 	return nil
 }
 
-// Grow tells that a request turned out to have so many bytes.
-func (p *Pass) Grow(ctx context.Context, bytes int64) *Exceeded {
-	if p == nil || p.partner.Limits.Bytes == 0 {
+// Grow says that a request that is being read has so many bytes by now. Only this
+// front knows of them before Settle.
+func (p *Pass) Grow(bytes int64) *Exceeded {
+	if p == nil {
 		return nil
 	}
-	p.sharing.Lock()
-	defer p.sharing.Unlock()
-	before := p.size()
-	if bytes <= before {
-		return nil
-	}
-	return p.resize(ctx, before, 0, bytes)
-}
-
-// Add tells that so many bytes more of a request are in flight, which Remove takes
-// back: those of a line of a stream.
-func (p *Pass) Add(ctx context.Context, bytes int64) *Exceeded {
-	if p == nil || p.partner.Limits.Bytes == 0 {
-		return nil
-	}
-	p.sharing.Lock()
-	defer p.sharing.Unlock()
-	before := p.size()
-	return p.resize(ctx, before, before, before+bytes)
-}
-
-// Remove takes back what Add has added.
-func (p *Pass) Remove(bytes int64) {
-	if p == nil || p.partner.Limits.Bytes == 0 {
-		return
-	}
-	p.sharing.Lock()
-	defer p.sharing.Unlock()
-	after := p.size() - bytes
-	p.limiter.mu.Lock()
-	p.setSize(after)
-	p.limiter.mu.Unlock()
-	p.share(context.Background(), 0, after, intake.Limits{})
-}
-
-// resize makes a pass of before bytes one of after, unless there is no room for it
-// beside those that stay, of this one and the others.
-func (p *Pass) resize(ctx context.Context, before, stay, after int64) *Exceeded {
-	l, limits := p.limiter, intake.Limits{Bytes: p.partner.Limits.Bytes}
+	l := p.limiter
 	l.mu.Lock()
-	exceeded := l.check(limits, 0, l.accountOf(p.partner).bytes-before+stay, after-stay)
+	defer l.mu.Unlock()
+	if bytes <= p.bytes {
+		return nil
+	}
+	exceeded := l.check(intake.Limits{Bytes: p.limits.Bytes}, 0, l.accountOf(p.partner).bytes-p.bytes, bytes)
 	if exceeded == nil {
-		p.setSize(after)
+		p.setSize(bytes)
+	}
+	return exceeded
+}
+
+// Settle holds a request that was read to what the partner may have in flight on all
+// fronts.
+func (p *Pass) Settle(ctx context.Context) *Exceeded {
+	if p == nil || p.limits.Bytes == 0 {
+		return nil
+	}
+	p.sharing.Lock()
+	defer p.sharing.Unlock()
+	bytes := p.size()
+	if bytes <= p.told {
+		return nil
+	}
+	return p.share(ctx, 0, bytes, intake.Limits{Bytes: p.limits.Bytes})
+}
+
+// Add says that so many bytes more are in flight, which Remove takes back: those of a
+// line of a stream. They are held to the limits that the partner has now.
+func (p *Pass) Add(ctx context.Context, limits intake.Limits, bytes int64) *Exceeded {
+	p.sharing.Lock()
+	defer p.sharing.Unlock()
+	p.limits = limits
+	limits.Requests = 0 // this one is in
+	l := p.limiter
+	l.mu.Lock()
+	before := p.bytes
+	exceeded := l.check(limits, 0, l.accountOf(p.partner).bytes, bytes)
+	if exceeded == nil {
+		p.setSize(before + bytes)
 	}
 	l.mu.Unlock()
-	if exceeded != nil {
+	if exceeded != nil || limits.Bytes == 0 {
 		return exceeded
 	}
-	if exceeded = p.share(ctx, stay, after, limits); exceeded != nil {
+	if exceeded = p.share(ctx, before, before+bytes, limits); exceeded != nil {
 		l.mu.Lock()
 		p.setSize(before)
 		l.mu.Unlock()
 	}
 	return exceeded
+}
+
+// Remove takes back what Add has added.
+func (p *Pass) Remove(bytes int64) {
+	p.sharing.Lock()
+	defer p.sharing.Unlock()
+	p.limiter.mu.Lock()
+	left := p.bytes - bytes
+	p.setSize(left)
+	p.limiter.mu.Unlock()
+	if p.limits.Bytes > 0 {
+		p.share(context.Background(), 0, left, intake.Limits{})
+	}
 }
 
 func (p *Pass) size() int64 {
@@ -188,6 +222,7 @@ func (p *Pass) keys() []string {
 // bytes were there before, and stay.
 func (p *Pass) share(ctx context.Context, stay, bytes int64, limits intake.Limits) (exceeded *Exceeded) {
 	l := p.limiter
+	p.told = bytes
 	l.shared(ctx, func(ctx context.Context) error {
 		which, err := enter.Run(ctx, l.redis, p.keys(), p.id, bytes, stay, limits.Requests, limits.Bytes, passTime.Milliseconds()).Int()
 		switch {
@@ -216,6 +251,9 @@ func (p *Pass) Leave() {
 	p.setSize(0)
 	l.mu.Unlock()
 	p.left = true
+	if p.told < 0 {
+		return
+	}
 	l.shared(context.Background(), func(ctx context.Context) error {
 		return leave.Run(ctx, l.redis, p.keys(), p.id).Err()
 	})
@@ -250,7 +288,7 @@ func (l *Limiter) all() (passes []*Pass) {
 func (p *Pass) renew(ctx context.Context) {
 	p.sharing.Lock()
 	defer p.sharing.Unlock()
-	if !p.left {
+	if !p.left && areShared(p.limits) {
 		p.share(ctx, 0, p.size(), intake.Limits{})
 	}
 }
