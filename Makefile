@@ -29,11 +29,15 @@ test: servers browser ## run all tests, on private servers of their own
 race: servers browser ## run all tests with the race detector
 	go test -race -timeout 20m ./...
 
+.PHONY: clients
+clients: servers node ## lint the OpenAPI document, generate clients from it in Go and TypeScript, and try them
+	go test -tags clients -timeout 15m -run '^TestClients$$' ./cmd/intake
+
 .PHONY: lint
 lint: ## check form, suspicious code and the import rules
 	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); [[ -z $$unformatted ]] || { echo "not formatted, run gofmt -w: $$unformatted"; exit 1; }
 	go vet ./...
-	go vet -tags failpoints,planted ./...
+	go vet -tags failpoints,planted,clients ./...
 	go run $(STATICCHECK) ./...
 	go mod verify
 	go mod tidy -diff
@@ -75,3 +79,8 @@ servers:
 .PHONY: browser
 browser:
 	@deploy/local/install chromium
+
+# A test generates clients in TypeScript.
+.PHONY: node
+node:
+	@deploy/local/install node

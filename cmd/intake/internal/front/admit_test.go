@@ -25,7 +25,7 @@ func TestCreate_Overloaded(t *testing.T) {
 	for _, backlog := range []time.Duration{11 * time.Second, 30 * time.Second, time.Hour} {
 		f.queue.backlog.Store(int64(backlog))
 		a := create("not even JSON")
-		a.checkProblem(t, http.StatusServiceUnavailable, "more is queued than can be saved in good time")
+		a.checkProblem(t, http.StatusServiceUnavailable, "overloaded: more is queued than can be saved in good time")
 		seconds, err := strconv.Atoi(a.header.Get("Retry-After"))
 		if err != nil || seconds <= last || seconds > 60 {
 			t.Errorf("with a backlog of %s, Retry-After is %q, after %d", backlog, a.header.Get("Retry-After"), last)

@@ -220,7 +220,7 @@ func TestCreate_Budget(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			a := f.do(t, f.create(t, token, c.body, "Content-Encoding", c.encoding))
-			a.checkProblem(t, http.StatusServiceUnavailable, "memory")
+			a.checkProblem(t, http.StatusServiceUnavailable, "no_memory: other requests")
 		})
 	}
 	close(queued)
@@ -252,7 +252,7 @@ func TestCreate_BudgetForItems(t *testing.T) {
 	<-waiting
 	// A small body would fit, but for the eighth.
 	f.SetBudget(f.Inflight() + f.Inflight()/8)
-	f.do(t, f.create(t, token, strings.NewReader(items("b")))).checkProblem(t, http.StatusServiceUnavailable, "memory")
+	f.do(t, f.create(t, token, strings.NewReader(items("b")))).checkProblem(t, http.StatusServiceUnavailable, "no_memory: other requests")
 	close(queued)
 	leave()
 	first.Wait()

@@ -237,12 +237,14 @@ func TestCreate_QueueRefuses(t *testing.T) {
 		name   string
 		err    error
 		status int // 0: broken off
+		code   string
 		logged int // errors
 	}{
-		{"unavailable", fmt.Errorf("%w: nats at 10.0.0.1 is away", worker.ErrUnavailable), 503, 0},
-		{"too large", worker.ErrTooLarge, 413, 0},
-		{"uncertain", fmt.Errorf("%w: no answer", worker.ErrUncertain), 0, 1},
-		{"something else", errors.New("secret internals"), 503, 1},
+		{"unavailable", fmt.Errorf("%w: nats at 10.0.0.1 is away", worker.ErrUnavailable), 503, "queue_unavailable", 0},
+		{"full", fmt.Errorf("%w: 10.0.0.1 has no room", worker.ErrFull), 503, "queue_full", 0},
+		{"too large", worker.ErrTooLarge, 413, "item_too_large", 0},
+		{"uncertain", fmt.Errorf("%w: no answer", worker.ErrUncertain), 0, "", 1},
+		{"something else", errors.New("secret internals"), 503, "queue_unavailable", 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -257,7 +259,7 @@ func TestCreate_QueueRefuses(t *testing.T) {
 			case err != nil:
 				t.Error(err)
 			default:
-				a.checkProblem(t, c.status, "")
+				a.checkProblem(t, c.status, c.code+": ")
 				if strings.Contains(a.String(), "10.0.0.1") || strings.Contains(a.String(), "internals") {
 					t.Errorf("the answer tells internals: %s", a.Bytes())
 				}
@@ -300,7 +302,7 @@ func TestFront_Panic(t *testing.T) {
 	f.seen.ask = func() { panic("very secret") }
 	token := f.token(t)
 	a := f.do(t, f.create(t, token, strings.NewReader(items("a"))))
-	a.checkProblem(t, 500, "")
+	a.checkProblem(t, 500, "server_fault: this should not have happened, and what became of the request is not known: send it again")
 	if strings.Contains(a.String(), "secret") || f.logs.Filter(isError).Len() != 1 {
 		t.Errorf("answered %s and logged %v", a.Bytes(), f.logs.All())
 	}

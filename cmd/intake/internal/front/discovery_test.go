@@ -98,7 +98,7 @@ func TestIssuer_Discovery(t *testing.T) {
 					}
 					return
 				}
-				a.checkProblem(t, http.StatusServiceUnavailable, "not read yet")
+				a.checkProblem(t, http.StatusServiceUnavailable, "issuer_unavailable: the keys")
 				logged := f.logs.FilterMessageSnippet("refused with 503").All()
 				if len(logged) != 1 || !strings.Contains(fmt.Sprint(logged[0].ContextMap()["error"]), c.says) {
 					t.Errorf("logged %v, want an error that says %q", logged, c.says)

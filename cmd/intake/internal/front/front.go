@@ -177,6 +177,7 @@ func New(opts Options) (*Front, error) {
 		f.routes["/.well-known/jwks.json"] = map[string]http.HandlerFunc{http.MethodGet: f.serveKeys}
 		f.routes["/.well-known/oauth-authorization-server"] = map[string]http.HandlerFunc{http.MethodGet: f.serveMetadata}
 	}
+	f.routes[problemRoute] = map[string]http.HandlerFunc{http.MethodGet: describeProblem}
 	for path, serve := range reference.Handlers(f.tokenIssuer()) {
 		f.routes[path] = map[string]http.HandlerFunc{http.MethodGet: serve}
 	}
@@ -271,7 +272,11 @@ func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			if rec.status != 0 {
 				panic(http.ErrAbortHandler)
 			}
-			writeProblem(rec, problem{code: codeFault, detail: "this should not have happened; the operator finds the cause in the log"})
+			writeProblem(rec, problem{
+				code: codeFault,
+				detail: "this should not have happened, and what became of the request is not known: send it again; " +
+					"the operator finds the cause in the log",
+			})
 		}
 	}()
 	methods := f.routes[routeOf(r)]
@@ -320,6 +325,9 @@ func routeOf(r *http.Request) string {
 	path := r.URL.EscapedPath()
 	if strings.HasPrefix(path, statusPath) {
 		return statusPath
+	}
+	if strings.HasPrefix(path, problemPath) {
+		return problemRoute
 	}
 	if id, ok := strings.CutPrefix(path, recordPath); ok && id != "" && id != "reconcile" && !strings.Contains(id, "/") {
 		return recordRoute

@@ -70,7 +70,7 @@ func TestKeySet_Away(t *testing.T) {
 			}
 		}
 		for range 20 {
-			f.post(t, first.sign(t, issuer.claims())).checkProblem(t, http.StatusServiceUnavailable, "not read yet")
+			f.post(t, first.sign(t, issuer.claims())).checkProblem(t, http.StatusServiceUnavailable, "issuer_unavailable: the keys")
 			time.Sleep(time.Second)
 		}
 		f.wantPost(t, f.token(t), http.StatusOK)

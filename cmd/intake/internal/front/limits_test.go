@@ -48,7 +48,7 @@ func TestLimits_Rate(t *testing.T) {
 	queued := f.queue.submitted()
 	for _, path := range []string{"", "/reconcile"} {
 		a = send(path, batch, "Idempotency-Key", "k")
-		a.checkProblem(t, 429, "more than 1 items a second; nothing of this batch was saved or queued")
+		a.checkProblem(t, 429, "items_per_second: more than 1 items a second; nothing of this batch was saved or queued")
 		if retry, err := strconv.Atoi(a.header.Get("Retry-After")); err != nil || retry < 1 || retry > 2_000 {
 			t.Errorf("%s: Retry-After %q", path, a.header.Get("Retry-After"))
 		}
@@ -101,7 +101,7 @@ func TestLimits_InFlight(t *testing.T) {
 		s.write(items("b") + "\n")
 		s.wantLine(`"status":"Completed"`)
 	}
-	const tooMany = "more than 2 requests in flight"
+	const tooMany = "requests_in_flight: more than 2 requests in flight"
 	refused := []*answer{
 		f.do(t, f.create(t, token, strings.NewReader(items("a")))),
 		f.do(t, f.create(t, token, strings.NewReader(""), "Content-Type", "application/x-ndjson")),

@@ -230,7 +230,8 @@ func (a *answer) batch(t testing.TB) (b batchAnswer) {
 	return b
 }
 
-// checkProblem checks that an answer is a refusal as RFC 9457 has it.
+// checkProblem checks that an answer is a refusal as RFC 9457 has it. What it says is
+// its code and its detail, as "code: detail".
 func (a *answer) checkProblem(t testing.TB, status int, says string) {
 	t.Helper()
 	var p struct {
@@ -243,7 +244,7 @@ func (a *answer) checkProblem(t testing.TB, status int, says string) {
 	if err := json.Unmarshal(a.Bytes(), &p); err != nil {
 		t.Fatal(err)
 	}
-	if p.Type != "/problems/"+p.Code || front.ProblemStatuses()[p.Code] != status || p.Status != status || p.Title != http.StatusText(status) || !strings.Contains(p.Detail, says) {
+	if p.Type != "/problems/"+p.Code || front.ProblemStatuses()[p.Code] != status || p.Status != status || p.Title != http.StatusText(status) || !strings.Contains(p.Code+": "+p.Detail, says) {
 		t.Errorf("the problem is %+v, want one that says %q", p, says)
 	}
 	if retry := a.header.Get("Retry-After"); (status == http.StatusServiceUnavailable || status == http.StatusConflict || status == http.StatusTooManyRequests) != (retry != "") {

@@ -4,13 +4,26 @@ import (
 	"encoding/json"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 )
 
-// problemTypes is the path of the types of problems. A type is the same wherever
+// problemPath is the path of the types of problems. A type is the same wherever
 // Intake runs, and leads to its description on the server that the problem came
 // from (RFC 9457 §3.1.1).
-const problemTypes = "/problems/"
+const (
+	problemPath  = "/problems/"
+	problemRoute = problemPath + "{code}"
+)
+
+// describeProblem is GET /problems/{code}.
+func describeProblem(w http.ResponseWriter, r *http.Request) {
+	if problemCode(strings.TrimPrefix(r.URL.Path, problemPath)).status() == 0 {
+		writeProblem(w, problem{code: codeNoPath, detail: "there is no problem with this code"})
+		return
+	}
+	http.Redirect(w, r, "/docs#description/problems", http.StatusSeeOther)
+}
 
 // A problem is the answer to a request that is refused as a whole (RFC 9457).
 // All of it goes to the client.
@@ -49,7 +62,7 @@ func (p problem) line() []byte {
 func (p problem) members() map[string]any {
 	status := p.code.status()
 	return map[string]any{
-		"type": problemTypes + string(p.code), "code": p.code,
+		"type": problemPath + string(p.code), "code": p.code,
 		"title": http.StatusText(status), "status": status, "detail": p.detail,
 	}
 }

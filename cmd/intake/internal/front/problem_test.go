@@ -34,9 +34,13 @@ func TestProblem_Documented(t *testing.T) {
 	for _, row := range regexp.MustCompile("(?m)^\\| `([0-9]{3})` \\| `([a-z0-9_]+)` \\| .+ \\|$").FindAllStringSubmatch(model.Model.Info.Description, -1) {
 		described[row[2]], _ = strconv.Atoi(row[1])
 	}
-	codes := model.Model.Components.Schemas.GetOrZero("Problem").Schema().Properties.GetOrZero("code").Schema()
-	for _, code := range codes.Enum {
-		listed[code.Value] = described[code.Value]
+	var codes []string
+	if err := model.Model.Components.Schemas.GetOrZero("Problem").Schema().Properties.GetOrZero("code").Schema().
+		Extensions.GetOrZero("x-extensible-enum").Decode(&codes); err != nil {
+		t.Fatal(err)
+	}
+	for _, code := range codes {
+		listed[code] = described[code]
 	}
 	want := front.ProblemStatuses()
 	if diff := cmp.Diff(want, described); diff != "" {
@@ -50,6 +54,26 @@ func TestProblem_Documented(t *testing.T) {
 			t.Errorf("%s has the status %d", code, status)
 		}
 	}
+}
+
+// The type of a problem leads to where it is described.
+func TestProblem_Type(t *testing.T) {
+	t.Parallel()
+	f := startFront(t)
+	f.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	get := func(code string) *answer {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, f.url+"/problems/"+code, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f.do(t, request)
+	}
+	for code := range front.ProblemStatuses() {
+		if a := get(code); a.status != http.StatusSeeOther || a.header.Get("Location") != "/docs#description/problems" {
+			t.Errorf("%s: %d %v", code, a.status, a.header)
+		}
+	}
+	get("unheard_of").checkProblem(t, http.StatusNotFound, "no problem with this code")
 }
 
 // A refusal without a code would be no use to a program.

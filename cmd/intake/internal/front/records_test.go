@@ -51,7 +51,7 @@ func TestRecords(t *testing.T) {
 		dry(),
 		f.do(t, reconcile),
 	} {
-		a.checkProblem(t, 503, "nothing of this request")
+		a.checkProblem(t, 503, "store_unavailable: what is saved can't be told now")
 		if strings.Contains(a.String(), "secret-host") {
 			t.Errorf("the answer shows internals: %s", a.Bytes())
 		}

@@ -134,6 +134,9 @@ func TestServe_SlowRequest(t *testing.T) {
 				if !strings.HasPrefix(said, "HTTP/1.1 "+c.status) && c.status != "" || after > c.within {
 					t.Errorf("closed after %s, having said %s", after, said)
 				}
+				if c.status == "408" && !strings.Contains(said, `"code":"body_too_slow"`) {
+					t.Errorf("said %s", said)
+				}
 				if f.Inflight() != 0 {
 					t.Errorf("%d bytes are still set aside", f.Inflight())
 				}
@@ -469,7 +472,7 @@ func TestToken_Expires(t *testing.T) {
 		for _, token := range []string{used, unused} {
 			a := newAnswer()
 			f.ServeHTTP(a, f.create(t, token, strings.NewReader(items("a"))))
-			a.checkProblem(t, http.StatusUnauthorized, "expired")
+			a.checkProblem(t, http.StatusUnauthorized, "token_expired: ")
 		}
 	})
 }

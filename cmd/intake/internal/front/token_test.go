@@ -374,8 +374,12 @@ func TestToken_Disabled(t *testing.T) {
 		if err := f.Reload(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if a := f.do(t, f.create(t, token, strings.NewReader(items("a")))); a.status != want {
+		a := f.do(t, f.create(t, token, strings.NewReader(items("a"))))
+		if a.status != want {
 			t.Errorf("answered %d, want %d", a.status, want)
+		}
+		if want == http.StatusUnauthorized {
+			a.checkProblem(t, want, "partner_refused: ")
 		}
 	}
 	post(http.StatusOK)
@@ -405,7 +409,7 @@ func TestFront_BeforePartnersAreKnown(t *testing.T) {
 		request, _ := http.NewRequestWithContext(t.Context(), method, "http://front"+path, strings.NewReader("x"))
 		a := newAnswer()
 		f.ServeHTTP(a, request)
-		a.checkProblem(t, http.StatusServiceUnavailable, "")
+		a.checkProblem(t, http.StatusServiceUnavailable, "starting: ")
 	}
 	registry.setAway(false)
 	if err := f.Reload(t.Context()); err != nil || f.CheckDirectory(t.Context()) != nil {

@@ -38,7 +38,7 @@ var plainHost = regexp.MustCompile(`^([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+
 // What of the document is about who gives tokens.
 var (
 	ownTokenURL = []byte("          tokenUrl: /oauth/token\n")
-	afterOwn    = []byte("    client:\n      type: http\n")
+	afterOwn    = []byte("    basic:\n      type: http\n")
 	required    = regexp.MustCompile(`(?m)^( *)- oauth2: (\[.*\])$`)
 )
 
