@@ -47,7 +47,7 @@ const (
 	// fieldRejected holds the verdicts that the front has given: s2, verdicts.
 	fieldRejected = 7
 	// fieldItems holds the chunk's items as sent: s2 of each one's length and
-	// text. An empty text stands for an item that was too large to be kept.
+	// text. An empty text stands for an item that is too large for a message.
 	fieldItems = 8
 	// fieldClients holds the items to be saved: s2, see appendClients.
 	fieldClients = 9
@@ -300,11 +300,6 @@ func check(chunk *intake.Chunk) error {
 	return nil
 }
 
-// maxKept bounds the items that are kept as they were sent, in bytes. Above it
-// is only what no partner needs to see again: an item that is valid and that
-// large is mostly white space.
-const maxKept = 4 << 20
-
 func appendItems(b []byte, items []intake.Item) []byte {
 	size := 0
 	for i := range items {
@@ -312,11 +307,7 @@ func appendItems(b []byte, items []intake.Item) []byte {
 	}
 	b = slices.Grow(b, size)
 	for i := range items {
-		raw := items[i].Raw
-		if len(raw) > maxKept {
-			raw = nil
-		}
-		b = protowire.AppendBytes(b, raw)
+		b = protowire.AppendBytes(b, items[i].Raw)
 	}
 	return b
 }
