@@ -9,7 +9,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/google/uuid"
-	"github.com/klauspost/compress/s2"
 	"pgregory.net/rapid"
 
 	"intake"
@@ -202,8 +201,15 @@ func FuzzReadMessage(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if _, err := appendLogged(nil, data, chunks[0].Batch); err != nil && !errors.Is(err, errCutShort) && !errors.Is(err, s2.ErrCorrupt) {
+		search := Search{Batch: chunks[0].Batch, Room: func(bytes int64) bool { return bytes < 64<<20 }}
+		logged, err := search.appendChunk(nil, data, chunks[0].Number)
+		if err != nil && !errors.Is(err, ErrNoRoom) {
 			t.Fatal(err)
+		}
+		for _, l := range logged {
+			if l.Batch != search.Batch || l.Items != nil && len(l.Items) != l.Len {
+				t.Fatalf("%d items of chunk %d of %s, of %d", len(l.Items), l.Number, l.Batch, l.Len)
+			}
 		}
 		for _, chunk := range chunks {
 			if len(chunk.RejectedKeys) != len(chunk.Rejected) {

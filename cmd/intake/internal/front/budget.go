@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"intake"
+	"intake/worker"
 )
 
 // memoryFactor is how much memory a request needs for each byte of its body: the
@@ -23,6 +24,17 @@ const itemBytes = 256
 // minInflightBytes is room for one request of the largest kind: a body of full
 // size, with as much text on what is wrong with it as there can be.
 const minInflightBytes = memoryFactor*intake.MaxBodyBytes + 2*(64<<20)
+
+// questionBytes is what a question takes for being in, whatever it asks for.
+const questionBytes = minBodyBuffer
+
+// minQuestionBytes is room for one question of the largest kind: the status of a
+// batch of full size, with as much text on what is wrong with it as there can be.
+const minQuestionBytes = intake.MaxBodyBytes + 64<<20 + 2*worker.LargestMessage
+
+// QuestionBytes returns how much memory questions may take beside the
+// MaxInflightBytes of batches: an eighth of that, and room for the largest.
+func QuestionBytes(maxInflightBytes int64) int64 { return max(maxInflightBytes/8, minQuestionBytes) }
 
 // A budget bounds the memory of all requests together. Nobody waits for it:
 // what doesn't fit is refused, and may come again later. The last eighth of it is
@@ -87,11 +99,12 @@ func (s *share) openStream(bytes int64) bool {
 	return true
 }
 
+// add makes the share so many bytes larger, or smaller.
 func (s *share) add(bytes int64) bool { return s.addUpTo(bytes, s.budget.limit) }
 
 func (s *share) addUpTo(bytes, limit int64) bool {
 	b := s.budget
-	if b.used.Add(bytes) > limit {
+	if b.used.Add(bytes) > limit && bytes > 0 {
 		b.used.Add(-bytes)
 		return false
 	}
@@ -105,6 +118,18 @@ func (s *share) keepBody() {
 	spare := s.body * (memoryFactor - 1)
 	s.held -= spare
 	s.budget.gauge.Set(float64(s.budget.used.Add(-spare)))
+}
+
+// moveTo leaves the budget and takes so many bytes of another, unless there isn't
+// that much.
+func (s *share) moveTo(b *budget, bytes int64) bool {
+	moved := share{budget: b}
+	if !moved.add(bytes) {
+		return false
+	}
+	s.release()
+	*s = moved
+	return true
 }
 
 func (s *share) release() {

@@ -14,6 +14,12 @@ func (f *Front) Inflight() int64 { return f.budget.used.Load() }
 // would.
 func (f *Front) SetBudget(bytes int64) { f.budget.limit = bytes }
 
+// Questions returns what the questions that are in have of their budget, in bytes.
+func (f *Front) Questions() int64 { return f.questions.used.Load() }
+
+// SetQuestions sets the bound on the memory of all questions.
+func (f *Front) SetQuestions(bytes int64) { f.questions.limit = bytes }
+
 // SetStreamSilence sets for how long nothing need come of a stream.
 func (f *Front) SetStreamSilence(d time.Duration) { f.streamSilence = d }
 

@@ -14,6 +14,7 @@ type metrics struct {
 	stateless *prometheus.CounterVec
 	bytes     prometheus.Counter
 	inflight  prometheus.Gauge
+	questions prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -43,7 +44,10 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Name: "intake_front_body_bytes_total", Help: "Bytes of batches, after decompression.",
 		}),
 		inflight: m.NewGauge(prometheus.GaugeOpts{
-			Name: "intake_front_inflight_bytes", Help: "Memory set aside for the requests that are in; bounded by --max-inflight-bytes.",
+			Name: "intake_front_inflight_bytes", Help: "Memory set aside for the batches that are in; bounded by --max-inflight-bytes.",
+		}),
+		questions: m.NewGauge(prometheus.GaugeOpts{
+			Name: "intake_front_question_bytes", Help: "Memory set aside for the questions that are in: status checks, records, reconcile and dry runs.",
 		}),
 	}
 }
