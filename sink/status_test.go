@@ -30,7 +30,8 @@ func TestStore_GiveUp(t *testing.T) {
 		}
 	}
 	want := []intake.ItemVerdict{
-		{Item: 0, Verdict: intake.Invalid("x")}, {Item: 1, Verdict: intake.GivenUp()}, {Item: 2, Verdict: intake.Invalid("x")}, {Item: 3, Verdict: intake.GivenUp()},
+		{Item: 0, Verdict: intake.Invalid("x")}, {Item: 1, Verdict: intake.GivenUp()},
+		{Item: 2, Verdict: intake.Invalid("x")}, {Item: 3, Verdict: intake.GivenUp()},
 	}
 	wantNotSaved(t, save(t, store, c).Outcomes[0], want...)
 	wantNotSaved(t, save(t, store, saved).Outcomes[0])

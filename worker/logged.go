@@ -167,7 +167,9 @@ func placeOf(chunk *intake.Chunk, batch uuid.UUID, number int) *intake.Chunk {
 	if checkPlace(chunk) != nil || chunk.Number != number {
 		return &intake.Chunk{Batch: batch, Number: number}
 	}
-	return &intake.Chunk{Batch: batch, Number: number, Chunks: chunk.Chunks, Partner: chunk.Partner, First: chunk.First, Len: chunk.Len}
+	return &intake.Chunk{
+		Batch: batch, Number: number, Chunks: chunk.Chunks, Partner: chunk.Partner, First: chunk.First, Len: chunk.Len,
+	}
 }
 
 // unpackedSize returns how long the compressed fields of a chunk are, without skip.

@@ -165,7 +165,7 @@ func (c deadRetryCommand) Run(ctx context.Context, all *commands, out output) er
 }
 
 type deadDropCommand struct {
-	PostgresURL string `name:"postgres-url" required:"" help:"The data store, where the items' final states are kept: postgres://user:password@host/database."`
+	PostgresURL string `name:"postgres-url" required:"" help:"The data store, for the final states: postgres://user:password@host/database."`
 	chosen
 }
 
@@ -179,7 +179,8 @@ func (c deadDropCommand) Run(ctx context.Context, all *commands, out output) err
 		n, err := c.each(ctx, letters, func(ctx context.Context, l *worker.DeadLetter) error {
 			all, err := letters.Drop(ctx, l, store)
 			if err == nil && !all {
-				fmt.Fprintf(out, "letter %d can't be read in full: what it held of batch %s is not known, and has no final state\n", l.Sequence, l.Batch)
+				fmt.Fprintf(out, "letter %d can't be read in full: its items of batch %s that are not known have no final state\n",
+					l.Sequence, l.Batch)
 			}
 			return err
 		})

@@ -164,7 +164,8 @@ func TestStatus_LargeItems(t *testing.T) {
 		{items, "", []intake.Code{intake.CodeSaved, intake.CodeSaved, intake.CodeInvalid}},
 		{items[2:], "nothing-to-save", []intake.Code{intake.CodeInvalid}},
 	} {
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.fronts[0].url()+"/api/v1/clients", strings.NewReader("["+strings.Join(test.items, ",")+"]"))
+		body := strings.NewReader("[" + strings.Join(test.items, ",") + "]")
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.fronts[0].url()+"/api/v1/clients", body)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -99,12 +99,11 @@ func (s *share) openStream(bytes int64) bool {
 	return true
 }
 
-// add makes the share so many bytes larger, or smaller.
 func (s *share) add(bytes int64) bool { return s.addUpTo(bytes, s.budget.limit) }
 
 func (s *share) addUpTo(bytes, limit int64) bool {
 	b := s.budget
-	if b.used.Add(bytes) > limit && bytes > 0 {
+	if b.used.Add(bytes) > limit {
 		b.used.Add(-bytes)
 		return false
 	}
@@ -114,10 +113,14 @@ func (s *share) addUpTo(bytes, limit int64) bool {
 }
 
 // keepBody gives back what a request needs beside its body until it is queued.
-func (s *share) keepBody() {
-	spare := s.body * (memoryFactor - 1)
-	s.held -= spare
-	s.budget.gauge.Set(float64(s.budget.used.Add(-spare)))
+func (s *share) keepBody() { s.giveBack(s.body * (memoryFactor - 1)) }
+
+// keep gives back all but so many bytes.
+func (s *share) keep(bytes int64) { s.giveBack(max(s.held-bytes, 0)) }
+
+func (s *share) giveBack(bytes int64) {
+	s.held -= bytes
+	s.budget.gauge.Set(float64(s.budget.used.Add(-bytes)))
 }
 
 // moveTo leaves the budget and takes so many bytes of another, unless there isn't

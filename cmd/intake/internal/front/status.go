@@ -39,7 +39,7 @@ const statusTimeout = 5 * time.Second
 var (
 	errNoBatch = &problem{code: codeNoBatch, detail: "there is no batch with this id, or not any more"}
 	errLost    = &problem{code: codeBatchLost, detail: "what became of a part of the batch is not known; send it again"}
-	errNoRoom  = &problem{code: codeNoMemory, retryAfter: time.Second, detail: "other questions take all the memory there is for them"}
+	errNoRoom  = &problem{code: codeNoMemory, retryAfter: time.Second, detail: "other questions take all their memory"}
 	errUnknown = &problem{code: codeStoreUnavailable, retryAfter: time.Second, detail: "what became of the batch can't be told now"}
 )
 
@@ -83,13 +83,15 @@ func (f *Front) status(w http.ResponseWriter, r *http.Request) {
 
 // recall puts a batch together again, from what the data store knows of its end
 // and what the log and the dead letters have of its beginning.
-func (f *Front) recall(ctx context.Context, states States, share *share, partner intake.Partner, id uuid.UUID) (*intake.Batch, *problem) {
+func (f *Front) recall(
+	ctx context.Context, states States, share *share, partner intake.Partner, id uuid.UUID,
+) (*intake.Batch, *problem) {
 	held := share.held
 	// Chunks go from the log to the data store or to the dead letters, and from
 	// there back into the log, maybe just behind the one who looks. One that is
 	// nowhere when nothing has moved any more is lost.
 	for known := -1; ; {
-		share.add(held - share.held)
+		share.keep(held)
 		r, refusal := f.look(ctx, states, share, worker.Search{Partner: partner, Batch: id})
 		switch {
 		case refusal != nil:
@@ -135,11 +137,20 @@ func (f *Front) look(ctx context.Context, states States, share *share, search wo
 	return r, nil
 }
 
-// lookInto looks into one place of the queue, and waits for room if it must.
-func (f *Front) lookInto(ctx context.Context, share *share, place func(context.Context, worker.Search) ([]worker.Logged, error), search worker.Search, r *recalled) error {
+// place is a place of the queue to look into: Logged or Buried.
+type place func(context.Context, worker.Search) ([]worker.Logged, error)
+
+// lookInto looks into a place, and waits for room if it must.
+func (f *Front) lookInto(ctx context.Context, share *share, place place, search worker.Search, r *recalled) error {
 	asking, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
-	search.Room = func(bytes int64) bool { return waitRoom(asking, func() bool { return share.add(bytes) }) }
+	search.Room = func(bytes int64) bool {
+		if bytes < 0 {
+			share.giveBack(-bytes)
+			return true
+		}
+		return waitRoom(asking, func() bool { return share.add(bytes) })
+	}
 	chunks, err := place(asking, search)
 	for _, chunk := range chunks {
 		r.queued[chunk.Number] = chunk
