@@ -146,3 +146,9 @@ func Invalid(errors string) Verdict { return Verdict{CodeInvalid, errors} }
 func Refused(reason string) Verdict {
 	return Verdict{CodeRefused, "the data store refused this item: " + reason}
 }
+
+// GivenUp is the verdict on an item that was queued, could not be saved, and was
+// dropped by the operator.
+func GivenUp() Verdict {
+	return Verdict{CodeRefused, "given up by the operator: it could not be saved; send it again if it is still needed"}
+}

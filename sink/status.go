@@ -104,6 +104,30 @@ func (s *Store) Withdraw(ctx context.Context, chunks []*intake.Chunk, claimant *
 	return err == nil, err
 }
 
+// GiveUp makes it final that no item of a partner's chunk is saved which isn't
+// decided yet. A chunk that is finished, or was withdrawn, stays as it is. Nothing is
+// kept for a partner that is not there: another one may have its number by now.
+func (s *Store) GiveUp(ctx context.Context, partner string, chunk *intake.Chunk) error {
+	const query = `
+		insert into batch_status (batch_id, chunk, chunks, partner_id, first_item, items, completed, not_saved, keys)
+		select $1, $2, $3, id, $4, $5, 0, $6, $7
+		  from partners
+		 where id = $8 and name = $9
+		on conflict do nothing`
+	notSaved := make([]intake.ItemVerdict, chunk.Len)
+	for i := range notSaved {
+		notSaved[i] = intake.ItemVerdict{Item: chunk.First + i, Verdict: intake.GivenUp()}
+	}
+	for _, rejected := range chunk.Rejected {
+		notSaved[rejected.Item-chunk.First] = rejected
+	}
+	if _, err := s.pool.Exec(ctx, query, chunk.Batch, chunk.Number, chunk.Chunks, chunk.First, chunk.Len,
+		notSaved, appendKeys(nil, chunk), chunk.Partner, partner); err != nil {
+		return fmt.Errorf("write that chunk %d of batch %s is given up: %w", chunk.Number, chunk.Batch, err)
+	}
+	return nil
+}
+
 // Finished gives those chunks of a partner's batch that are finished, by their
 // number. Those that were withdrawn count as never sent.
 func (s *Store) Finished(ctx context.Context, partner int32, batch uuid.UUID) ([]intake.Finished, error) {

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/klauspost/compress/s2"
+
 	"intake"
 )
 
@@ -52,7 +54,8 @@ func cut(batch *intake.Batch, maxBytes int) []*intake.Chunk {
 }
 
 // encode cuts a batch so that each chunk fits into a message of its own of at
-// most maxPayload bytes, and encodes the chunks.
+// most maxPayload bytes, and encodes the chunks. An item that fits only without
+// its text is queued without: the text is for status checks alone.
 func encode(batch *intake.Batch, maxPayload int) (chunks []*intake.Chunk, datas [][]byte, err error) {
 	const smallest = 1 << 10
 	for maxBytes := maxChunkBytes; maxBytes >= smallest; maxBytes /= 4 {
@@ -60,7 +63,13 @@ func encode(batch *intake.Batch, maxPayload int) (chunks []*intake.Chunk, datas 
 		datas = make([][]byte, len(chunks))
 		fits := true
 		for i, chunk := range chunks {
-			datas[i] = appendChunk(nil, chunk, batch.Items[chunk.First:chunk.First+chunk.Len])
+			items := batch.Items[chunk.First : chunk.First+chunk.Len]
+			if mayFit(items, maxPayload) {
+				datas[i] = appendChunk(nil, chunk, items)
+			}
+			if chunk.Len == 1 && (datas[i] == nil || len(datas[i])+overhead > maxPayload) {
+				datas[i] = appendChunk(nil, chunk, make([]intake.Item, 1))
+			}
 			if len(datas[i])+overhead > maxPayload {
 				fits = false
 				break
@@ -71,6 +80,17 @@ func encode(batch *intake.Batch, maxPayload int) (chunks []*intake.Chunk, datas 
 		}
 	}
 	return nil, nil, fmt.Errorf("%w: a message holds %d bytes", ErrTooLarge, maxPayload)
+}
+
+// mayFit reports whether the text of a single item may fit into a message. It spares
+// the memory for packing what is as large as a whole body.
+func mayFit(items []intake.Item, maxPayload int) bool {
+	raw := items[0].Raw
+	if len(items) > 1 || len(raw) <= maxPayload {
+		return true
+	}
+	size := s2.EstimateBlockSize(raw)
+	return 0 < size && size <= maxPayload
 }
 
 // overhead is more than a message takes beside its chunks: its headers, which

@@ -11,6 +11,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"intake"
 )
 
 // A DeadLetter is a message that no worker could read or save.
@@ -118,11 +120,49 @@ func (d *DeadLetters) Retry(ctx context.Context, letter *DeadLetter) error {
 	if _, err := d.js.PublishMsg(ctx, msg); err != nil {
 		return fmt.Errorf("queue dead letter %d again: %w", letter.Sequence, err)
 	}
-	return d.Drop(ctx, letter)
+	return d.forget(ctx, letter)
 }
 
-// Drop forgets a letter: what is not saved of it never will be.
-func (d *DeadLetters) Drop(ctx context.Context, letter *DeadLetter) error {
+// A StatusKeeper keeps how chunks ended: the data store.
+type StatusKeeper interface {
+	// GiveUp makes it final that nothing of a partner's chunk is saved, unless its
+	// states are final already.
+	GiveUp(ctx context.Context, partner string, chunk *intake.Chunk) error
+}
+
+// Drop gives a letter up: nothing of it is saved, and the states of its items say
+// so. It reports whether all of it could be read: items that could not be have no
+// state any more.
+func (d *DeadLetters) Drop(ctx context.Context, letter *DeadLetter, keeper StatusKeeper) (all bool, err error) {
+	chunks, all := letter.chunks()
+	for _, chunk := range chunks {
+		if err := keeper.GiveUp(ctx, letter.Partner, chunk); err != nil {
+			return false, fmt.Errorf("give up dead letter %d: %w", letter.Sequence, err)
+		}
+	}
+	return all, d.forget(ctx, letter)
+}
+
+// chunks returns the letter's chunks, and whether these are all. Of one that can't
+// be read it returns what it covers.
+func (l *DeadLetter) chunks() (chunks []*intake.Chunk, all bool) {
+	all = true
+	_, err := eachChunk(l.data, func(batch uuid.UUID, _ *intake.Claimant, text []byte) error {
+		chunk := &intake.Chunk{Batch: batch}
+		if readChunk(chunk, text) != nil {
+			chunk = placeOf(chunk, batch, numberOf(l.subject))
+		}
+		if chunk.Len == 0 {
+			all = false
+			return nil
+		}
+		chunks = append(chunks, chunk)
+		return nil
+	})
+	return chunks, all && err == nil && len(chunks) > 0
+}
+
+func (d *DeadLetters) forget(ctx context.Context, letter *DeadLetter) error {
 	if err := d.stream.DeleteMsg(ctx, letter.Sequence); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
 		return fmt.Errorf("drop dead letter %d: %w", letter.Sequence, err)
 	}

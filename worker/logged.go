@@ -1,10 +1,14 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/google/uuid"
 	"github.com/klauspost/compress/s2"
@@ -14,85 +18,172 @@ import (
 	"intake"
 )
 
-// Logged is a chunk as the log has it.
+// Logged is a chunk as the log or a dead letter has it.
 type Logged struct {
+	// Chunk is without its clients, unless an item's text is missing: they have its
+	// key. Of a chunk that can't be read it has the batch and the number, and its
+	// place in the batch where that can be read: else Len is 0.
 	*intake.Chunk
-	// Items are the chunk's items as they were sent; nil for one that was too
-	// large to be kept.
+	// Items are the chunk's items as they were sent, nil if they can't be read. The
+	// text of an item that was too large for a message is missing.
 	Items [][]byte
 }
 
-// ErrNoRoom is Logged's answer when there is no room for the batch in memory.
+// A Search is for the chunks of a partner's batch.
+type Search struct {
+	Partner intake.Partner
+	Batch   uuid.UUID
+	// Skip, if not nil, reports whether a chunk is not needed, by its number.
+	Skip func(number int) bool
+	// Decided, if not nil, reports whether the states of a chunk's items are known:
+	// then they are not read, nor the items' keys.
+	Decided func(number int) bool
+	// Room takes room in memory for so many bytes, and reports whether there was
+	// as much; a negative number gives room back.
+	Room func(bytes int64) bool
+}
+
+// ErrNoRoom says that there is no room for the batch in memory.
 var ErrNoRoom = errors.New("there is no room for the batch in memory")
 
-// memoryOfLogged is about what a chunk of the log takes in memory at most: the
-// message, the items as they were sent, and what was decoded of them.
-const memoryOfLogged = 2 * maxChunkBytes
+// Logged returns the chunks that the log has, in their order. It takes room for
+// what it returns.
+func (q *Queue) Logged(ctx context.Context, s Search) ([]Logged, error) {
+	return q.search(ctx, StreamName, subjectPrefix, s)
+}
 
-// Logged gives a partner's batch as the log has it, in the order of its chunks;
-// none if it isn't there, or not any more. Before it reads a chunk it asks for
-// room for so many bytes.
-func (q *Queue) Logged(ctx context.Context, partner intake.Partner, batch uuid.UUID, room func(bytes int64) bool) ([]Logged, error) {
-	stream, err := q.js.Stream(ctx, StreamName)
+// Buried returns the chunks that the dead letters have, likewise.
+func (q *Queue) Buried(ctx context.Context, s Search) ([]Logged, error) {
+	return q.search(ctx, DeadStreamName, deadSubjectPrefix, s)
+}
+
+// search looks into a stream whose subjects begin with prefix.
+func (q *Queue) search(ctx context.Context, name, prefix string, s Search) (chunks []Logged, err error) {
+	stream, err := q.js.Stream(ctx, name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the log: %w", err)
+		return nil, fmt.Errorf("stream %s: %w", name, err)
 	}
-	for _, lane := range []Lane{Waiting, Later} {
-		prefix := subjectPrefix + lane.nameOf(&partner) + "." + partner.Name + "." + nameBatch(batch, 0).String() + "."
-		if chunks, err := readLogged(ctx, stream, prefix, batch, room); err != nil || len(chunks) > 0 {
-			return chunks, err
-		}
+	// In which lane the batch is, or was when it was sent again, is not known.
+	filter := prefix + "*." + s.Partner.Name + "." + nameBatch(s.Batch, 0).String() + ".*"
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(filter))
+	if err != nil {
+		return nil, fmt.Errorf("look for batch %s in stream %s: %w", s.Batch, name, err)
 	}
-	return nil, nil
-}
-
-// readLogged reads the messages whose subjects begin with prefix, of a batch.
-func readLogged(ctx context.Context, stream jetstream.Stream, prefix string, batch uuid.UUID, room func(bytes int64) bool) (chunks []Logged, err error) {
-	for n := 0; n == 0 || len(chunks) > 0 && n < chunks[0].Chunks; n++ {
-		if !room(memoryOfLogged) {
-			return nil, ErrNoRoom
+	for _, subject := range slices.SortedFunc(maps.Keys(info.State.Subjects), compareNumbers) {
+		number := numberOf(subject)
+		if s.Skip != nil && s.Skip(number) || len(chunks) > 0 && chunks[len(chunks)-1].Number == number {
+			continue
 		}
-		msg, err := stream.GetLastMsgForSubject(ctx, prefix+strconv.Itoa(n))
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			return nil, nil // purging goes from the first on
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read the log: %w", err)
-		}
-		if chunks, err = appendLogged(chunks, msg.Data, batch); err != nil {
-			return nil, fmt.Errorf("read the log: message %s: %w", msg.Subject, err)
+		if chunks, err = s.appendLast(ctx, chunks, stream, subject); err != nil {
+			return nil, fmt.Errorf("read %s in stream %s: %w", subject, name, err)
 		}
 	}
 	return chunks, nil
 }
 
-// appendLogged appends the chunks of a batch that are in a message.
-func appendLogged(chunks []Logged, data []byte, batch uuid.UUID) ([]Logged, error) {
-	read, _, err := readMessage(data)
-	if err != nil {
-		return nil, err
+// numberOf returns the number of the chunk, or 0 of several batches, in a message's subject.
+func numberOf(subject string) int {
+	number, _ := strconv.Atoi(subject[strings.LastIndexByte(subject, '.')+1:])
+	return number
+}
+
+func compareNumbers(a, b string) int { return cmp.Compare(numberOf(a), numberOf(b)) }
+
+// appendLast appends what the last message under a subject has of the batch. The
+// message itself needs room only while it is read.
+func (s *Search) appendLast(ctx context.Context, chunks []Logged, stream jetstream.Stream, subject string) ([]Logged, error) {
+	held := int64(LargestMessage)
+	if !s.Room(held) {
+		return chunks, ErrNoRoom
 	}
-	next := 0
-	err = eachField(data[1:], func(field protowire.Number, _ int, text []byte) error {
-		if field != fieldChunk {
+	defer func() { s.Room(-held) }()
+	msg, err := stream.GetLastMsgForSubject(ctx, subject)
+	if errors.Is(err, jetstream.ErrMsgNotFound) { // it was purged meanwhile
+		return chunks, nil
+	}
+	if err != nil {
+		return chunks, err
+	}
+	if !s.Room(int64(len(msg.Data)) - held) {
+		return chunks, ErrNoRoom
+	}
+	held = int64(len(msg.Data))
+	return s.appendChunk(chunks, msg.Data, numberOf(subject))
+}
+
+// appendChunk appends what a message has of the batch. One that can't be read may
+// have the chunk with the number in its subject.
+func (s *Search) appendChunk(chunks []Logged, data []byte, number int) ([]Logged, error) {
+	skip := []protowire.Number{fieldClients}
+	if s.Decided != nil && s.Decided(number) {
+		skip = append(skip, fieldRejected, fieldRejectedKeys)
+	}
+	found := len(chunks)
+	_, err := eachChunk(data, func(batch uuid.UUID, _ *intake.Claimant, text []byte) error {
+		if batch != s.Batch {
 			return nil
 		}
-		chunk := read[next]
-		next++
-		if chunk.Batch != batch {
-			return nil
+		if !s.Room(unpackedSize(text, skip)) {
+			return ErrNoRoom
 		}
-		items, err := readItems(text)
-		if err == nil && len(items) != chunk.Len {
-			err = errCutShort
-		}
-		chunks = append(chunks, Logged{chunk, items})
-		return err
+		chunks = append(chunks, readLogged(batch, number, text, skip))
+		return nil
 	})
-	return chunks, err
+	if errors.Is(err, ErrNoRoom) {
+		return chunks, err
+	}
+	if err != nil && len(chunks) == found {
+		chunks = append(chunks, Logged{Chunk: &intake.Chunk{Batch: s.Batch, Number: number}})
+	}
+	return chunks, nil
+}
+
+// readLogged reads a chunk without the fields skip, as far as it can be read.
+func readLogged(batch uuid.UUID, number int, text []byte, skip []protowire.Number) Logged {
+	chunk := &intake.Chunk{Batch: batch}
+	err := readChunk(chunk, text, skip...)
+	var items [][]byte
+	if err == nil {
+		items, err = readItems(text)
+	}
+	if err == nil && len(items) != chunk.Len {
+		err = errCutShort
+	}
+	if err == nil && slices.ContainsFunc(items, func(item []byte) bool { return len(item) == 0 }) {
+		err = readChunk(chunk, text)
+	}
+	if err != nil {
+		return Logged{Chunk: placeOf(chunk, batch, number)}
+	}
+	return Logged{chunk, items}
+}
+
+// placeOf returns what can be said of a chunk that can't be read: what it covers
+// is written ahead of its items.
+func placeOf(chunk *intake.Chunk, batch uuid.UUID, number int) *intake.Chunk {
+	if checkPlace(chunk) != nil || chunk.Number != number {
+		return &intake.Chunk{Batch: batch, Number: number}
+	}
+	return &intake.Chunk{
+		Batch: batch, Number: number, Chunks: chunk.Chunks, Partner: chunk.Partner, First: chunk.First, Len: chunk.Len,
+	}
+}
+
+// unpackedSize returns how long the compressed fields of a chunk are, without skip.
+func unpackedSize(text []byte, skip []protowire.Number) (size int64) {
+	_ = eachField(text, func(field protowire.Number, _ int, packed []byte) error {
+		switch field {
+		case fieldItems, fieldRejected, fieldRejectedKeys, fieldClients:
+			if n, err := s2.DecodedLen(packed); err == nil && !slices.Contains(skip, field) {
+				size += int64(n)
+			}
+		}
+		return nil
+	})
+	return size
 }
 
 // readItems reads the items as they were sent off a chunk in a message.

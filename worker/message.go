@@ -47,7 +47,7 @@ const (
 	// fieldRejected holds the verdicts that the front has given: s2, verdicts.
 	fieldRejected = 7
 	// fieldItems holds the chunk's items as sent: s2 of each one's length and
-	// text. An empty text stands for an item that was too large to be kept.
+	// text. An empty text stands for an item that is too large for a message.
 	fieldItems = 8
 	// fieldClients holds the items to be saved: s2, see appendClients.
 	fieldClients = 9
@@ -159,14 +159,27 @@ func appendNumber(b []byte, field protowire.Number, v int) []byte {
 // they were sent are for others. Errors other than errNewer mean that no worker
 // will ever be able to read the message.
 func readMessage(data []byte) (chunks []*intake.Chunk, reply string, err error) {
+	reply, err = eachChunk(data, func(batch uuid.UUID, claimant *intake.Claimant, text []byte) error {
+		chunk := &intake.Chunk{Batch: batch, Claimant: claimant}
+		chunks = append(chunks, chunk)
+		return readChunk(chunk, text)
+	})
+	if err == nil && len(chunks) == 0 {
+		err = errors.New("the message has no chunks")
+	}
+	return chunks, reply, err
+}
+
+// eachChunk calls each with every chunk of a message as it is written there, and returns where to tell of them.
+func eachChunk(data []byte, each func(batch uuid.UUID, claimant *intake.Claimant, text []byte) error) (reply string, err error) {
 	if len(data) == 0 {
-		return nil, "", errors.New("the message is empty")
+		return "", errors.New("the message is empty")
 	}
 	if data[0] > messageVersion {
-		return nil, "", errNewer
+		return "", errNewer
 	}
 	if data[0] == 0 {
-		return nil, "", errors.New("the message has no version")
+		return "", errors.New("the message has no version")
 	}
 	var base uuid.UUID
 	index := 0
@@ -182,17 +195,14 @@ func readMessage(data []byte) (chunks []*intake.Chunk, reply string, err error) 
 		case fieldKey:
 			claimant, err = readKey(text)
 		case fieldChunk:
-			chunk := &intake.Chunk{Batch: nameBatch(base, index), Claimant: claimant}
-			if err = readChunk(chunk, text); err == nil {
-				chunks = append(chunks, chunk)
+			if base == uuid.Nil || index >= maxBatches {
+				return errors.New("the message lacks its name")
 			}
+			err = each(nameBatch(base, index), claimant, text)
 		}
 		return err
 	})
-	if err == nil && (len(chunks) == 0 || base == uuid.Nil || index >= maxBatches) {
-		err = errors.New("the message lacks its name or its chunks")
-	}
-	return chunks, reply, err
+	return reply, err
 }
 
 func readKey(text []byte) (*intake.Claimant, error) {
@@ -204,8 +214,12 @@ func readKey(text []byte) (*intake.Claimant, error) {
 	return c, nil
 }
 
-func readChunk(chunk *intake.Chunk, data []byte) error {
+// readChunk reads a chunk as it is written in a message, without the fields skip.
+func readChunk(chunk *intake.Chunk, data []byte, skip ...protowire.Number) error {
 	err := eachField(data, func(field protowire.Number, number int, text []byte) (err error) {
+		if slices.Contains(skip, field) {
+			return nil
+		}
 		switch field {
 		case fieldNumber:
 			chunk.Number = number
@@ -273,13 +287,21 @@ func eachField(data []byte, each func(field protowire.Number, number int, text [
 	return nil
 }
 
-// check makes sure that a chunk can't say more than it covers.
-func check(chunk *intake.Chunk) error {
+// checkPlace makes sure that a chunk has a place in a batch.
+func checkPlace(chunk *intake.Chunk) error {
 	switch {
 	case chunk.Partner == 0 || chunk.Len == 0:
 		return errors.New("the chunk lacks its partner or its length")
 	case chunk.First > intake.MaxBatchItems || chunk.Len > intake.MaxBatchItems-chunk.First || chunk.Number >= chunk.Chunks || chunk.Chunks > intake.MaxBatchItems:
 		return errors.New("the chunk covers more than a batch has")
+	}
+	return nil
+}
+
+// check makes sure that a chunk can't say more than it covers.
+func check(chunk *intake.Chunk) error {
+	if err := checkPlace(chunk); err != nil {
+		return err
 	}
 	if len(chunk.RejectedKeys) == 0 { // of a version that did not send them
 		chunk.RejectedKeys = make([]string, len(chunk.Rejected))
@@ -300,11 +322,6 @@ func check(chunk *intake.Chunk) error {
 	return nil
 }
 
-// maxKept bounds the items that are kept as they were sent, in bytes. Above it
-// is only what no partner needs to see again: an item that is valid and that
-// large is mostly white space.
-const maxKept = 4 << 20
-
 func appendItems(b []byte, items []intake.Item) []byte {
 	size := 0
 	for i := range items {
@@ -312,11 +329,7 @@ func appendItems(b []byte, items []intake.Item) []byte {
 	}
 	b = slices.Grow(b, size)
 	for i := range items {
-		raw := items[i].Raw
-		if len(raw) > maxKept {
-			raw = nil
-		}
-		b = protowire.AppendBytes(b, raw)
+		b = protowire.AppendBytes(b, items[i].Raw)
 	}
 	return b
 }

@@ -9,7 +9,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/google/uuid"
-	"github.com/klauspost/compress/s2"
 	"pgregory.net/rapid"
 
 	"intake"
@@ -137,33 +136,35 @@ func encodeOne(t *testing.T, id string) []byte {
 	return datas[0]
 }
 
-// The items as they were sent can be read from the message of their chunk.
+// The items as they were sent can be read from the message of their chunk, however
+// large; only what doesn't fit into a message is not there.
 func TestMessage_ItemsAsSent(t *testing.T) {
-	batch := &intake.Batch{
-		Partner:  intake.Partner{ID: 1, Name: "acme", Currency: "GBP"},
-		Items:    []intake.Item{{Raw: []byte(`{"a":1}`)}, {Raw: bytes.Repeat([]byte(" "), maxKept+1)}, {Raw: []byte(`{}`)}},
-		Verdicts: []intake.Verdict{intake.Invalid("x"), {}, {}},
+	raws := [][]byte{[]byte(`{"a":1}`), bytes.Repeat([]byte(" "), intake.MaxBodyBytes-1<<10), []byte(`{}`), incompressible(5 << 20), incompressible(LargestMessage)}
+	batch := &intake.Batch{Partner: intake.Partner{ID: 1, Name: "acme", Currency: "GBP"}}
+	for i, raw := range raws {
+		batch.Items = append(batch.Items, intake.Item{Raw: raw, Client: intake.PartnerClient{Item: i}})
 	}
-	batch.Items[1].Client.Item, batch.Items[2].Client.Item = 1, 2
-	chunks, datas, err := encode(batch, 8<<20)
+	batch.Verdicts = make([]intake.Verdict, len(raws))
+	batch.Verdicts[0] = intake.Invalid("x")
+	chunks, datas, err := encode(batch, LargestMessage)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var got []string
+	raws[4] = []byte{}
+	var got [][]byte
 	for i, data := range datas {
 		items, err := readItems(data)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, raw := range items {
-			got = append(got, string(raw))
-		}
-		if len(got) != chunks[i].First+chunks[i].Len {
+		if got = append(got, items...); len(got) != chunks[i].First+chunks[i].Len {
 			t.Fatalf("%d items after chunk %d", len(got), i)
 		}
 	}
-	if diff := cmp.Diff([]string{`{"a":1}`, "", `{}`}, got); diff != "" {
-		t.Fatal(diff)
+	for i := range raws {
+		if !bytes.Equal(got[i], raws[i]) {
+			t.Errorf("item %d has %d bytes, was sent with %d", i, len(got[i]), len(raws[i]))
+		}
 	}
 }
 
@@ -200,8 +201,15 @@ func FuzzReadMessage(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if _, err := appendLogged(nil, data, chunks[0].Batch); err != nil && !errors.Is(err, errCutShort) && !errors.Is(err, s2.ErrCorrupt) {
+		search := Search{Batch: chunks[0].Batch, Room: func(bytes int64) bool { return bytes < 64<<20 }}
+		logged, err := search.appendChunk(nil, data, chunks[0].Number)
+		if err != nil && !errors.Is(err, ErrNoRoom) {
 			t.Fatal(err)
+		}
+		for _, l := range logged {
+			if l.Batch != search.Batch || l.Items != nil && len(l.Items) != l.Len {
+				t.Fatalf("%d items of chunk %d of %s, of %d", len(l.Items), l.Number, l.Batch, l.Len)
+			}
 		}
 		for _, chunk := range chunks {
 			if len(chunk.RejectedKeys) != len(chunk.Rejected) {

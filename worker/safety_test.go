@@ -106,9 +106,14 @@ func TestCheck_MaxPayload(t *testing.T) {
 				t.Errorf("2.4 MB in four items: %v", err)
 			}
 			one := newBatch("e")
-			one.Items[0].Raw = incompressible(maxKept)
-			if err := submit(one); errors.Is(err, ErrTooLarge) != (payload < LargestMessage) || err != nil && !errors.Is(err, ErrTooLarge) {
+			one.Items[0].Raw = incompressible(4 << 20) // which need not be kept
+			if err := submit(one); err != nil {
 				t.Errorf("4 MiB in one item: %v", err)
+			}
+			one = newBatch("f")
+			one.Items[0].Client.OtherIdentifiers = incompressible(2 << 20)
+			if err := submit(one); errors.Is(err, ErrTooLarge) != (payload < LargestMessage) || err != nil && !errors.Is(err, ErrTooLarge) {
+				t.Errorf("2 MiB of identifiers in one item: %v", err)
 			}
 		})
 	}
@@ -120,14 +125,14 @@ func incompressible(size int) []byte {
 	return text
 }
 
-// An item fits of which as much text is kept as can be, whose identifiers are as
-// many and as long as they may be, and of which nothing can be compressed.
+// An item fits with 4 MiB of text, whose identifiers are as many and as long as they
+// may be, and of which nothing can be compressed.
 func TestLargestMessage(t *testing.T) {
 	t.Parallel()
 	const identifiers = 50 * (64 + 50*256) * utf8.UTFMax
 	batch := newBatch("a")
 	item := &batch.Items[0]
-	item.Raw = incompressible(maxKept)
+	item.Raw = incompressible(4 << 20)
 	item.Client.OtherIdentifiers = incompressible(identifiers + identifiers/10)
 	item.Client.Claims = make([]intake.RevenueClaim, 1_000)
 	if _, _, err := encode(batch, LargestMessage); err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/nats-io/nats.go"
 
+	"intake/sink"
 	"intake/worker"
 )
 
@@ -20,7 +21,7 @@ type deadCommand struct {
 	List  deadListCommand  `cmd:"" help:"List the dead letters: messages of the queue that no worker could read or save."`
 	Show  deadShowCommand  `cmd:"" help:"Show a dead letter, with its items as far as they can be read."`
 	Retry deadRetryCommand `cmd:"" help:"Queue dead letters again, once their reason is gone. One that still can't be saved comes back."`
-	Drop  deadDropCommand  `cmd:"" help:"Forget dead letters. What is not saved of them never will be."`
+	Drop  deadDropCommand  `cmd:"" help:"Give dead letters up. What is not saved of them never will be, and its state becomes Failed."`
 }
 
 const deadTimeout = time.Minute
@@ -163,11 +164,26 @@ func (c deadRetryCommand) Run(ctx context.Context, all *commands, out output) er
 	})
 }
 
-type deadDropCommand struct{ chosen }
+type deadDropCommand struct {
+	PostgresURL string `name:"postgres-url" required:"" help:"The data store, for the final states: postgres://user:password@host/database."`
+	chosen
+}
 
 func (c deadDropCommand) Run(ctx context.Context, all *commands, out output) error {
+	store, err := sink.Open(ctx, sink.Options{URL: c.PostgresURL, MaxConns: 1})
+	if err != nil {
+		return err
+	}
+	defer store.Close()
 	return all.Dead.with(ctx, func(ctx context.Context, letters *worker.DeadLetters) error {
-		n, err := c.each(ctx, letters, letters.Drop)
+		n, err := c.each(ctx, letters, func(ctx context.Context, l *worker.DeadLetter) error {
+			all, err := letters.Drop(ctx, l, store)
+			if err == nil && !all {
+				fmt.Fprintf(out, "letter %d can't be read in full: its items of batch %s that are not known have no final state\n",
+					l.Sequence, l.Batch)
+			}
+			return err
+		})
 		fmt.Fprintf(out, "%d letters are dropped\n", n)
 		return err
 	})

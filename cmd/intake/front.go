@@ -16,6 +16,7 @@ import (
 	"intake/cmd/intake/internal/admin"
 	"intake/cmd/intake/internal/front"
 	"intake/cmd/intake/internal/limit"
+	"intake/sink"
 	"intake/worker"
 )
 
@@ -41,14 +42,14 @@ type frontCommand struct {
 	TLSKey           string        `name:"tls-key" help:"File with the certificate's key, in PEM."`
 	TrustedProxies   []string      `help:"Networks of proxies in front, as in 10.0.0.0/8, whose X-Forwarded-For tells where a request comes from."`
 	MaxConnections   int           `name:"max-connections-per-address" default:"1000" help:"Connections at once from an IPv4 address or an IPv6 network of 64 bits, other than those of --trusted-proxies; further ones are closed at once. 0: as many as there may be altogether."`
-	MaxInflightBytes int64         `default:"268435456" help:"Bound on the memory of all requests together; beyond it they are refused with 503."`
+	MaxInflightBytes int64         `default:"268435456" help:"Bound on the memory of all batches together; beyond it they are refused with 503. Questions, such as status checks, have an eighth of it more, and at least 112 MiB."`
 	MaxBacklog       time.Duration `default:"10s" help:"How long it may take to save what is queued before more is refused with 503. While nothing is saved at all, the room of the queue is the bound."`
 	ShutdownTimeout  time.Duration `default:"10s" help:"How long shutting down may take. Who still waits near its end is answered 202."`
 	DrainDelay       time.Duration `default:"1s" help:"How long requests are still taken at shutdown, while load balancers learn of it; part of --shutdown-timeout, at most half of it."`
 }
 
 func (c frontCommand) Run(ctx context.Context, logger *zap.Logger) error {
-	limitHeap(c.MaxInflightBytes)
+	limitHeap(c.MaxInflightBytes + front.QuestionBytes(c.MaxInflightBytes))
 	process, err := newFrontProcess(ctx, c, logger.Named("front"))
 	if err != nil {
 		return err
@@ -61,12 +62,13 @@ type frontProcess struct {
 	config frontCommand
 	logger *zap.Logger
 	parts
-	queue    *worker.Queue
-	limiter  *limit.Limiter
-	front    *front.Front
-	listener net.Listener
-	admin    net.Listener
-	health   *admin.Handler
+	questions *sink.Store // for what partners ask
+	queue     *worker.Queue
+	limiter   *limit.Limiter
+	front     *front.Front
+	listener  net.Listener
+	admin     net.Listener
+	health    *admin.Handler
 }
 
 func newFrontProcess(ctx context.Context, c frontCommand, logger *zap.Logger) (_ *frontProcess, err error) {
@@ -78,6 +80,10 @@ func newFrontProcess(ctx context.Context, c frontCommand, logger *zap.Logger) (_
 	}()
 	const conns = 4 // to read the partners, and what became of late batches
 	if p.parts, err = connect(ctx, c.serverFlags, "intake front", conns, logger); err != nil {
+		return nil, err
+	}
+	// Batches don't wait behind questions, however long those take.
+	if p.questions, err = sink.Open(ctx, c.storeOptions(conns)); err != nil {
 		return nil, err
 	}
 	if p.queue, err = worker.NewQueue(p.nats, worker.QueueOptions{
@@ -104,7 +110,7 @@ func newFrontProcess(ctx context.Context, c frontCommand, logger *zap.Logger) (_
 	}
 	p.limiter = limit.New(limit.Options{Redis: p.redis, Logger: logger, Registerer: p.metrics})
 	p.front, err = front.New(front.Options{
-		Queue: queue{p.queue}, Ledger: p.store, SeenSet: p.seen, Registry: p.store, PublicURL: publicURL,
+		Queue: queue{p.queue}, Ledger: p.store, Questions: p.questions, SeenSet: p.seen, Registry: p.store, PublicURL: publicURL,
 		MaxInflightBytes: c.MaxInflightBytes, Limiter: p.limiter, Certificate: certificate, DrainDelay: c.DrainDelay,
 		TrustedProxies: proxies, MaxConnectionsPerAddress: c.MaxConnections,
 		Issuer: c.external(), NoBuiltinIssuer: c.NoBuiltinIssuer, Ready: p.health.ServeReady, Live: p.health.ServeLive,
@@ -179,6 +185,9 @@ func (p *frontProcess) close() {
 		if listener != nil {
 			listener.Close()
 		}
+	}
+	if p.questions != nil {
+		p.questions.Close()
 	}
 	p.parts.close()
 }

@@ -36,6 +36,10 @@ func (f serverFlags) streamOptions() worker.StreamOptions {
 	return worker.StreamOptions{MaxBytes: f.QueueMaxBytes, Replicas: f.QueueReplicas}
 }
 
+func (f serverFlags) storeOptions(conns int) sink.Options {
+	return sink.Options{URL: f.PostgresURL, MaxConns: conns, RefuseUnsafe: !f.AllowUnsafe, NeedSchema: true}
+}
+
 // parts are what a front and a worker both need.
 type parts struct {
 	metrics *prometheus.Registry
@@ -63,7 +67,7 @@ func connect(ctx context.Context, f serverFlags, name string, conns int, logger 
 		}
 	}()
 	p.metrics = admin.NewRegistry()
-	if p.store, err = sink.Open(ctx, sink.Options{URL: f.PostgresURL, MaxConns: conns, RefuseUnsafe: !f.AllowUnsafe, NeedSchema: true}); err != nil {
+	if p.store, err = sink.Open(ctx, f.storeOptions(conns)); err != nil {
 		return p, err
 	}
 	if p.nats, err = worker.Connect(f.NATSURL, name, logger); err != nil {

@@ -235,7 +235,8 @@ func TestDead(t *testing.T) {
 	if err := json.Unmarshal([]byte(dead(0, "--json", "show", "1")), &shown); err != nil || len(shown.Items) != 1 {
 		t.Errorf("%+v %v", shown, err)
 	}
-	for _, args := range [][]string{{"show", "9"}, {"retry", "9"}, {"drop", "9"}, {"retry"}, {"drop"}, {"drop", "1", "--all"}} {
+	postgres := "--postgres-url=" + s.flags.PostgresURL
+	for _, args := range [][]string{{"show", "9"}, {"retry", "9"}, {"drop", postgres, "9"}, {"retry"}, {"drop", postgres}, {"drop", postgres, "1", "--all"}} {
 		dead(1, args...)
 	}
 	dead(0, "retry", "--all")
@@ -244,7 +245,9 @@ func TestDead(t *testing.T) {
 	if letters[0].Sequence != 3 {
 		t.Errorf("%+v", letters)
 	}
-	dead(0, "drop", "3")
+	if out := dead(0, "drop", postgres, "3"); !strings.Contains(out, "letter 3 can't be read in full") {
+		t.Error(out)
+	}
 	if letters = list(); len(letters) > 0 {
 		t.Errorf("%+v", letters)
 	}

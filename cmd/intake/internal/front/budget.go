@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"intake"
+	"intake/worker"
 )
 
 // memoryFactor is how much memory a request needs for each byte of its body: the
@@ -29,7 +30,18 @@ const minInflightBytes = memoryFactor*intake.MaxBodyBytes + 2*(64<<20)
 // what they can get, and always less than there is for the next one.
 const partnerPart = 3
 
-// A budget bounds the memory of all requests together. Nobody waits for it:
+// questionBytes is what a question takes for being in, whatever it asks for.
+const questionBytes = minBodyBuffer
+
+// minQuestionBytes is room for one question of the largest kind: the status of a
+// batch of full size, with as much text on what is wrong with it as there can be.
+const minQuestionBytes = intake.MaxBodyBytes + 64<<20 + 2*worker.LargestMessage
+
+// QuestionBytes returns how much memory questions may take beside the
+// MaxInflightBytes of batches: an eighth of that, and room for the largest.
+func QuestionBytes(maxInflightBytes int64) int64 { return max(maxInflightBytes/8, minQuestionBytes) }
+
+// A budget bounds the memory of all batches together, or of all questions. Nobody waits for it:
 // what doesn't fit is refused, and may come again later. The last eighth of it is
 // not for bodies, so that a body is rather refused before it is read than after;
 // and streams have no more than a quarter of it for being open, so that those of
@@ -176,6 +188,18 @@ func (s *share) giveBack(bytes int64) {
 	s.budget.mu.Lock()
 	defer s.budget.mu.Unlock()
 	s.budget.add(s, -bytes, 0)
+}
+
+// moveTo leaves the budget and takes so many bytes of another, unless there isn't
+// that much.
+func (s *share) moveTo(b *budget, bytes int64) bool {
+	moved := b.share(s.partner)
+	if !moved.add(bytes) {
+		return false
+	}
+	s.release()
+	*s = *moved
+	return true
 }
 
 // release gives everything back.

@@ -54,6 +54,7 @@ const (
 
 	codeFault      problemCode = "server_fault"
 	codeAnswerLost problemCode = "answer_lost"
+	codeBatchLost  problemCode = "batch_lost"
 
 	codeStarting          problemCode = "starting"
 	codeShuttingDown      problemCode = "shutting_down"
@@ -102,6 +103,7 @@ var problemStatuses = map[problemCode]int{
 	codeBytesInFlight:     http.StatusTooManyRequests,
 	codeFault:             http.StatusInternalServerError,
 	codeAnswerLost:        http.StatusInternalServerError,
+	codeBatchLost:         http.StatusInternalServerError,
 	codeStarting:          http.StatusServiceUnavailable,
 	codeShuttingDown:      http.StatusServiceUnavailable,
 	codeOverloaded:        http.StatusServiceUnavailable,

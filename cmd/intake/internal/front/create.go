@@ -125,7 +125,7 @@ func (f *Front) decide(ctx context.Context, in *incoming, items []intake.Item, r
 	answer := &answer{minimal: prefer.minimal, applied: strings.Join(prefer.applied, ", "), usage: usage}
 	switch {
 	case prefer.validate:
-		refusal = f.validate(ctx, request.Batch)
+		refusal = f.validate(ctx, in.share, cap(in.body), request.Batch)
 	case in.key != "":
 		refusal = f.createOnce(ctx, request, answer, in.key, sha256.Sum256(in.body))
 	default:

@@ -8,15 +8,23 @@ import (
 )
 
 // Inflight gives what the requests that are in have of the budget, in bytes.
-func (f *Front) Inflight() int64 {
-	f.budget.mu.Lock()
-	defer f.budget.mu.Unlock()
-	return f.budget.all.bytes
+func (f *Front) Inflight() int64 { return f.budget.taken() }
+
+func (b *budget) taken() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.all.bytes
 }
 
 // SetBudget sets the bound on the memory of all requests, also to less than New
 // would.
 func (f *Front) SetBudget(bytes int64) { f.budget.limit = bytes }
+
+// Questions returns what the questions that are in have of their budget, in bytes.
+func (f *Front) Questions() int64 { return f.questions.taken() }
+
+// SetQuestions sets the bound on the memory of all questions.
+func (f *Front) SetQuestions(bytes int64) { f.questions.limit = bytes }
 
 // SetStreamSilence sets for how long nothing need come of a stream.
 func (f *Front) SetStreamSilence(d time.Duration) { f.streamSilence = d }

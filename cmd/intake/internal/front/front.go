@@ -20,7 +20,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/klauspost/compress/zstd"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
@@ -44,10 +43,10 @@ type Queue interface {
 	Overloaded(lane worker.Lane) (after time.Duration, overloaded bool)
 	// Backlog is about how long it takes to save what is queued; 0 if unknown.
 	Backlog() time.Duration
-	// Logged gives a partner's batch as it was sent, in the order of its chunks;
-	// none if it isn't there, or not any more. It asks for room in memory first,
-	// and gives worker.ErrNoRoom if there is none.
-	Logged(ctx context.Context, partner intake.Partner, batch uuid.UUID, room func(bytes int64) bool) ([]worker.Logged, error)
+	// Logged and Buried return the chunks of a batch that the log and the dead
+	// letters have. Their error may be worker.ErrNoRoom.
+	Logged(ctx context.Context, search worker.Search) ([]worker.Logged, error)
+	Buried(ctx context.Context, search worker.Search) ([]worker.Logged, error)
 }
 
 // A Ticket is a batch that was queued.
@@ -70,12 +69,14 @@ type Registry interface {
 	SigningKey(ctx context.Context, fresh func() ([]byte, error)) ([]byte, error)
 }
 
-// Options of a Front. Queue, Ledger, SeenSet, Registry and PublicURL are required.
+// Options of a Front. Queue, Ledger, Questions, SeenSet, Registry and PublicURL are required.
 type Options struct {
-	Queue    Queue
-	Ledger   Ledger
-	SeenSet  SeenSet
-	Registry Registry
+	Queue  Queue
+	Ledger Ledger
+	// Questions should have connections of its own: those who ask may wait long.
+	Questions Questions
+	SeenSet   SeenSet
+	Registry  Registry
 	// PublicURL is where partners reach the front, without a slash at its end:
 	// the issuer and the audience of its tokens.
 	PublicURL string
@@ -83,8 +84,9 @@ type Options struct {
 	Issuer ExternalIssuer
 	// NoBuiltinIssuer has the front issue no tokens, and take none of its own.
 	NoBuiltinIssuer bool
-	// MaxInflightBytes bounds the memory of all requests together; 256 MiB when
-	// zero, and never less than one request of the largest kind needs.
+	// MaxInflightBytes bounds the memory of all batches together; 256 MiB when
+	// zero, and never less than one request of the largest kind needs. Questions
+	// have QuestionBytes more.
 	MaxInflightBytes int64
 	// Limiter holds partners to their limits; this front by itself when nil.
 	Limiter *limit.Limiter
@@ -117,7 +119,8 @@ type Front struct {
 	issuer    *issuer               // the external one; may be nil
 	tokens    tokenCache
 	guesses   *guesses
-	budget    *budget
+	budget    *budget // of batches
+	questions *budget
 	draining  atomic.Bool   // the front is to stop soon
 	closing   chan struct{} // closed by close when the front takes no more
 	close     func()
@@ -132,8 +135,8 @@ type Front struct {
 
 // New makes a front. It lets nobody in before Run or Reload has read who there is.
 func New(opts Options) (*Front, error) {
-	if opts.Queue == nil || opts.Ledger == nil || opts.SeenSet == nil || opts.Registry == nil || opts.PublicURL == "" {
-		return nil, errors.New("a front needs a queue, a ledger, a seen set, a registry and its public URL")
+	if opts.Queue == nil || opts.Ledger == nil || opts.Questions == nil || opts.SeenSet == nil || opts.Registry == nil || opts.PublicURL == "" {
+		return nil, errors.New("a front needs a queue, a ledger, one for questions, a seen set, a registry and its public URL")
 	}
 	if opts.NoBuiltinIssuer && opts.Issuer.URL == "" {
 		return nil, errors.New("nobody could get in: without the built-in issuer there must be an external one")
@@ -161,6 +164,7 @@ func New(opts Options) (*Front, error) {
 	f.streamSilence, f.unreadLinger = streamSilence, time.Second
 	f.decoding = make(chan struct{}, max(runtime.GOMAXPROCS(0)-1, 1))
 	f.budget = newBudget(opts.MaxInflightBytes, f.metrics.inflight)
+	f.questions = newBudget(QuestionBytes(opts.MaxInflightBytes), f.metrics.questions)
 	if opts.Issuer.URL != "" {
 		if f.issuer, err = newIssuer(opts.Issuer, opts.PublicURL, opts.Logger, opts.Registerer); err != nil {
 			return nil, err

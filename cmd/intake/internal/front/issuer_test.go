@@ -452,7 +452,7 @@ func TestNew_Issuer(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			_, err := front.New(front.Options{
-				Queue: &fakeQueue{}, Ledger: &fakeLedger{}, SeenSet: &fakeSeenSet{}, Registry: &fakeRegistry{}, PublicURL: publicURL,
+				Queue: &fakeQueue{}, Ledger: &fakeLedger{}, Questions: &fakeLedger{}, SeenSet: &fakeSeenSet{}, Registry: &fakeRegistry{}, PublicURL: publicURL,
 				Issuer: front.ExternalIssuer{URL: c.url}, NoBuiltinIssuer: c.noBuiltin,
 			})
 			if (err == nil) != (c.says == "") || err != nil && (!strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), "secret")) {

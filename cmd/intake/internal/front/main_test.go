@@ -66,7 +66,7 @@ func newFront(t testing.TB, change func(*front.Options)) *testFront {
 	f := &testFront{queue: &fakeQueue{}, seen: &fakeSeenSet{}, registry: &fakeRegistry{}, ledger: &fakeLedger{}, logs: logs}
 	f.secret = f.registry.add("acme")
 	opts := front.Options{
-		Queue: f.queue, Ledger: f.ledger, SeenSet: f.seen, Registry: f.registry, PublicURL: publicURL, Logger: zap.New(core),
+		Queue: f.queue, Ledger: f.ledger, Questions: f.ledger, SeenSet: f.seen, Registry: f.registry, PublicURL: publicURL, Logger: zap.New(core),
 		Ready: func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") },
 		Live:  func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") },
 	}
@@ -265,7 +265,8 @@ func items(ids ...string) string {
 type fakeQueue struct {
 	backlog atomic.Int64 // a time.Duration
 	submit  func(ctx context.Context, batch *intake.Batch) (front.Ticket, error)
-	logged  func(ctx context.Context, partner intake.Partner, batch uuid.UUID, room func(int64) bool) ([]worker.Logged, error)
+	logged  func(worker.Search) ([]worker.Logged, error)
+	buried  func(worker.Search) ([]worker.Logged, error)
 
 	mu      sync.Mutex
 	batches []intake.Batch // submitted, without their items
@@ -296,11 +297,18 @@ func (q *fakeQueue) Submit(ctx context.Context, batch *intake.Batch, lane worker
 	}}, nil
 }
 
-func (q *fakeQueue) Logged(ctx context.Context, partner intake.Partner, batch uuid.UUID, room func(int64) bool) ([]worker.Logged, error) {
+func (q *fakeQueue) Logged(_ context.Context, search worker.Search) ([]worker.Logged, error) {
 	if q.logged == nil {
 		return nil, nil
 	}
-	return q.logged(ctx, partner, batch, room)
+	return q.logged(search)
+}
+
+func (q *fakeQueue) Buried(_ context.Context, search worker.Search) ([]worker.Logged, error) {
+	if q.buried == nil {
+		return nil, nil
+	}
+	return q.buried(search)
 }
 
 func (q *fakeQueue) submitted() int {
@@ -318,10 +326,18 @@ type fakeLedger struct {
 	unclaim   error
 	renewed   atomic.Int64
 	records   map[string]intake.Record
-	away      error // of records
+	away      error  // of records
+	hang      func() // if not nil, what is asked waits for it
+}
+
+func (l *fakeLedger) wait() {
+	if l.hang != nil {
+		l.hang()
+	}
 }
 
 func (l *fakeLedger) Records(_ context.Context, partner int32, ids []string) (records []intake.Record, err error) {
+	l.wait()
 	for _, id := range ids {
 		if r, ok := l.records[id]; ok {
 			records = append(records, r)
@@ -331,11 +347,13 @@ func (l *fakeLedger) Records(_ context.Context, partner int32, ids []string) (re
 }
 
 func (l *fakeLedger) Record(_ context.Context, partner int32, id string) (intake.Record, int, bool, error) {
+	l.wait()
 	r, ok := l.records[id]
 	return r, 3, ok, l.away
 }
 
 func (l *fakeLedger) Finished(_ context.Context, partner int32, batch uuid.UUID) ([]intake.Finished, error) {
+	l.wait()
 	if l.finished == nil {
 		return nil, nil
 	}

@@ -169,8 +169,8 @@ func TestServe_SlowReaderHolds(t *testing.T) {
 		listener := newPipeListener()
 		f.serve(t, listener, listener.dial)
 		token := f.token(t)
-		f.queue.logged = func(_ context.Context, _ intake.Partner, _ uuid.UUID, room func(int64) bool) ([]worker.Logged, error) {
-			if !room(10 * large) {
+		f.queue.logged = func(search worker.Search) ([]worker.Logged, error) {
+			if !search.Room(10 * large) {
 				return nil, worker.ErrNoRoom
 			}
 			return []worker.Logged{{Chunk: &intake.Chunk{Len: 1}, Items: [][]byte{[]byte(data[1 : len(data)-1])}}}, nil
@@ -200,14 +200,14 @@ func TestServe_SlowReaderHolds(t *testing.T) {
 				t.Fatal(err)
 			}
 			synctest.Wait()
-			if held := f.Inflight(); held > c.size+c.beside {
+			if held := f.Inflight() + f.Questions(); held > c.size+c.beside {
 				t.Errorf("%s: %d bytes are held of an answer of %d", name, held, c.size)
 			}
 			if _, err := io.CopyN(io.Discard, response.Body, c.size/2); err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
 			synctest.Wait()
-			if held := f.Inflight(); held > c.size/2+c.beside {
+			if held := f.Inflight() + f.Questions(); held > c.size/2+c.beside {
 				t.Errorf("%s: %d bytes are held of an answer of %d, half of which is taken", name, held, c.size)
 			}
 			if _, err := io.Copy(io.Discard, response.Body); err != nil {
@@ -215,7 +215,7 @@ func TestServe_SlowReaderHolds(t *testing.T) {
 			}
 			response.Body.Close()
 			synctest.Wait()
-			if held := f.Inflight(); held != 0 {
+			if held := f.Inflight() + f.Questions(); held != 0 {
 				t.Errorf("%s: %d bytes are held afterwards", name, held)
 			}
 		}

@@ -16,6 +16,7 @@ type metrics struct {
 	inflight  prometheus.Gauge
 	// refusedConnections are those that a host had too many of.
 	refusedConnections prometheus.Counter
+	questions          prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -48,7 +49,10 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Name: "intake_front_connections_refused_total", Help: "Connections closed at once because --max-connections-per-address were open from where they came.",
 		}),
 		inflight: m.NewGauge(prometheus.GaugeOpts{
-			Name: "intake_front_inflight_bytes", Help: "Memory set aside for the requests that are in; bounded by --max-inflight-bytes.",
+			Name: "intake_front_inflight_bytes", Help: "Memory set aside for the batches that are in; bounded by --max-inflight-bytes.",
+		}),
+		questions: m.NewGauge(prometheus.GaugeOpts{
+			Name: "intake_front_question_bytes", Help: "Memory set aside for the questions that are in: status checks, records, reconcile and dry runs.",
 		}),
 	}
 }

@@ -56,6 +56,7 @@ func TestFront_Metrics(t *testing.T) {
 		"intake_front_body_bytes_total":                      float64(len(items("a", "b")) + len("[{}]") + len(items("a"))),
 		"intake_front_inflight_bytes":                        0,
 		"intake_front_connections_refused_total":             0,
+		"intake_front_question_bytes":                        0,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

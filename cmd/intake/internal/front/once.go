@@ -134,9 +134,9 @@ func (f *Front) goOn(ctx context.Context, request *request) (queued bool, refusa
 	const every = 100 * time.Millisecond
 	for {
 		share := f.budget.share(request.Partner.ID)
-		batch, refusal := f.recall(ctx, share, request.Partner, request.ID)
+		batch, refusal := f.recall(ctx, f.opts.Ledger, share, request.Partner, request.ID)
 		share.release()
-		if refusal == errNoBatch {
+		if refusal == errNoBatch || refusal == errLost {
 			return false, nil
 		}
 		if refusal != nil {

@@ -16,7 +16,7 @@ import (
 	"intake"
 )
 
-// Records is the part of a Ledger that knows what was saved.
+// Records knows what was saved.
 type Records interface {
 	// Records gives those records of a partner that have one of the ids.
 	Records(ctx context.Context, partner int32, ids []string) ([]intake.Record, error)
@@ -70,9 +70,15 @@ func (f *Front) record(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer pass.Leave()
+	share := f.questions.share(partner.ID)
+	defer share.release()
+	if !share.add(questionBytes) {
+		writeProblem(w, *errNoRoom)
+		return
+	}
 	asking, cancel := context.WithTimeout(r.Context(), recordsTimeout)
 	defer cancel()
-	record, claims, ok, err := f.opts.Ledger.Record(asking, partner.ID, id)
+	record, claims, ok, err := f.opts.Questions.Record(asking, partner.ID, id)
 	switch {
 	case err != nil:
 		f.opts.Logger.Warn("cannot read a record", zap.Error(err))
@@ -117,26 +123,15 @@ func (f *Front) reconcile(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer pass.Leave()
-	items, err := f.decode(*body, &partner, time.Now())
-	if err != nil {
-		writeProblem(w, *decodeProblem(err))
-		return
-	}
-	usage, refusal := f.takeItems(r.Context(), &partner, len(items), false)
+	entries, usage, refusal := f.readEntries(r.Context(), &partner, *body, share)
+	putBody(body)
 	if refusal != nil {
 		writeProblem(w, *refusal)
 		return
 	}
 	usage.set(w.Header())
-	const answerSize = 512 // of an entry, with what is read of its record
-	if !share.addItems(items) || !share.add(int64(answerSize*len(items))) {
-		writeProblem(w, errFull)
-		return
-	}
-	entries := make([]entry, len(items))
 	var ids []string
-	for i := range items {
-		entries[i] = readEntry(&items[i])
+	for i := range entries {
 		if entries[i].reason == "" && canBeSaved(entries[i].id) {
 			ids = append(ids, entries[i].id)
 		}
@@ -157,6 +152,33 @@ func (f *Front) reconcile(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// readEntries reads the entries in a body. They keep nothing of it, and leave the
+// room that it has to batches.
+func (f *Front) readEntries(ctx context.Context, partner *intake.Partner, body []byte, share *share) ([]entry, *usage, *problem) {
+	items, err := f.decode(body, partner, time.Now())
+	if err != nil {
+		return nil, nil, decodeProblem(err)
+	}
+	usage, refusal := f.takeItems(ctx, partner, len(items), false)
+	if refusal != nil {
+		return nil, nil, refusal
+	}
+	if !share.addItems(items) {
+		return nil, nil, f.full()
+	}
+	const entryBytes = 1 << 10 // with its record and its part of the answer, but without its ids in them
+	size := int64(questionBytes + entryBytes*len(items))
+	entries := make([]entry, len(items))
+	for i := range items {
+		entries[i] = readEntry(&items[i])
+		size += 4 * int64(len(entries[i].id))
+	}
+	if !share.moveTo(f.questions, size) {
+		return nil, nil, errNoRoom
+	}
+	return entries, usage, nil
+}
+
 // readEntry reads an entry: an id, or an item as it would be sent.
 func readEntry(item *intake.Item) entry {
 	if item.Raw[0] == '"' {
@@ -174,7 +196,7 @@ func readEntry(item *intake.Item) entry {
 	if item.Errors != "" {
 		fingerprint = intake.FingerprintOf(item.Raw)
 	}
-	return entry{id: item.Key, fingerprint: &fingerprint}
+	return entry{id: strings.Clone(item.Key), fingerprint: &fingerprint}
 }
 
 // recordsOf gives the records that there are, by their ids.
@@ -184,7 +206,7 @@ func (f *Front) recordsOf(ctx context.Context, partner int32, ids []string) (map
 	}
 	asking, cancel := context.WithTimeout(ctx, recordsTimeout)
 	defer cancel()
-	records, err := f.opts.Ledger.Records(asking, partner, ids)
+	records, err := f.opts.Questions.Records(asking, partner, ids)
 	if err != nil {
 		f.opts.Logger.Warn("cannot read records", zap.Error(err))
 		return nil, errNoRecords
@@ -244,27 +266,40 @@ func reconciled(entries []entry, records map[string]*intake.Record) []byte {
 }
 
 // validate gives the verdicts that a batch would get, and queues nothing of it.
-func (f *Front) validate(ctx context.Context, batch *intake.Batch) *problem {
+// While it asks the data store it takes the room of a question.
+func (f *Front) validate(ctx context.Context, share *share, bodyBytes int, batch *intake.Batch) *problem {
 	f.judge(ctx, batch, false)
+	type asked struct {
+		item        int
+		fingerprint intake.Fingerprint
+	}
+	var pending []asked
 	var ids []string
+	size := int64(bodyBytes)
 	for i := range batch.Items {
+		item := &batch.Items[i]
 		if batch.Verdicts[i].Code == intake.CodePending {
-			ids = append(ids, batch.Items[i].Client.ID)
+			pending = append(pending, asked{i, item.Client.Fingerprint})
+			ids = append(ids, item.Client.ID)
 		}
+		size += itemBytes + int64(len(item.Errors))
+		item.Client = intake.PartnerClient{} // from here on only the text is needed
+	}
+	if len(pending) == 0 {
+		return nil
+	}
+	if !share.moveTo(f.questions, size) {
+		return errNoRoom
 	}
 	records, refusal := f.recordsOf(ctx, batch.Partner.ID, ids)
 	if refusal != nil {
 		return refusal
 	}
-	for i := range batch.Items {
-		if batch.Verdicts[i].Code != intake.CodePending {
-			continue
-		}
-		client := &batch.Items[i].Client
-		if record := records[client.ID]; record != nil {
-			batch.Verdicts[i] = intake.DuplicateOfSaved(record.Fingerprint == client.Fingerprint)
+	for i, p := range pending {
+		if record := records[ids[i]]; record != nil {
+			batch.Verdicts[p.item] = intake.DuplicateOfSaved(record.Fingerprint == p.fingerprint)
 		} else {
-			batch.Verdicts[i] = intake.Verdict{Code: intake.CodeWouldBeSaved}
+			batch.Verdicts[p.item] = intake.Verdict{Code: intake.CodeWouldBeSaved}
 		}
 	}
 	return nil

@@ -16,19 +16,30 @@ import (
 
 // A Ledger knows what became of batches: the data store.
 type Ledger interface {
+	States
+	Idempotency
+}
+
+// States is the part of a Ledger that knows how batches ended.
+type States interface {
 	// Finished gives those chunks of a partner's batch that are finished, by
 	// their number.
 	Finished(ctx context.Context, partner int32, batch uuid.UUID) ([]intake.Finished, error)
-	Idempotency
+}
+
+// Questions is what partners ask the data store for.
+type Questions interface {
+	States
 	Records
 }
 
-// statusTimeout bounds each of the questions of a status check.
+// statusTimeout bounds each look for a batch in each place.
 const statusTimeout = 5 * time.Second
 
 var (
 	errNoBatch = &problem{code: codeNoBatch, detail: "there is no batch with this id, or not any more"}
-	errNoRoom  = &problem{code: codeNoMemory, retryAfter: time.Second, detail: "other requests take all the memory there is"}
+	errLost    = &problem{code: codeBatchLost, detail: "what became of a part of the batch is not known; send it again"}
+	errNoRoom  = &problem{code: codeNoMemory, retryAfter: time.Second, detail: "other questions take all their memory"}
 	errUnknown = &problem{code: codeStoreUnavailable, retryAfter: time.Second, detail: "what became of the batch can't be told now"}
 )
 
@@ -49,9 +60,13 @@ func (f *Front) status(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer pass.Leave()
-	share := f.budget.share(partner.ID)
+	share := f.questions.share(partner.ID)
 	defer share.release()
-	batch, refusal := f.recall(r.Context(), share, partner, id)
+	if !share.add(questionBytes) {
+		writeProblem(w, *errNoRoom)
+		return
+	}
+	batch, refusal := f.recall(r.Context(), f.opts.Questions, share, partner, id)
 	if refusal != nil {
 		writeProblem(w, *refusal)
 		return
@@ -67,49 +82,164 @@ func (f *Front) status(w http.ResponseWriter, r *http.Request) {
 }
 
 // recall puts a batch together again, from what the data store knows of its end
-// and what the log has of its beginning.
-func (f *Front) recall(ctx context.Context, share *share, partner intake.Partner, id uuid.UUID) (*intake.Batch, *problem) {
+// and what the log and the dead letters have of its beginning.
+func (f *Front) recall(
+	ctx context.Context, states States, share *share, partner intake.Partner, id uuid.UUID,
+) (*intake.Batch, *problem) {
+	held := share.held
+	// Chunks go from the log to the data store or to the dead letters, and from
+	// there back into the log, maybe just behind the one who looks. One that is
+	// nowhere when nothing has moved any more is lost.
+	for known := -1; ; {
+		share.keep(held)
+		r, refusal := f.look(ctx, states, share, worker.Search{Partner: partner, Batch: id})
+		switch {
+		case refusal != nil:
+			return nil, refusal
+		case r.isWhole():
+			return r.batch(share, partner, id)
+		case r.known() > known:
+			known = r.known()
+		case known == 0:
+			return nil, errNoBatch
+		default:
+			return nil, errLost
+		}
+	}
+}
+
+// look looks for the chunks of a batch everywhere, once. It takes no room before
+// the data store has answered.
+func (f *Front) look(ctx context.Context, states States, share *share, search worker.Search) (*recalled, *problem) {
 	asking, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
-	// The log goes first: a batch that is in neither when it has been looked for
-	// in the data store afterwards is in none.
-	logged, logErr := f.opts.Queue.Logged(asking, partner, id, func(bytes int64) bool { return waitRoom(asking, func() bool { return share.add(bytes) }) })
-	if errors.Is(logErr, worker.ErrNoRoom) {
-		return nil, errNoRoom
-	}
-	if logErr != nil {
-		f.opts.Logger.Warn("cannot read a batch from the log", zap.Stringer("batch", id), zap.Error(logErr))
-	}
-	asking, cancel = context.WithTimeout(ctx, statusTimeout)
-	defer cancel()
-	finished, err := f.opts.Ledger.Finished(asking, partner.ID, id)
+	finished, err := states.Finished(asking, search.Partner.ID, search.Batch)
 	if err != nil {
-		f.opts.Logger.Warn("cannot read what became of a batch", zap.Stringer("batch", id), zap.Error(err))
+		f.opts.Logger.Warn("cannot read what became of a batch", zap.Stringer("batch", search.Batch), zap.Error(err))
 		return nil, errUnknown
 	}
-	size := 0
-	for _, chunk := range logged {
-		size = max(size, chunk.First+chunk.Len)
-	}
-	complete := len(logged) > 0 || len(finished) > 0 && len(finished) == finished[0].Chunks
+	r := &recalled{finished: make(map[int]intake.Finished, len(finished)), queued: make(map[int]worker.Logged)}
 	for _, chunk := range finished {
-		size = max(size, chunk.First+chunk.Len)
+		r.finished[chunk.Chunk] = chunk
+	}
+	search.Decided = r.isFinished
+	if err = f.lookInto(ctx, share, f.opts.Queue.Logged, search, r); err == nil && !r.isWhole() {
+		search.Skip = r.isKnown
+		err = f.lookInto(ctx, share, f.opts.Queue.Buried, search, r)
 	}
 	switch {
-	case !complete && logErr != nil:
+	case errors.Is(err, worker.ErrNoRoom):
+		return nil, errNoRoom
+	case err != nil && !r.isWhole():
+		f.opts.Logger.Warn("cannot look for a batch in the queue", zap.Stringer("batch", search.Batch), zap.Error(err))
 		return nil, errUnknown
-	case !complete:
-		// Of a batch that was withdrawn in part nothing else was promised.
-		return nil, errNoBatch
+	}
+	return r, nil
+}
+
+// place is a place of the queue to look into: Logged or Buried.
+type place func(context.Context, worker.Search) ([]worker.Logged, error)
+
+// lookInto looks into a place, and waits for room if it must.
+func (f *Front) lookInto(ctx context.Context, share *share, place place, search worker.Search, r *recalled) error {
+	asking, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	search.Room = func(bytes int64) bool {
+		if bytes < 0 {
+			share.giveBack(-bytes)
+			return true
+		}
+		return waitRoom(asking, func() bool { return share.add(bytes) })
+	}
+	chunks, err := place(asking, search)
+	for _, chunk := range chunks {
+		r.queued[chunk.Number] = chunk
+	}
+	return err
+}
+
+// recalled is what is known of a batch, by the number of the chunk.
+type recalled struct {
+	finished map[int]intake.Finished
+	queued   map[int]worker.Logged
+}
+
+func (r *recalled) isFinished(number int) bool { _, ok := r.finished[number]; return ok }
+
+func (r *recalled) isKnown(number int) bool {
+	_, ok := r.queued[number]
+	return ok || r.isFinished(number)
+}
+
+// chunks returns how many chunks the batch has, at least: where none of them can
+// be read, only their numbers are known.
+func (r *recalled) chunks() (n int) {
+	for number, chunk := range r.finished {
+		n = max(n, number+1, chunk.Chunks)
+	}
+	for number, chunk := range r.queued {
+		n = max(n, number+1, chunk.Chunks)
+	}
+	return n
+}
+
+// known returns how many of them are known.
+func (r *recalled) known() (n int) {
+	for number := range r.chunks() {
+		if r.isKnown(number) {
+			n++
+		}
+	}
+	return n
+}
+
+func (r *recalled) isWhole() bool {
+	return len(r.finished)+len(r.queued) > 0 && r.known() == r.chunks()
+}
+
+// batch puts a batch together that is whole.
+func (r *recalled) batch(share *share, partner intake.Partner, id uuid.UUID) (*intake.Batch, *problem) {
+	size, bytes := 0, int64(0)
+	for number := range r.chunks() {
+		finished, queued := r.finished[number], r.queued[number]
+		switch {
+		case finished.Len > 0:
+			size = max(size, finished.First+finished.Len)
+			bytes += sizeOfFinished(&finished)
+		case queued.Chunk != nil && queued.Len > 0:
+			size = max(size, queued.First+queued.Len)
+		default: // it can't be read, and has an item at least
+			size++
+		}
+	}
+	if !share.add(bytes + int64(size)*itemBytes) {
+		return nil, errNoRoom
 	}
 	batch := &intake.Batch{ID: id, Partner: partner, Items: make([]intake.Item, size), Verdicts: make([]intake.Verdict, size)}
-	for _, chunk := range logged {
-		recallItems(batch, chunk)
+	for number, chunk := range r.queued {
+		if finished := r.finished[number]; finished.Len == 0 || finished.First == chunk.First && finished.Len == chunk.Len {
+			recallItems(batch, chunk)
+		}
 	}
-	for _, chunk := range finished {
+	for _, chunk := range r.finished {
 		recallVerdicts(batch, chunk)
 	}
+	for i := range batch.Items {
+		if item := &batch.Items[i]; len(item.Raw) == 0 {
+			item.Raw = idOnly(item.Key)
+		}
+	}
 	return batch, nil
+}
+
+func sizeOfFinished(chunk *intake.Finished) (bytes int64) {
+	for i := range chunk.NotSaved {
+		bytes += int64(len(chunk.NotSaved[i].Text))
+	}
+	for _, key := range chunk.Keys {
+		bytes += int64(len(key))
+	}
+	return bytes
 }
 
 // recallItems fills in the items as they were sent, and the verdicts that they
@@ -125,21 +255,14 @@ func recallItems(batch *intake.Batch, chunk worker.Logged) {
 		batch.Verdicts[rejected.Item] = rejected.Verdict
 		batch.Items[rejected.Item].Key = chunk.RejectedKeys[i]
 	}
-	for i := range chunk.Items {
-		item := &batch.Items[chunk.First+i]
-		if len(item.Raw) == 0 {
-			item.Raw = idOnly(item.Key)
-		}
-	}
 }
 
-// recallVerdicts fills in the final verdicts, and what is known of the items
-// when the log has them no more.
+// recallVerdicts fills in the final verdicts, and the keys of the items.
 func recallVerdicts(batch *intake.Batch, chunk intake.Finished) {
 	for i := range chunk.Len {
 		batch.Verdicts[chunk.First+i] = intake.Verdict{Code: intake.CodeSaved}
-		if item := &batch.Items[chunk.First+i]; item.Raw == nil {
-			item.Raw = idOnly(chunk.Keys[i])
+		if key := chunk.Keys[i]; key != "" {
+			batch.Items[chunk.First+i].Key = key
 		}
 	}
 	for _, v := range chunk.NotSaved {

@@ -1,10 +1,10 @@
 package front_test
 
 import (
-	"context"
 	"errors"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/uuid"
@@ -26,7 +26,10 @@ func TestStatus(t *testing.T) {
 		Outcome: intake.Outcome{Batch: id, Len: 3, NotSaved: []intake.ItemVerdict{{Item: 1, Verdict: intake.Invalid("x")}, {Item: 2, Verdict: intake.DuplicateOfSaved(true)}}},
 		Chunks:  1, Keys: []string{"a", "", `c"`},
 	}}
-	part := []intake.Finished{{Outcome: intake.Outcome{Batch: id, Len: 3}, Chunks: 2, Keys: make([]string, 3)}}
+	part := []intake.Finished{{Outcome: intake.Outcome{Batch: id, Len: 2}, Chunks: 3, Keys: []string{"x", "y"}}}
+	second := []worker.Logged{{Chunk: &intake.Chunk{Batch: id, Number: 1, Chunks: 3, First: 2, Len: 1, Clients: []intake.PartnerClient{{Item: 2, ID: "z"}}}, Items: [][]byte{[]byte(`{"z": 1}`)}}}
+	// Of one that can't be read no more is known than that it is there.
+	third := []worker.Logged{{Chunk: &intake.Chunk{Batch: id, Number: 2}}}
 	const (
 		saved     = `"status":{"state":"Completed","code":"saved","validation_errors":""}`
 		pending   = `"status":{"state":"Pending","code":"pending","validation_errors":""}`
@@ -38,6 +41,7 @@ func TestStatus(t *testing.T) {
 		name     string
 		logged   []worker.Logged
 		logErr   error
+		buried   []worker.Logged
 		finished []intake.Finished
 		err      error
 		status   int
@@ -50,6 +54,10 @@ func TestStatus(t *testing.T) {
 		{name: "final, log away", logErr: away, finished: finished, status: 200, want: `{"data":{"partner_client_id":"a"},` + saved + `},{"data":{},` + invalid + `},{"data":{"partner_client_id":"c\""},` + duplicate + `}`},
 		{name: "log away", logErr: away, status: 503},
 		{name: "in part, log away", logErr: away, finished: part, status: 503},
+		{name: "some finished, others in the log and among the dead letters", logged: second, buried: third, finished: part, status: 200,
+			want: `{"data":{"partner_client_id":"x"},` + saved + `},{"data":{"partner_client_id":"y"},` + saved + `},{"data":{"z": 1},` + pending + `},{"data":{},` + pending + `}`},
+		{name: "a dead letter that can't be read", buried: []worker.Logged{{Chunk: &intake.Chunk{Batch: id}}}, status: 200, want: `{"data":{},` + pending + `}`},
+		{name: "a chunk is nowhere", logged: second, finished: part, status: 500},
 		{name: "ledger away", logged: logged, err: away, status: 503},
 		{name: "no room", logErr: worker.ErrNoRoom, finished: finished, status: 503},
 	} {
@@ -57,12 +65,13 @@ func TestStatus(t *testing.T) {
 			t.Parallel()
 			f := startFront(t)
 			token := f.token(t)
-			f.queue.logged = func(_ context.Context, partner intake.Partner, batch uuid.UUID, _ func(int64) bool) ([]worker.Logged, error) {
-				if partner.Name != "acme" || batch != id {
-					t.Errorf("asked for %s of %s", batch, partner.Name)
+			f.queue.logged = func(search worker.Search) ([]worker.Logged, error) {
+				if search.Partner.Name != "acme" || search.Batch != id {
+					t.Errorf("looked for %s of %s", search.Batch, search.Partner.Name)
 				}
 				return test.logged, test.logErr
 			}
+			f.queue.buried = func(worker.Search) ([]worker.Logged, error) { return test.buried, nil }
 			f.ledger.finished = func(int32, uuid.UUID) ([]intake.Finished, error) { return test.finished, test.err }
 			request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, f.url+"/api/v1/clients/status/"+id.String(), nil)
 			if err != nil {
@@ -80,9 +89,91 @@ func TestStatus(t *testing.T) {
 			if got := a.String(); a.status != test.status || !strings.HasSuffix(got, `"result":[`+test.want+"]}\n") {
 				t.Errorf("answered %d %s, want %s", a.status, got, test.want)
 			}
-			if f.Inflight() != 0 {
-				t.Errorf("%d bytes are still set aside", f.Inflight())
+			if f.Inflight() != 0 || f.Questions() != 0 {
+				t.Errorf("%d and %d bytes are still set aside", f.Inflight(), f.Questions())
 			}
 		})
+	}
+}
+
+// A chunk is saved and purged just behind the one who looks for it: it is looked for again.
+func TestStatus_Moves(t *testing.T) {
+	t.Parallel()
+	f := startFront(t)
+	id := uuid.Must(uuid.NewV7())
+	asked := 0
+	f.ledger.finished = func(int32, uuid.UUID) ([]intake.Finished, error) {
+		if asked++; asked == 1 {
+			return nil, nil
+		}
+		return []intake.Finished{{Outcome: intake.Outcome{Batch: id, Len: 1}, Chunks: 1, Keys: []string{"a"}}}, nil
+	}
+	if a := f.get(t, "/api/v1/clients/status/"+id.String(), f.token(t)); a.status != http.StatusOK || !strings.Contains(a.String(), `"code":"saved"`) {
+		t.Errorf("answered %d %s", a.status, a.Bytes())
+	}
+}
+
+// While the data store hangs, so do those who ask. They take no room from batches, and
+// whoever asks beyond the room for questions is refused at once.
+func TestQuestions_DataStoreHangs(t *testing.T) {
+	t.Parallel()
+	f := startFront(t)
+	token := f.token(t)
+	f.SetQuestions(1 << 20)
+	release := make(chan struct{})
+	var waiting sync.WaitGroup
+	f.ledger.hang = func() {
+		waiting.Done()
+		<-release
+	}
+	f.queue.logged = func(search worker.Search) ([]worker.Logged, error) {
+		if !search.Room(worker.LargestMessage) {
+			return nil, worker.ErrNoRoom
+		}
+		return nil, nil
+	}
+	reconcile := func() *http.Request {
+		r := f.create(t, token, strings.NewReader(`["a", "b"]`))
+		r.URL.Path += "/reconcile"
+		return r
+	}
+	get := func(path string) *http.Request {
+		r := f.create(t, token, nil)
+		r.Method, r.URL.Path = http.MethodGet, path
+		return r
+	}
+	ask := []func() *http.Request{
+		func() *http.Request { return get("/api/v1/clients/status/" + uuid.Must(uuid.NewV7()).String()) },
+		func() *http.Request { return get("/api/v1/clients/a") },
+		reconcile,
+		func() *http.Request {
+			return f.create(t, token, strings.NewReader(items("a")), "Prefer", "handling=validate")
+		},
+	}
+	var asking sync.WaitGroup
+	const each = 14
+	waiting.Add(each * len(ask))
+	for range each {
+		for _, request := range ask {
+			r := request()
+			asking.Go(func() { _, _ = f.try(r) })
+		}
+	}
+	waiting.Wait()
+	if held := f.Inflight(); held != 0 {
+		t.Errorf("questions have %d bytes of the batches' memory", held)
+	}
+	if a := f.do(t, f.create(t, token, strings.NewReader(items("a")))); a.status != http.StatusOK {
+		t.Errorf("a batch is answered %d %s", a.status, a.Bytes())
+	}
+	f.SetQuestions(f.Questions())
+	for _, request := range ask {
+		f.do(t, request()).checkProblem(t, http.StatusServiceUnavailable, "questions")
+	}
+	f.SetQuestions(64 << 20)
+	close(release)
+	asking.Wait()
+	if held := f.Questions(); held != 0 {
+		t.Errorf("%d bytes are still set aside for questions", held)
 	}
 }

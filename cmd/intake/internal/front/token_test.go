@@ -397,7 +397,7 @@ func TestFront_BeforePartnersAreKnown(t *testing.T) {
 	t.Parallel()
 	registry := &fakeRegistry{away: true}
 	registry.add("acme")
-	f, err := front.New(front.Options{Queue: &fakeQueue{}, Ledger: &fakeLedger{}, SeenSet: &fakeSeenSet{}, Registry: registry, PublicURL: publicURL})
+	f, err := front.New(front.Options{Queue: &fakeQueue{}, Ledger: &fakeLedger{}, Questions: &fakeLedger{}, SeenSet: &fakeSeenSet{}, Registry: registry, PublicURL: publicURL})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,99 @@
+package worker
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"intake"
+)
+
+// A batch's chunks are found wherever they are, in the log or among the dead letters,
+// whole or in part, readable or not; and it takes no more room than what is found.
+func TestSearch(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	js, err := jetstream.New(r.nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := setUp(t.Context(), js, StreamOptions{MaxBytes: 64 << 20}, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	q := r.queue(t, r.nc, QueueOptions{})
+	ids := make([]string, 2*maxChunkItems+1)
+	for i := range ids {
+		ids[i] = fmt.Sprint(i)
+	}
+	batch := newBatch(ids...)
+	batch.Verdicts[0] = intake.Invalid("entity_type: required")
+	if _, err := q.Submit(t.Context(), batch, Later); err != nil {
+		t.Fatal(err)
+	}
+	taken := int64(0)
+	search := Search{Partner: batch.Partner, Batch: batch.ID, Room: func(bytes int64) bool { taken += bytes; return true }}
+	check := func(what string, chunks []Logged, err error, want ...int) {
+		t.Helper()
+		var got []int
+		items := int64(0)
+		for _, chunk := range chunks {
+			got = append(got, chunk.Number)
+			for _, item := range chunk.Items {
+				items += int64(len(item))
+			}
+		}
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: chunks %v, want %v (%v)", what, got, want, err)
+		}
+		if taken < items || taken > 4*items+1<<10 {
+			t.Errorf("%s: %d bytes are taken for %d of items", what, taken, items)
+		}
+		taken = 0
+	}
+	chunks, err := q.Logged(t.Context(), search)
+	check("in the log", chunks, err, 0, 1, 2)
+	if len(chunks) != 3 || len(chunks[2].Items) != 1 || chunks[2].First != 2*maxChunkItems || len(chunks[0].Rejected) != 1 {
+		t.Fatalf("%+v", chunks)
+	}
+	search.Skip = func(number int) bool { return number == 1 }
+	search.Decided = func(int) bool { return true }
+	chunks, err = q.Logged(t.Context(), search)
+	check("without the second", chunks, err, 0, 2)
+	if len(chunks) > 0 && len(chunks[0].Rejected) > 0 {
+		t.Error("states that are known were read")
+	}
+	search.Skip, search.Decided = nil, nil
+
+	// The first is purged; the others become dead letters that can't be read, the
+	// last one not even where it belongs.
+	subject := "later-1.acme." + batch.ID.String()
+	place := appendNumber(appendNumber(appendNumber(nil, fieldNumber, 1), fieldChunks, 3), fieldPartner, 1)
+	place = appendNumber(appendNumber(place, fieldFirst, maxChunkItems), fieldLen, maxChunkItems)
+	damaged := appendMessage(nil, batch.ID, "", 0, nil, appendBytes(place, fieldRejected, []byte("rubbish")))
+	for n, data := range [][]byte{damaged, {messageVersion + 1}} {
+		if _, err := js.Publish(t.Context(), fmt.Sprintf("%s%s.%d", deadSubjectPrefix, subject, n+1), data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.stream(t).Purge(t.Context(), jetstream.WithPurgeSequence(2)); err != nil {
+		t.Fatal(err)
+	}
+	chunks, err = q.Logged(t.Context(), search)
+	check("after a purge", chunks, err, 1, 2)
+	chunks, err = q.Buried(t.Context(), search)
+	check("dead letters", chunks, err, 1, 2)
+	if len(chunks) != 2 || chunks[0].First != maxChunkItems || chunks[0].Len != maxChunkItems || chunks[0].Items != nil || chunks[1].Len != 0 {
+		t.Errorf("of letters that can't be read: %+v", chunks)
+	}
+
+	search.Partner.Name = "other"
+	chunks, err = q.Buried(t.Context(), search)
+	check("another partner's", chunks, err)
+	search.Partner, search.Room = batch.Partner, func(bytes int64) bool { return bytes < LargestMessage }
+	if _, err := q.Logged(t.Context(), search); err == nil {
+		t.Error("a message is read without room for it")
+	}
+}
