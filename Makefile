@@ -55,8 +55,9 @@ bench: servers build ## measure against the bare save, raw COPY and a plain hand
 	go run ./deploy/bench -json bench-$(BENCH).json $(BENCH)
 
 .PHONY: prove
-prove: servers build ## kill, stop and cut off every part under load for DURATION (default 5m), and check every answer; SEED=n repeats a run, STANDBY=1 has a standby of Postgres, CLUSTER=1 three of each other server as well
-	bin/intake prove --duration $(DURATION) --seed $(SEED) $(if $(STANDBY),--standby) $(if $(CLUSTER),--cluster)
+prove: servers ## kill, stop and cut off every part under load for DURATION (default 5m), and check every answer; SEED=n repeats a run, STANDBY=1 has a standby of Postgres, CLUSTER=1 three of each other server as well
+	CGO_ENABLED=0 go build -trimpath -tags failpoints -ldflags "-s -w -X main.version=$(VERSION)" -o bin/intake-failpoints ./cmd/intake
+	bin/intake-failpoints prove --duration $(DURATION) --seed $(SEED) $(if $(STANDBY),--standby) $(if $(CLUSTER),--cluster)
 
 .PHONY: prove-bugs
 prove-bugs: servers ## plant bugs one after the other, and check that prove finds each

@@ -17,16 +17,12 @@ import (
 // SHA-256, which would be batch; that names the claimant too. The claim holds for
 // lease: when there is no answer by then, a repeat takes over.
 func (s *Store) Claim(ctx context.Context, partner int32, key string, hash [32]byte, batch uuid.UUID, lease time.Duration) (intake.Claim, error) {
-	// One who takes over goes on with the first one's batch, of which some may be
-	// saved already; but not with one that was withdrawn, for nothing of it will be.
 	const claim = `
 		insert into idempotency_keys as k (partner_id, key, body_hash, batch_id, owner, lease_until)
 		values ($1, $2, $3, $4, $4, clock_timestamp() + $5)
 		on conflict (partner_id, key) do update
 		   set lease_until = excluded.lease_until,
-		       owner = excluded.owner,
-		       batch_id = case when exists (select from batch_status b where b.batch_id = k.batch_id and b.withdrawn)
-		                       then excluded.batch_id else k.batch_id end
+		       owner = excluded.owner
 		 where k.answer is null and k.lease_until < clock_timestamp() and k.body_hash = excluded.body_hash
 		returning batch_id`
 	const look = `
@@ -37,11 +33,7 @@ func (s *Store) Claim(ctx context.Context, partner int32, key string, hash [32]b
 		var c intake.Claim
 		err := s.pool.QueryRow(ctx, claim, partner, key, hash[:], batch, lease).Scan(&c.Batch)
 		if err == nil {
-			c.State = intake.ClaimTakenOver
-			if c.Batch == batch {
-				c.State = intake.ClaimFresh
-			}
-			return c, nil
+			return s.inherit(ctx, partner, key, batch, c.Batch)
 		}
 		if !errors.Is(err, pgx.ErrNoRows) {
 			return c, fmt.Errorf("claim an idempotency key: %w", err)
@@ -64,6 +56,31 @@ func (s *Store) Claim(ctx context.Context, partner int32, key string, hash [32]b
 	}
 }
 
+// inherit returns the claim of owner, who has the key now, on the batch of the request
+// that had it before. The owner goes on with that batch, of which some may be saved
+// already; but not with one that was withdrawn, of which nothing will be.
+//
+// The statement that claims can't see that: it may have waited for the withdrawal, and
+// its snapshot is older. From here on only the owner may withdraw the batch.
+func (s *Store) inherit(ctx context.Context, partner int32, key string, owner, batch uuid.UUID) (intake.Claim, error) {
+	const leave = `
+		update idempotency_keys
+		   set batch_id = owner
+		 where partner_id = $1 and key = $2 and owner = $3 and batch_id = $4
+		   and exists (select from batch_status where batch_id = $4 and withdrawn)`
+	if batch == owner {
+		return intake.Claim{State: intake.ClaimFresh, Batch: batch}, nil
+	}
+	tag, err := s.pool.Exec(ctx, leave, partner, key, owner, batch)
+	switch {
+	case err != nil:
+		return intake.Claim{}, fmt.Errorf("take over an idempotency key: %w", err)
+	case tag.RowsAffected() > 0:
+		return intake.Claim{State: intake.ClaimFresh, Batch: owner}, nil
+	}
+	return intake.Claim{State: intake.ClaimTakenOver, Batch: batch}, nil
+}
+
 // Renew lets a claim last for lease from now on, unless there is an answer
 // already, or another claimant.
 func (s *Store) Renew(ctx context.Context, partner int32, claimant intake.Claimant, lease time.Duration) error {
@@ -74,12 +91,20 @@ func (s *Store) Renew(ctx context.Context, partner int32, claimant intake.Claima
 	return nil
 }
 
-// KeepAnswer keeps the answer to a request that has claimed a key, and gives the
-// one that is the first: another, if the lease has ended since and a repeat was
-// faster.
-func (s *Store) KeepAnswer(ctx context.Context, partner int32, key string, answer []byte) (first []byte, err error) {
-	const query = "update idempotency_keys set answer = coalesce(answer, $3) where partner_id = $1 and key = $2 returning answer"
-	if err := s.pool.QueryRow(ctx, query, partner, key, answer).Scan(&first); err != nil {
+// KeepAnswer keeps the answer to a batch and returns it, or the answer that was kept
+// for this batch before. It returns intake.ErrTakenOver if there is none and the key
+// is another claimant's, or another batch's.
+func (s *Store) KeepAnswer(ctx context.Context, partner int32, claimant intake.Claimant, batch uuid.UUID, answer []byte) (first []byte, err error) {
+	const query = `
+		update idempotency_keys
+		   set answer = coalesce(answer, $5)
+		 where partner_id = $1 and key = $2 and batch_id = $4 and (owner = $3 or answer is not null)
+		returning answer`
+	err = s.pool.QueryRow(ctx, query, partner, claimant.Key, claimant.Owner, batch, answer).Scan(&first)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return nil, intake.ErrTakenOver
+	case err != nil:
 		return nil, fmt.Errorf("keep the answer of an idempotency key: %w", err)
 	}
 	return first, nil

@@ -246,7 +246,10 @@ func TestStore_StandbyWaitCancelled(t *testing.T) {
 		{"the same again", func() error { _, err := store.Save(ctx, []*intake.Chunk{a}); return err }},
 		{"a look at it", func() error { _, err := store.Finished(ctx, 1, a.Batch); return err }},
 		{"a withdrawal", func() error { _, err := store.Withdraw(ctx, []*intake.Chunk{withdrawn}, nil); return err }},
-		{"an answer", func() error { _, err := store.KeepAnswer(ctx, 1, "key", []byte("answer")); return err }},
+		{"an answer", func() error {
+			_, err := store.KeepAnswer(ctx, 1, intake.Claimant{Key: "key", Owner: first.Batch}, first.Batch, []byte("answer"))
+			return err
+		}},
 		{"a repeat", func() error { _, err := claim(ctx); return err }},
 	} {
 		done := make(chan error, 1)

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"intake"
+	"intake/internal/failpoint"
 )
 
 // Outcomes gives those chunks of the batches that are finished.
@@ -96,6 +97,7 @@ func (s *Store) Withdraw(ctx context.Context, chunks []*intake.Chunk, claimant *
 		if tag.RowsAffected() == 0 {
 			return false, intake.ErrTakenOver
 		}
+		failpoint.Hit("sink/withdrawing")
 	}
 	err = s.commit(ctx, conn.Conn(), copyStatus, rows.reader())
 	if err != nil && reactionTo(err) == tryAgain {

@@ -25,6 +25,7 @@ import (
 	"intake"
 	"intake/deploy/local"
 	"intake/deploy/local/localtest"
+	"intake/internal/failpoint"
 )
 
 // natsEnv makes this test binary a NATS with its data in a folder.
@@ -140,7 +141,7 @@ func TestKilled(t *testing.T) {
 		t.Run(step.name, func(t *testing.T) {
 			victim := s.parts[step.part+" 1"]
 			victim.kill()
-			if err := victim.start(ctx, fmt.Sprintf("INTAKE_FAILPOINT=%s:%d", step.step, 3+n%5)); err != nil {
+			if err := victim.start(ctx, fmt.Sprintf("%s=%s:%d", failpoint.Env, step.step, 3+n%5)); err != nil {
 				t.Fatal(err)
 			}
 			if err := victim.waitEnd(ctx); err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"intake/cmd/intake/internal/prove"
 	"intake/deploy/local"
+	"intake/internal/failpoint"
 )
 
 type proveCommand struct {
@@ -36,7 +37,10 @@ func (c proveCommand) Run(ctx context.Context, out output) error {
 		return err
 	}
 	fmt.Fprintf(out, "seed %d, %s; logs are in %s\n", c.Seed, c.Duration, dir)
-	report, err := prove.Run(ctx, prove.Options{Program: program, Dir: dir, Duration: c.Duration, Seed: c.Seed, Cluster: c.Cluster, Standby: c.Standby, Out: out})
+	report, err := prove.Run(ctx, prove.Options{
+		Program: program, Dir: dir, Duration: c.Duration, Seed: c.Seed, Cluster: c.Cluster, Standby: c.Standby,
+		Failpoints: failpoint.Enabled, Out: out,
+	})
 	if err != nil {
 		return fmt.Errorf("%w; logs are in %s", err, dir)
 	}

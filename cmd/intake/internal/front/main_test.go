@@ -367,7 +367,7 @@ func (l *fakeLedger) Claim(_ context.Context, _ int32, _ string, _ [32]byte, bat
 	return l.claim(batch)
 }
 
-func (l *fakeLedger) KeepAnswer(_ context.Context, _ int32, _ string, answer []byte) ([]byte, error) {
+func (l *fakeLedger) KeepAnswer(_ context.Context, _ int32, _ intake.Claimant, _ uuid.UUID, answer []byte) ([]byte, error) {
 	if l.keep == nil {
 		return answer, nil
 	}

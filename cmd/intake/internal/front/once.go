@@ -1,6 +1,7 @@
 package front
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -48,7 +49,10 @@ const (
 // onceTimeout bounds each question to the ledger about a key.
 const onceTimeout = 5 * time.Second
 
-var errNoLedger = &problem{code: codeStoreUnavailable, retryAfter: time.Second, detail: "the Idempotency-Key can't be looked up now; nothing of the batch was saved or queued"}
+var (
+	errNoLedger = &problem{code: codeStoreUnavailable, retryAfter: time.Second, detail: "the Idempotency-Key can't be looked up now; nothing of the batch was saved or queued"}
+	errRunning  = &problem{code: codeKeyRunning, retryAfter: time.Second, detail: "the first request with this Idempotency-Key is still running"}
+)
 
 // createOnce takes care that a batch which is sent again with the same key gets
 // the same answer.
@@ -72,41 +76,38 @@ func (f *Front) createOnce(ctx context.Context, request *request, answer *answer
 	case intake.ClaimOtherBody:
 		return &problem{code: codeKeyReused, detail: "this Idempotency-Key came with another body before"}
 	case intake.ClaimRunning:
-		return &problem{code: codeKeyRunning, retryAfter: time.Second, detail: "the first request with this Idempotency-Key is still running"}
+		return errRunning
 	case intake.ClaimAnswered:
 		return f.replay(request, answer, claim.Answer)
 	}
 	request.Claimant = &intake.Claimant{Key: key, BodyHash: hash, Owner: id}
 	defer f.keepClaim(partner, *request.Claimant)()
 	if claim.State == intake.ClaimTakenOver {
-		known, refusal := f.goOn(ctx, request)
-		if refusal != nil {
-			return refusal
-		}
-		if known {
-			return f.keepAnswer(ctx, request, answer, key)
-		}
+		return f.goOn(ctx, request, answer)
 	}
-	// One that is taken over asks nobody what was seen: it may have been seen of
-	// this very batch.
-	f.judge(ctx, request.Batch, claim.State == intake.ClaimFresh)
+	f.judge(ctx, request.Batch, true)
 	if refusal := f.save(ctx, request); refusal != nil {
-		giving, cancel := context.WithTimeout(context.WithoutCancel(ctx), onceTimeout)
-		defer cancel()
-		switch err := f.opts.Ledger.Unclaim(giving, partner, *request.Claimant); {
-		case errors.Is(err, intake.ErrTakenOver):
-			// That nothing is queued may not be true of the repeat.
-			panic(http.ErrAbortHandler)
-		case err != nil:
-			f.opts.Logger.Warn("an idempotency key stays claimed until its lease ends", zap.Error(err))
-		}
-		return refusal
+		return f.giveUp(ctx, request, refusal)
 	}
-	return f.keepAnswer(ctx, request, answer, key)
+	return f.keepAnswer(ctx, request, answer)
+}
+
+// giveUp gives up the key of a request that is refused.
+func (f *Front) giveUp(ctx context.Context, request *request, refusal *problem) *problem {
+	giving, cancel := context.WithTimeout(context.WithoutCancel(ctx), onceTimeout)
+	defer cancel()
+	switch err := f.opts.Ledger.Unclaim(giving, request.Partner.ID, *request.Claimant); {
+	case errors.Is(err, intake.ErrTakenOver):
+		// That nothing is queued may not be true of the repeat.
+		return errRunning
+	case err != nil:
+		f.opts.Logger.Warn("an idempotency key stays claimed until its lease ends", zap.Error(err))
+	}
+	return refusal
 }
 
 // keepClaim renews a claim until it is stopped. One that can't be renewed may be
-// taken over by a repeat: then the first of their answers counts for both.
+// taken over by a repeat: then the repeat's answer counts for both.
 func (f *Front) keepClaim(partner int32, claimant intake.Claimant) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	timer := time.NewTimer(renewEvery)
@@ -128,9 +129,31 @@ func (f *Front) keepClaim(partner int32, claimant intake.Claimant) (stop func())
 	return cancel
 }
 
-// goOn goes on with a batch that a front has left. It tells whether the batch was
-// queued.
-func (f *Front) goOn(ctx context.Context, request *request) (queued bool, refusal *problem) {
+// goOn goes on with a batch that a front has left.
+func (f *Front) goOn(ctx context.Context, request *request, answer *answer) *problem {
+	queued, refusal := f.lookFor(ctx, request)
+	if refusal != nil {
+		return refusal
+	}
+	if !queued {
+		// Nobody is asked what was seen: it may have been seen of this very batch.
+		f.judge(ctx, request.Batch, false)
+		refusal = f.save(ctx, request)
+	}
+	switch {
+	case refusal != nil && refusal.code.status() == http.StatusServiceUnavailable:
+		// The front that has left it may only have been stopped, and may queue it yet.
+		return errRunning
+	case refusal != nil:
+		return refusal
+	}
+	failpoint.Hit("front/gone-on")
+	return f.keepAnswer(ctx, request, answer)
+}
+
+// lookFor looks for what became of a batch that another front may have queued, and
+// waits for its end. It reports whether the batch was queued.
+func (f *Front) lookFor(ctx context.Context, request *request) (queued bool, refusal *problem) {
 	const every = 100 * time.Millisecond
 	for {
 		share := f.budget.share(request.Partner.ID)
@@ -163,32 +186,42 @@ type keptAnswer struct {
 	NotSaved []intake.ItemVerdict `json:"not_saved,omitempty"`
 }
 
-// keepAnswer writes down the answer before it is given.
-func (f *Front) keepAnswer(ctx context.Context, request *request, answer *answer, key string) *problem {
-	kept := keptAnswer{Minimal: answer.minimal, Applied: answer.applied}
-	for i, v := range request.Verdicts {
+// keepAnswer writes down the answer before it is given. If a repeat has taken over, it
+// is the repeat's that is given, or none yet: what this front has found out may not be
+// true, as what it was told is seen may be its own batch, saved by the repeat.
+func (f *Front) keepAnswer(ctx context.Context, request *request, answer *answer) *problem {
+	text, err := answer.keep(request.Verdicts)
+	var first []byte
+	if err == nil {
+		asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), onceTimeout)
+		defer cancel()
+		first, err = f.opts.Ledger.KeepAnswer(asking, request.Partner.ID, *request.Claimant, request.ID, text)
+	}
+	failpoint.Hit("front/kept")
+	switch {
+	case errors.Is(err, intake.ErrTakenOver):
+		return errRunning
+	case err != nil:
+		// An answer that can't be given again must not be given: a repeat may get
+		// another one. It is told when it comes after the lease.
+		f.opts.Logger.Error("a request is broken off", zap.Stringer("batch", request.ID), zap.Error(err))
+		panic(http.ErrAbortHandler)
+	case !bytes.Equal(first, text):
+		return f.replay(request, answer, first)
+	}
+	return nil
+}
+
+// keep returns what is written down of an answer with these verdicts.
+func (a *answer) keep(verdicts []intake.Verdict) ([]byte, error) {
+	kept := keptAnswer{Minimal: a.minimal, Applied: a.applied}
+	for i, v := range verdicts {
 		if v.Code != intake.CodeSaved {
 			kept.NotSaved = append(kept.NotSaved, intake.ItemVerdict{Item: i, Verdict: v})
 		}
 	}
 	text, err := json.Marshal(kept)
-	if err == nil {
-		text = s2.Encode(nil, text)
-		asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), onceTimeout)
-		defer cancel()
-		var first []byte
-		if first, err = f.opts.Ledger.KeepAnswer(asking, request.Partner.ID, key, text); err == nil && string(first) != string(text) {
-			return f.replay(request, answer, first)
-		}
-	}
-	failpoint.Hit("front/kept")
-	if err != nil {
-		// An answer that can't be given again must not be given: a repeat may get
-		// another one. It is told when it comes after the lease.
-		f.opts.Logger.Error("a request is broken off", zap.Stringer("batch", request.ID), zap.Error(err))
-		panic(http.ErrAbortHandler)
-	}
-	return nil
+	return s2.Encode(nil, text), err
 }
 
 // replay gives the first answer again.
@@ -223,8 +256,9 @@ type Idempotency interface {
 	Claim(ctx context.Context, partner int32, key string, hash [32]byte, batch uuid.UUID, lease time.Duration) (intake.Claim, error)
 	// Renew lets a claim last for lease from now on.
 	Renew(ctx context.Context, partner int32, claimant intake.Claimant, lease time.Duration) error
-	// KeepAnswer keeps the answer, and gives the first one that was kept.
-	KeepAnswer(ctx context.Context, partner int32, key string, answer []byte) (first []byte, err error)
+	// KeepAnswer keeps the answer to a batch, and returns the first one that was
+	// kept. It returns intake.ErrTakenOver if another claimant has none yet.
+	KeepAnswer(ctx context.Context, partner int32, claimant intake.Claimant, batch uuid.UUID, answer []byte) (first []byte, err error)
 	// Unclaim gives up a claim that has no answer.
 	Unclaim(ctx context.Context, partner int32, claimant intake.Claimant) error
 }

@@ -20,6 +20,9 @@ func TestCreateOnce_LedgerAway(t *testing.T) {
 	t.Parallel()
 	away := errors.New("secret-host is away")
 	var first []byte // an answer, as it is kept
+	takenOver := func(uuid.UUID) (intake.Claim, error) {
+		return intake.Claim{State: intake.ClaimTakenOver, Batch: uuid.Must(worker.NewBatch())}, nil
+	}
 	for _, test := range []struct {
 		name      string
 		set       func(f *testFront)
@@ -38,13 +41,24 @@ func TestCreateOnce_LedgerAway(t *testing.T) {
 		{"refused, and taken over", func(f *testFront) {
 			f.queue.submit = func(context.Context, *intake.Batch) (front.Ticket, error) { return nil, worker.ErrUnavailable }
 			f.ledger.unclaim = intake.ErrTakenOver
-		}, "", 0, false, 1, 1},
+		}, "", 409, false, 1, 1},
+		{"taken over, and refused", func(f *testFront) {
+			f.ledger.claim = takenOver
+			f.queue.submit = func(context.Context, *intake.Batch) (front.Ticket, error) { return nil, worker.ErrUnavailable }
+		}, "", 409, false, 0, 1},
+		{"taken over, and too large", func(f *testFront) {
+			f.ledger.claim = takenOver
+			f.queue.submit = func(context.Context, *intake.Batch) (front.Ticket, error) { return nil, worker.ErrTooLarge }
+		}, "", 413, false, 0, 1},
 		{"it may be queued", func(f *testFront) {
 			f.queue.submit = func(context.Context, *intake.Batch) (front.Ticket, error) { return nil, worker.ErrUncertain }
 		}, "", 0, false, 0, 1},
 		{"answer not kept", func(f *testFront) {
 			f.ledger.keep = func([]byte) ([]byte, error) { return nil, away }
 		}, "", 0, false, 0, 1},
+		{"a repeat has taken over", func(f *testFront) {
+			f.ledger.keep = func([]byte) ([]byte, error) { return nil, intake.ErrTakenOver }
+		}, "", 409, false, 0, 1},
 		{"pending", func(f *testFront) {
 			f.queue.submit = func(context.Context, *intake.Batch) (front.Ticket, error) { return untilDone(nil), nil }
 			f.ledger.keep = func(answer []byte) ([]byte, error) { first = answer; return answer, nil }

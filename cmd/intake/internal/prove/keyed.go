@@ -17,8 +17,12 @@ func (l *load) runKeyed(ctx context.Context, random *rand.Rand, items []item, ke
 	b.key = key
 	twin := *b
 	twin.ends = make([]end, len(items))
+	takingOver := l.stack.takingOver.Load()
+	if takingOver {
+		b.front, twin.front = 1, 2
+	}
 	var sending sync.WaitGroup
-	if random.IntN(4) == 0 {
+	if takingOver || random.IntN(4) == 0 {
 		other := rand.New(rand.NewPCG(random.Uint64(), 0))
 		sending.Go(func() { l.send(ctx, other, &twin, prefer) })
 		l.countTwin()

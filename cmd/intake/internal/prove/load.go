@@ -39,6 +39,7 @@ type attempt struct {
 type batch struct {
 	items    []item
 	key      string // Idempotency-Key
+	front    int    // the only one that it is sent to, from 1; 0 for any
 	sent     time.Duration
 	told     time.Duration // when it was known what became of all items
 	id       string
@@ -211,6 +212,9 @@ func (l *load) send(ctx context.Context, random *rand.Rand, b *batch, prefer str
 		patience = time.Duration(20+random.IntN(500)) * time.Millisecond
 	}
 	for try := random.IntN(2); ctx.Err() == nil; try++ {
+		if b.front > 0 {
+			try = b.front - 1
+		}
 		asking, cancel := context.WithTimeout(ctx, patience)
 		status, text, err := l.post(asking, l.stack.fronts[try%2], b, prefer)
 		cancel()

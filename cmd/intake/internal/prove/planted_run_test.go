@@ -19,7 +19,9 @@ func TestPlanted(t *testing.T) {
 	const seeds = 5
 	run := func(t *testing.T, program string, seed uint64) *Report {
 		dir := localtest.Dir(t)
-		report, err := Run(t.Context(), Options{Program: program, Dir: dir, Duration: 40 * time.Second, Seed: seed, Standby: seed%2 == 0, Out: t.Output()})
+		report, err := Run(t.Context(), Options{
+			Program: program, Dir: dir, Duration: 40 * time.Second, Seed: seed, Standby: seed%2 == 0, Failpoints: true, Out: t.Output(),
+		})
 		if err != nil {
 			t.Fatal(err)
 		}

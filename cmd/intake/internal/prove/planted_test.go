@@ -148,6 +148,18 @@ var plants = []plant{
 		group = group[1:]
 `},
 	}},
+	{"a takeover inherits a withdrawn batch", "the status of batch .* is answered 404", []edit{
+		// By the snapshot of the statement that may have waited for the withdrawal.
+		{"sink/idempotency.go", "\t\t       owner = excluded.owner\n", `
+		       owner = excluded.owner,
+		       batch_id = case when exists (select from batch_status b where b.batch_id = k.batch_id and b.withdrawn)
+		                       then excluded.batch_id else k.batch_id end
+`},
+		{"sink/idempotency.go", "and exists (select from batch_status where batch_id = $4 and withdrawn)", "and false"},
+	}},
+	{"an answer is kept on another request's key", "was duplicate, same data and is completed", []edit{
+		{"sink/idempotency.go", "and batch_id = $4 and (owner = $3 or answer is not null)", "and $3::uuid is not null and $4::uuid is not null"},
+	}},
 	{"any body with an Idempotency-Key", "sent with another batch, is answered", []edit{
 		{"cmd/intake/internal/front/create.go", "sha256.Sum256(in.body)", "sha256.Sum256(nil)"},
 	}},
@@ -201,7 +213,7 @@ func (p plant) build(t *testing.T) (program string) {
 	t.Helper()
 	root := moduleRoot(t)
 	program = filepath.Join(t.TempDir(), "intake")
-	build := exec.CommandContext(t.Context(), "go", "build", "-overlay", p.overlay(t, root), "-o", program, "./cmd/intake")
+	build := exec.CommandContext(t.Context(), "go", "build", "-tags", "failpoints", "-overlay", p.overlay(t, root), "-o", program, "./cmd/intake")
 	build.Dir = root
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)

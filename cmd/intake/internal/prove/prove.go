@@ -23,7 +23,10 @@ type Options struct {
 	Seed     uint64        // of the schedule of faults, and of the load
 	Cluster  bool          // of three NATS, three Redis and three workers, with a standby
 	Standby  bool          // Postgres has a synchronous standby, which takes over
-	Out      io.Writer     // hears what is done
+	// Failpoints says that Program was built with the tag failpoints: then requests
+	// are stopped between two steps, too.
+	Failpoints bool
+	Out        io.Writer // hears what is done
 }
 
 // Run makes a run. An error means that there is no verdict.
@@ -89,9 +92,13 @@ func (s *stack) torment(ctx context.Context, opts Options, report *Report, l *lo
 	tormenting, heal := context.WithTimeout(ctx, opts.Duration)
 	defer heal()
 	var nemeses sync.WaitGroup
+	processes := [][]fault{nemesis.processFaults(), nemesis.processFaults()}
+	if opts.Failpoints {
+		processes = append(processes, nemesis.takeoverFaults())
+	}
 	// One that has to do with processes, and one with all between them, at once.
 	for n, groups := range [][][]fault{
-		{nemesis.processFaults()},
+		processes,
 		{nemesis.linksFaults(), nemesis.linksFaults(), nemesis.redisFaults(), nemesis.serverFaults()},
 	} {
 		nemeses.Go(func() { nemesis.run(tormenting, rand.New(rand.NewPCG(opts.Seed, uint64(n))), groups...) })

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -53,13 +54,17 @@ type stack struct {
 	pool        *pgxpool.Pool
 	seen        redis.UniversalClient
 	toxic       *toxiproxy.ApiServer
+	// takingOver says that batches with an Idempotency-Key are to be sent over both
+	// fronts at once: one of the requests will be stopped.
+	takingOver atomic.Bool
 }
 
 // A part is a process that can be killed, stopped and started again.
 type part struct {
 	name  string
 	start func() (*local.Program, error)
-	ready string // URL that answers 200
+	ready string   // URL that answers 200
+	env   []string // added to the environment when it is started
 
 	mu      sync.Mutex
 	program *local.Program
@@ -228,7 +233,9 @@ func (s *stack) addPart(command string, n int, flags func(listen string) []strin
 	}
 	p := &part{name: name, ready: "http://" + admin + "/readyz"}
 	p.start = func() (*local.Program, error) {
-		return local.StartProgram(exec.Command(s.opts.Program, args...), filepath.Join(s.opts.Dir, name+".log"))
+		cmd := exec.Command(s.opts.Program, args...)
+		cmd.Env = append(os.Environ(), p.env...)
+		return local.StartProgram(cmd, filepath.Join(s.opts.Dir, name+".log"))
 	}
 	s.parts = append(s.parts, p)
 	return p.begin()
