@@ -48,6 +48,22 @@ func Migrate(ctx context.Context, url string) (version int64, applied int, err e
 	if err != nil {
 		return 0, 0, fmt.Errorf("migrate the schema: %w", err)
 	}
+	if err := settle(ctx, config); err != nil {
+		return 0, 0, fmt.Errorf("settle the schema: %w", err)
+	}
 	version, err = provider.GetDBVersion(ctx)
 	return version, len(results), err
+}
+
+// settle sees to what must be there in a schema that is up to date, whatever it
+// was restored from: a signing key.
+func settle(ctx context.Context, config *pgx.ConnConfig) error {
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		return makeFirstKey(ctx, tx)
+	})
 }

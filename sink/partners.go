@@ -22,7 +22,11 @@ type PartnerRecord struct {
 	intake.Partner
 	// SecretHash is the SHA-256 of the client secret, which is kept nowhere.
 	SecretHash [32]byte
-	CreatedAt  time.Time
+	// OldSecretHashes are those of the secrets from before that still get tokens.
+	OldSecretHashes [][32]byte
+	// OldSecretUntil is when the last of them ends.
+	OldSecretUntil time.Time
+	CreatedAt      time.Time
 }
 
 // AddPartner adds a partner, and gives it its ID. It may return ErrPartnerExists.
@@ -49,9 +53,13 @@ func (s *Store) AddPartner(ctx context.Context, partner intake.Partner, secretHa
 // Partners gives all partners, by name.
 func (s *Store) Partners(ctx context.Context) ([]PartnerRecord, error) {
 	const query = `
-		select id, name, currency, entity_types, secret_hash, disabled, created_at,
+		select id, name, currency, entity_types, secret_hash, old.hashes, old.ends_at, disabled, created_at,
 		       items_per_second, burst, max_requests, max_bytes
 		  from partners
+		  left join (select partner_id, array_agg(secret_hash) as hashes, max(ends_at) as ends_at
+		               from old_secrets
+		              where ends_at > clock_timestamp()
+		              group by partner_id) old on old.partner_id = id
 		 order by name collate "C"`
 	rows, err := s.pool.Query(ctx, query)
 	if err != nil {
@@ -59,12 +67,22 @@ func (s *Store) Partners(ctx context.Context) ([]PartnerRecord, error) {
 	}
 	partners, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p PartnerRecord, err error) {
 		var hash []byte
-		err = row.Scan(&p.ID, &p.Name, &p.Currency, &p.EntityTypes, &hash, &p.Disabled, &p.CreatedAt,
-			&p.Limits.ItemsPerSecond, &p.Limits.Burst, &p.Limits.Requests, &p.Limits.Bytes)
-		if err == nil && copy(p.SecretHash[:], hash) != len(p.SecretHash) {
-			err = fmt.Errorf("partner %s: the secret's hash is no SHA-256", p.Name)
+		var oldHashes [][]byte
+		var oldUntil *time.Time
+		if err := row.Scan(&p.ID, &p.Name, &p.Currency, &p.EntityTypes, &hash, &oldHashes, &oldUntil, &p.Disabled, &p.CreatedAt,
+			&p.Limits.ItemsPerSecond, &p.Limits.Burst, &p.Limits.Requests, &p.Limits.Bytes); err != nil {
+			return p, err
 		}
-		return p, err
+		if copy(p.SecretHash[:], hash) != len(p.SecretHash) {
+			return p, fmt.Errorf("partner %s: the secret's hash is no SHA-256", p.Name)
+		}
+		for _, old := range oldHashes {
+			p.OldSecretHashes = append(p.OldSecretHashes, [32]byte(old))
+		}
+		if oldUntil != nil {
+			p.OldSecretUntil = *oldUntil
+		}
+		return p, nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read the partners: %w", err)
@@ -125,10 +143,38 @@ func readPartnerNames(ctx context.Context, conn *pgx.Conn) (map[int32]string, er
 	return names, err
 }
 
-// SetSecret replaces a partner's client secret by one of this SHA-256. It may
-// return ErrNoPartner.
-func (s *Store) SetSecret(ctx context.Context, name string, hash [32]byte) error {
-	return s.setPartner(ctx, "update partners set secret_hash = $2 where name = $1", name, hash[:])
+// RotateSecret replaces a partner's client secret by one of this SHA-256. The old
+// one gets tokens for overlap longer, those from before that at most as long. It
+// returns when that is over, and may return ErrNoPartner.
+func (s *Store) RotateSecret(ctx context.Context, name string, hash [32]byte, overlap time.Duration) (oldUntil time.Time, err error) {
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		const replace = `
+			update partners p
+			   set secret_hash = $2
+			  from (select id, secret_hash from partners where name = $1 for update) old
+			 where p.id = old.id
+			returning p.id, old.secret_hash, clock_timestamp() + $3::interval`
+		var id int32
+		var old []byte
+		if err := tx.QueryRow(ctx, replace, name, hash[:], overlap).Scan(&id, &old, &oldUntil); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, "update old_secrets set ends_at = least(ends_at, $2) where partner_id = $1", id, oldUntil); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, "insert into old_secrets (partner_id, secret_hash, ends_at) values ($1, $2, $3)", id, old, oldUntil); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, "delete from old_secrets where partner_id = $1 and ends_at <= clock_timestamp()", id)
+		return err
+	})
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return time.Time{}, ErrNoPartner
+	case err != nil:
+		return time.Time{}, fmt.Errorf("rotate the secret of partner %s: %w", name, err)
+	}
+	return oldUntil, nil
 }
 
 // SetDisabled shuts a partner out, or lets it in again. It may return ErrNoPartner.
@@ -151,25 +197,4 @@ func (s *Store) setPartner(ctx context.Context, update, name string, values ...a
 		return ErrNoPartner
 	}
 	return nil
-}
-
-// SigningKey gives the private key, in PKCS #8, that all fronts sign access
-// tokens with. Whoever asks first makes it, with fresh.
-func (s *Store) SigningKey(ctx context.Context, fresh func() ([]byte, error)) ([]byte, error) {
-	const query = "select pkcs8 from signing_keys where id = 1"
-	var key []byte
-	err := s.pool.QueryRow(ctx, query).Scan(&key)
-	if errors.Is(err, pgx.ErrNoRows) {
-		if key, err = fresh(); err != nil {
-			return nil, err
-		}
-		if _, err = s.pool.Exec(ctx, "insert into signing_keys (pkcs8) values ($1) on conflict do nothing", key); err != nil {
-			return nil, fmt.Errorf("keep the signing key: %w", err)
-		}
-		err = s.pool.QueryRow(ctx, query).Scan(&key)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read the signing key: %w", err)
-	}
-	return key, nil
 }

@@ -1,11 +1,12 @@
 package sink_test
 
 import (
-	"crypto/rand"
 	"errors"
 	"os"
+	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -25,7 +26,10 @@ func TestStore_Partners(t *testing.T) {
 	if _, err := store.AddPartner(ctx, intake.Partner{Name: "beta", Currency: "USD"}, [32]byte{}); !errors.Is(err, sink.ErrPartnerExists) {
 		t.Errorf("a second beta: %v", err)
 	}
-	if err := errors.Join(store.SetSecret(ctx, "beta", [32]byte{2}), store.SetDisabled(ctx, "beta", true)); err != nil {
+	if _, err := store.RotateSecret(ctx, "beta", [32]byte{2}, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.SetDisabled(ctx, "beta", true); err != nil {
 		t.Fatal(err)
 	}
 	if err := store.SetDisabled(ctx, "nobody", true); !errors.Is(err, sink.ErrNoPartner) {
@@ -41,26 +45,59 @@ func TestStore_Partners(t *testing.T) {
 	}
 }
 
-// All fronts get one key, whoever makes it.
-func TestStore_SigningKey(t *testing.T) {
+// An old secret lasts for as long as was said when it was replaced, or a later one
+// was, whichever ends first.
+func TestStore_RotateSecret(t *testing.T) {
 	t.Parallel()
-	store, _ := open(t)
-	keys := make([]string, 8)
-	var wg sync.WaitGroup
-	for i := range keys {
-		wg.Go(func() {
-			key, err := store.SigningKey(t.Context(), func() ([]byte, error) { return []byte(rand.Text()), nil })
-			if err != nil {
-				t.Error(err)
-			}
-			keys[i] = string(key)
-		})
+	store, conn := open(t)
+	ctx := t.Context()
+	if _, err := store.AddPartner(ctx, intake.Partner{Name: "other", Currency: "GBP"}, [32]byte{9}); err != nil {
+		t.Fatal(err)
 	}
-	wg.Wait()
-	for _, key := range keys {
-		if key == "" || key != keys[0] {
-			t.Fatalf("keys differ: %q", keys)
+	rotate := func(hash byte, overlap time.Duration) time.Time {
+		t.Helper()
+		until, err := store.RotateSecret(ctx, "acme", [32]byte{hash}, overlap)
+		if err != nil {
+			t.Fatal(err)
 		}
+		return until
+	}
+	expect := func(current byte, until time.Time, old ...byte) {
+		t.Helper()
+		partners, err := store.Partners(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		acme, other := partners[0], partners[1]
+		var got []byte
+		for _, hash := range acme.OldSecretHashes {
+			got = append(got, hash[0])
+		}
+		slices.Sort(got)
+		if acme.SecretHash != [32]byte{current} || !slices.Equal(got, old) || !acme.OldSecretUntil.Equal(until) {
+			t.Errorf("secret %d, old ones %d until %s, want %d, %d until %s", acme.SecretHash[0], got, acme.OldSecretUntil, current, old, until)
+		}
+		if other.SecretHash != [32]byte{9} || other.OldSecretHashes != nil {
+			t.Errorf("another's secrets are %+v", other)
+		}
+	}
+	day := rotate(1, 24*time.Hour)
+	expect(1, day, 0)
+	later := rotate(2, 48*time.Hour)
+	expect(2, later, 0, 1)
+	if _, err := conn.Exec(ctx, "update old_secrets set ends_at = clock_timestamp() - interval '1 s' where secret_hash = $1", make([]byte, 32)); err != nil {
+		t.Fatal(err)
+	}
+	expect(2, later, 1)
+	hour := rotate(3, time.Hour)
+	expect(3, hour, 1, 2)
+	rotate(4, 0)
+	expect(4, time.Time{})
+	if n := count(t, conn, "select count(*) from old_secrets"); n != 0 {
+		t.Errorf("%d old secrets are kept that nobody can use", n)
+	}
+	if _, err := store.RotateSecret(ctx, "nobody", [32]byte{1}, time.Hour); !errors.Is(err, sink.ErrNoPartner) {
+		t.Errorf("rotate nobody's secret: %v", err)
 	}
 }
 

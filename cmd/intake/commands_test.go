@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/oauth2"
+
 	"intake/deploy/local/localtest"
 )
 
@@ -174,12 +176,14 @@ func TestPartner(t *testing.T) {
 	var added struct {
 		ID     string `json:"client_id"`
 		Secret string `json:"client_secret"`
+
+		OldUntil *time.Time `json:"old_secret_until"`
 	}
 	out, _ := outputOf(t, 0, "partner", url, "--json", "add", "beta", "--currency=EUR", "--entity-types=A,B")
 	if err := json.Unmarshal([]byte(out), &added); err != nil || added.ID != "beta" || len(added.Secret) != 43 {
 		t.Fatalf("%v: %s", err, out)
 	}
-	for _, wrong := range [][]string{{"add", "beta", "--currency=EUR"}, {"add", "Beta!", "--currency=EUR"}, {"add", "gamma", "--currency=XYZW"}, {"disable", "nobody"}} {
+	for _, wrong := range [][]string{{"add", "beta", "--currency=EUR"}, {"add", "Beta!", "--currency=EUR"}, {"add", "gamma", "--currency=XYZW"}, {"disable", "nobody"}, {"rotate", "nobody"}, {"rotate", "beta", "--overlap=-1s"}} {
 		if _, errs := outputOf(t, 1, append([]string{"partner", url}, wrong...)...); !strings.HasPrefix(errs, "intake: ") {
 			t.Errorf("%v: %s", wrong, errs)
 		}
@@ -187,10 +191,25 @@ func TestPartner(t *testing.T) {
 	s.wantToken(t, "beta", added.Secret, true)
 	first := added.Secret
 	out, _ = outputOf(t, 0, "partner", url, "--json", "rotate", "beta")
-	if err := json.Unmarshal([]byte(out), &added); err != nil || added.Secret == first {
+	if err := json.Unmarshal([]byte(out), &added); err != nil || added.Secret == first || added.OldUntil == nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	s.wantToken(t, "beta", added.Secret, true)
+	s.wantToken(t, "beta", first, true)
+	until := added.OldUntil.Format(time.DateTime)
+	for _, args := range [][]string{{"list"}, {"show", "beta"}} {
+		if out, _ := outputOf(t, 0, append([]string{"partner", url}, args...)...); !strings.Contains(out, until) {
+			t.Errorf("%v does not say that the old secret ends at %s:\n%s", args, until, out)
+		}
+	}
+	second := added.Secret
+	added.OldUntil = nil
+	out, _ = outputOf(t, 0, "partner", url, "--json", "rotate", "beta", "--overlap=0")
+	if err := json.Unmarshal([]byte(out), &added); err != nil || added.OldUntil != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	s.wantToken(t, "beta", first, false)
+	s.wantToken(t, "beta", second, false)
 	s.wantToken(t, "beta", added.Secret, true)
 	client := s.client(t.Context(), s.fronts[0], "beta", added.Secret)
 	if a, err := post(t.Context(), client, s.fronts[0], []byte(`[{"partner_client_id":"x","entity_type":"A"}]`), ""); err != nil || a.http != http.StatusOK {
@@ -206,29 +225,24 @@ func TestPartner(t *testing.T) {
 	}
 }
 
-// wantToken waits until a partner gets a token, or none, for at most 5 s.
+// wantToken waits until a partner gets a token at every front, or none, for at most 5 s.
 func (s *stack) wantToken(t *testing.T, partner, secret string, want bool) {
 	t.Helper()
 	deadline := time.Now().Add(5 * time.Second)
-	for {
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.fronts[0].url()+"/oauth/token", strings.NewReader("grant_type=client_credentials"))
-		if err != nil {
-			t.Fatal(err)
+	for _, f := range s.fronts {
+		for {
+			_, err := credentials(f.url(), partner, secret).Token(t.Context())
+			if answer := (*oauth2.RetrieveError)(nil); err != nil && !errors.As(err, &answer) {
+				t.Fatal(err)
+			}
+			if (err == nil) == want {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("after 5 s a token for %s is answered with: %v", partner, err)
+			}
+			<-time.After(250 * time.Millisecond)
 		}
-		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		request.SetBasicAuth(partner, secret)
-		response, err := http.DefaultClient.Do(request)
-		if err != nil {
-			t.Fatal(err)
-		}
-		response.Body.Close()
-		if (response.StatusCode == http.StatusOK) == want {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("a token for %s is answered %d after 5 s", partner, response.StatusCode)
-		}
-		<-time.After(250 * time.Millisecond)
 	}
 }
 

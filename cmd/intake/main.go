@@ -31,6 +31,7 @@ type commands struct {
 	Worker      workerCommand      `cmd:"" help:"Run a worker, which saves what the fronts have queued."`
 	Migrate     migrateCommand     `cmd:"" help:"Bring the schema in Postgres up to date."`
 	Partner     partnerCommand     `cmd:"" help:"Add, list and change partners."`
+	Key         keyCommand         `cmd:"" help:"List, rotate and drop the keys that access tokens are signed with."`
 	Recover     recoverCommand     `cmd:"" help:"Save again what a Postgres that was restored from a backup has lost, from the queue's log."`
 	Seen        seenCommand        `cmd:"" help:"Look after the seen set in Redis."`
 	Dead        deadCommand        `cmd:"" help:"List, show, retry and drop messages of the queue that no worker could read or save."`

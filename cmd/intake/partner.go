@@ -24,14 +24,14 @@ type partnerCommand struct {
 	List    partnerListCommand    `cmd:"" help:"List the partners."`
 	Show    partnerShowCommand    `cmd:"" help:"Show a partner, with its limits."`
 	Set     partnerSetCommand     `cmd:"" help:"Change what a partner may send. All fronts know within 5 s."`
-	Rotate  partnerRotateCommand  `cmd:"" help:"Give a partner a new client secret. The old one gets no more tokens; those it got last until they expire."`
+	Rotate  partnerRotateCommand  `cmd:"" help:"Give a partner a new client secret. The old one gets tokens for --overlap longer; those it got last until they expire."`
 	Disable partnerDisableCommand `cmd:"" help:"Shut a partner out: within 5 s it gets no tokens, and those it holds are refused."`
 	Enable  partnerEnableCommand  `cmd:"" help:"Let a disabled partner in again."`
 }
 
-// open connects to the partners' database.
-func (c *partnerCommand) open(ctx context.Context) (*sink.Store, error) {
-	store, err := sink.Open(ctx, sink.Options{URL: c.PostgresURL, MaxConns: 1})
+// openRegistry connects to the database of the partners and the signing keys.
+func openRegistry(ctx context.Context, url string) (*sink.Store, error) {
+	store, err := sink.Open(ctx, sink.Options{URL: url, MaxConns: 1})
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +64,7 @@ func (c partnerAddCommand) Run(ctx context.Context, all *commands, out output) e
 	}
 	ctx, cancel := context.WithTimeout(ctx, partnerTimeout)
 	defer cancel()
-	store, err := all.Partner.open(ctx)
+	store, err := openRegistry(ctx, all.Partner.PostgresURL)
 	if err != nil {
 		return err
 	}
@@ -77,31 +77,50 @@ func (c partnerAddCommand) Run(ctx context.Context, all *commands, out output) e
 	if err != nil {
 		return err
 	}
-	return printSecret(out, all.Partner.JSON, partner.Name, secret)
+	return clientSecret{ClientID: partner.Name, Secret: secret}.print(out, all.Partner.JSON)
 }
 
-// printSecret shows a client's credentials, the only time that they are known.
-func printSecret(out output, asJSON bool, name, secret string) error {
+// A clientSecret is a client's credentials as they are shown, the only time that
+// they are known.
+type clientSecret struct {
+	ClientID       string     `json:"client_id"`
+	Secret         string     `json:"client_secret"`
+	OldSecretUntil *time.Time `json:"old_secret_until,omitempty"`
+}
+
+func (c clientSecret) print(out output, asJSON bool) error {
 	if asJSON {
-		return json.NewEncoder(out).Encode(map[string]string{"client_id": name, "client_secret": secret})
+		return json.NewEncoder(out).Encode(c)
 	}
-	_, err := fmt.Fprintf(out, "client id      %s\nclient secret  %s\n\nThe secret is shown only this once.\n", name, secret)
+	_, err := fmt.Fprintf(out, "client id      %s\nclient secret  %s\n\nThe secret is shown only this once.\n", c.ClientID, c.Secret)
+	if err == nil && c.OldSecretUntil != nil {
+		_, err = fmt.Fprintf(out, "The old one gets tokens until %s UTC.\n", c.OldSecretUntil.Format(time.DateTime))
+	}
 	return err
 }
 
 type partnerRotateCommand struct {
-	Name string `arg:"" help:"Name of the partner."`
+	Name    string        `arg:"" help:"Name of the partner."`
+	Overlap time.Duration `env:"-" default:"24h" help:"How long the old secret still gets tokens, at most; 0: it gets no more within 5 s, nor does any from before."`
 }
 
 func (c partnerRotateCommand) Run(ctx context.Context, all *commands, out output) error {
+	if c.Overlap < 0 {
+		return fmt.Errorf("--overlap %s: it must be 0 or more", c.Overlap)
+	}
 	secret, hash := front.NewSecret()
+	fresh := clientSecret{ClientID: c.Name, Secret: secret}
 	err := all.Partner.change(ctx, c.Name, func(ctx context.Context, store *sink.Store) error {
-		return store.SetSecret(ctx, c.Name, hash)
+		until, err := store.RotateSecret(ctx, c.Name, hash, c.Overlap)
+		if c.Overlap > 0 {
+			fresh.OldSecretUntil = utc(until)
+		}
+		return err
 	})
 	if err != nil {
 		return err
 	}
-	return printSecret(out, all.Partner.JSON, c.Name, secret)
+	return fresh.print(out, all.Partner.JSON)
 }
 
 type partnerDisableCommand struct {
@@ -140,7 +159,7 @@ func (c *partnerCommand) setDisabled(ctx context.Context, name string, disabled 
 func (c *partnerCommand) change(ctx context.Context, name string, change func(context.Context, *sink.Store) error) error {
 	ctx, cancel := context.WithTimeout(ctx, partnerTimeout)
 	defer cancel()
-	store, err := c.open(ctx)
+	store, err := openRegistry(ctx, c.PostgresURL)
 	if err != nil {
 		return err
 	}
@@ -154,12 +173,14 @@ func (c *partnerCommand) change(ctx context.Context, name string, change func(co
 
 // A partnerEntry is a partner as it is shown.
 type partnerEntry struct {
-	ClientID    string     `json:"client_id"`
-	Currency    string     `json:"currency"`
-	EntityTypes []string   `json:"entity_types"`
-	Disabled    bool       `json:"disabled"`
-	CreatedAt   time.Time  `json:"created_at"`
-	Limits      limitEntry `json:"limits"`
+	ClientID    string    `json:"client_id"`
+	Currency    string    `json:"currency"`
+	EntityTypes []string  `json:"entity_types"`
+	Disabled    bool      `json:"disabled"`
+	CreatedAt   time.Time `json:"created_at"`
+	// OldSecretUntil is when the last of the secrets from before ends.
+	OldSecretUntil *time.Time `json:"old_secret_until"`
+	Limits         limitEntry `json:"limits"`
 }
 
 // A limitEntry is a partner's limits; 0 stands for none.
@@ -172,7 +193,27 @@ type limitEntry struct {
 
 func newPartnerEntry(p *sink.PartnerRecord) partnerEntry {
 	l := p.Limits
-	return partnerEntry{p.Name, p.Currency, p.EntityTypes, p.Disabled, p.CreatedAt.UTC(), limitEntry{l.ItemsPerSecond, l.Burst, l.Requests, l.Bytes}}
+	return partnerEntry{
+		ClientID: p.Name, Currency: p.Currency, EntityTypes: p.EntityTypes, Disabled: p.Disabled, CreatedAt: p.CreatedAt.UTC(),
+		OldSecretUntil: utc(p.OldSecretUntil), Limits: limitEntry{l.ItemsPerSecond, l.Burst, l.Requests, l.Bytes},
+	}
+}
+
+// utc returns a time in UTC to be shown, nil for none.
+func utc(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}
+
+// shownTime is a time in a table, none for one that isn't there.
+func shownTime(t *time.Time, none string) string {
+	if t == nil {
+		return none
+	}
+	return t.Format(time.DateTime)
 }
 
 // find gives a partner by its name.
@@ -222,8 +263,8 @@ func (c *partnerCommand) show(ctx context.Context, store *sink.Store, name strin
 		state = "disabled"
 	}
 	_, err = fmt.Fprintf(out, "partner              %s\ncurrency             %s\nentity types         %s\nstate                %s\nsince                %s\n"+
-		"items a second       %s\nburst, items         %s\nrequests in flight   %s\nbytes in flight      %s\n",
-		p.ClientID, p.Currency, types, state, p.CreatedAt.Format(time.DateTime),
+		"old secret until     %s\nitems a second       %s\nburst, items         %s\nrequests in flight   %s\nbytes in flight      %s\n",
+		p.ClientID, p.Currency, types, state, p.CreatedAt.Format(time.DateTime), shownTime(p.OldSecretUntil, "none"),
 		none(int64(p.Limits.ItemsPerSecond)), none(int64(p.Limits.Burst)), none(int64(p.Limits.Requests)), none(p.Limits.Bytes))
 	return err
 }
@@ -287,7 +328,7 @@ type partnerListCommand struct{}
 func (partnerListCommand) Run(ctx context.Context, all *commands, out output) error {
 	ctx, cancel := context.WithTimeout(ctx, partnerTimeout)
 	defer cancel()
-	store, err := all.Partner.open(ctx)
+	store, err := openRegistry(ctx, all.Partner.PostgresURL)
 	if err != nil {
 		return err
 	}
@@ -302,7 +343,7 @@ func (partnerListCommand) Run(ctx context.Context, all *commands, out output) er
 	t := table.NewWriter()
 	t.SetOutputMirror(out)
 	t.SetStyle(table.StyleLight)
-	t.AppendHeader(table.Row{"partner", "currency", "entity types", "state", "since"})
+	t.AppendHeader(table.Row{"partner", "currency", "entity types", "state", "since", "old secret until"})
 	for _, p := range partners {
 		types, state := "any", "enabled"
 		if len(p.EntityTypes) > 0 {
@@ -311,7 +352,7 @@ func (partnerListCommand) Run(ctx context.Context, all *commands, out output) er
 		if p.Disabled {
 			state = "disabled"
 		}
-		t.AppendRow(table.Row{p.Name, p.Currency, types, state, p.CreatedAt.UTC().Format(time.DateTime)})
+		t.AppendRow(table.Row{p.Name, p.Currency, types, state, p.CreatedAt.UTC().Format(time.DateTime), shownTime(utc(p.OldSecretUntil), "")})
 	}
 	t.Render()
 	return nil

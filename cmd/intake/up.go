@@ -147,7 +147,7 @@ func (c upCommand) demoPartner(ctx context.Context, data string, f *frontProcess
 	case sha256.Sum256([]byte(secret)) != current.SecretHash:
 		var hash [32]byte
 		secret, hash = front.NewSecret()
-		err = f.store.SetSecret(ctx, name, hash)
+		_, err = f.store.RotateSecret(ctx, name, hash, 0)
 	}
 	if err != nil {
 		return nil, err

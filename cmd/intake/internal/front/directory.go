@@ -3,27 +3,32 @@ package front
 import (
 	"context"
 	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/sha256"
-	"crypto/x509"
-	"encoding/base64"
-	"errors"
-	"fmt"
+	"time"
 
 	"intake/sink"
 )
 
-// A directory is who may come in, and the key of the tokens that the front issues
+// A directory is who may come in, and the keys of the tokens that the front issues
 // them; it has none where the built-in issuer is off. It never changes;
 // a new one takes its place.
 type directory struct {
 	partners map[string]*sink.PartnerRecord // by name
-	key      *ecdsa.PrivateKey
-	keyID    string // the key's thumbprint (RFC 7638)
+	keys     []signingKey                   // in the order in which they sign
 }
 
-// Reload reads the partners.
+// A signingKey is a key of the built-in issuer. Its times are by this process's
+// clock, so that a front changes keys in time even if it can't read them then.
+type signingKey struct {
+	id                    string // its thumbprint (RFC 7638)
+	private               *ecdsa.PrivateKey
+	signsFrom, signsUntil time.Time // signsUntil is zero if no other key follows
+}
+
+// A front signs with a key for a little too long at most, and the tokens are valid
+// for their lifetime after that.
+const _ = uint64(sink.KeyKept - tokenLifetime - clockLeeway - 2*directoryEvery)
+
+// Reload reads the partners and the keys.
 func (f *Front) Reload(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, directoryEvery)
 	defer cancel()
@@ -35,10 +40,8 @@ func (f *Front) Reload(ctx context.Context) error {
 	for i := range records {
 		fresh.partners[records[i].Name] = &records[i]
 	}
-	if old := f.directory.Load(); old != nil {
-		fresh.key, fresh.keyID = old.key, old.keyID
-	} else if !f.opts.NoBuiltinIssuer {
-		if err := fresh.readKey(ctx, f.opts.Registry); err != nil {
+	if !f.opts.NoBuiltinIssuer {
+		if err := fresh.readKeys(ctx, f.opts.Registry); err != nil {
 			return err
 		}
 	}
@@ -46,40 +49,46 @@ func (f *Front) Reload(ctx context.Context) error {
 	return nil
 }
 
-func (d *directory) readKey(ctx context.Context, registry Registry) error {
-	der, err := registry.SigningKey(ctx, func() ([]byte, error) {
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			return nil, err
+func (d *directory) readKeys(ctx context.Context, registry Registry) error {
+	keys, thereNow, err := registry.SigningKeys(ctx)
+	if err != nil {
+		return err
+	}
+	// Late by as long as the answer took: a key must not sign too early.
+	now := time.Now()
+	for _, k := range keys {
+		key := signingKey{id: k.ID, private: k.Private, signsFrom: now.Add(k.SignsFrom.Sub(thereNow))}
+		if !k.SignsUntil.IsZero() {
+			key.signsUntil = now.Add(k.SignsUntil.Sub(thereNow))
 		}
-		return x509.MarshalPKCS8PrivateKey(key)
-	})
-	if err != nil {
-		return err
+		d.keys = append(d.keys, key)
 	}
-	parsed, err := x509.ParsePKCS8PrivateKey(der)
-	if err != nil {
-		return fmt.Errorf("read the signing key: %w", err)
-	}
-	key, ok := parsed.(*ecdsa.PrivateKey)
-	if !ok || key.Curve != elliptic.P256() {
-		return errors.New("the signing key is not one of P-256")
-	}
-	d.key = key
-	x, y, err := coordinates(&key.PublicKey)
-	if err != nil {
-		return err
-	}
-	thumbprint := sha256.Sum256([]byte(`{"crv":"P-256","kty":"EC","x":"` + x + `","y":"` + y + `"}`))
-	d.keyID = base64.RawURLEncoding.EncodeToString(thumbprint[:])
 	return nil
 }
 
-// coordinates are a key's as a JWK has them (RFC 7518 §6.2.1).
-func coordinates(key *ecdsa.PublicKey) (x, y string, err error) {
-	point, err := key.Bytes() // 4, X, Y
-	if err != nil {
-		return "", "", err
+// signer returns the key that signs now. It is nil for a moment when the one that
+// did was dropped.
+func (d *directory) signer() (signer *signingKey) {
+	now := time.Now()
+	for i := range d.keys {
+		if k := &d.keys[i]; !now.Before(k.signsFrom) && (k.signsUntil.IsZero() || now.Before(k.signsUntil)) {
+			signer = k
+		}
 	}
-	return base64.RawURLEncoding.EncodeToString(point[1:33]), base64.RawURLEncoding.EncodeToString(point[33:]), nil
+	return signer
+}
+
+// key returns the key of an id whose tokens are valid, nil if there is none.
+func (d *directory) key(id string) *signingKey {
+	for i := range d.keys {
+		if k := &d.keys[i]; k.id == id && !k.isOver() {
+			return k
+		}
+	}
+	return nil
+}
+
+// isOver reports whether all tokens of the key have expired.
+func (k *signingKey) isOver() bool {
+	return !k.signsUntil.IsZero() && time.Since(k.signsUntil) > sink.KeyKept
 }

@@ -63,10 +63,10 @@ type SeenSet interface {
 	Ask(ctx context.Context, partner int32, clients []*intake.PartnerClient, seen []dedupe.Seen)
 }
 
-// A Registry knows the partners, and the key that tokens are signed with.
+// A Registry knows the partners, and the keys that tokens are signed with.
 type Registry interface {
 	Partners(ctx context.Context) ([]sink.PartnerRecord, error)
-	SigningKey(ctx context.Context, fresh func() ([]byte, error)) ([]byte, error)
+	SigningKeys(ctx context.Context) (keys []sink.SigningKey, now time.Time, err error)
 }
 
 // Options of a Front. Queue, Ledger, Questions, SeenSet, Registry and PublicURL are required.

@@ -353,8 +353,8 @@ func TestIssuer_NoBuiltin(t *testing.T) {
 	alone.add("acme")
 	f = withIssuer(t, issuer.url, issuer, func(o *front.Options) { o.Registry, o.NoBuiltinIssuer = alone, true })
 	f.wantPost(t, issuer.token(t), http.StatusOK)
-	if alone.key != nil {
-		t.Error("a signing key was made that nothing is signed with")
+	if alone.keys != nil {
+		t.Error("the signing keys were read, which nothing is signed with")
 	}
 }
 

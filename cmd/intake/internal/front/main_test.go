@@ -3,6 +3,9 @@ package front_test
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -436,7 +439,8 @@ func (s *fakeSeenSet) Ask(_ context.Context, _ int32, clients []*intake.PartnerC
 type fakeRegistry struct {
 	mu      sync.Mutex
 	records []sink.PartnerRecord
-	key     []byte
+	keys    []sink.SigningKey
+	ahead   time.Duration // by so much its clock is ahead
 	away    bool
 	reads   int
 }
@@ -453,16 +457,33 @@ func (r *fakeRegistry) Partners(context.Context) ([]sink.PartnerRecord, error) {
 	return slices.Clone(r.records), nil
 }
 
-func (r *fakeRegistry) SigningKey(_ context.Context, fresh func() ([]byte, error)) (_ []byte, err error) {
+func (r *fakeRegistry) SigningKeys(context.Context) ([]sink.SigningKey, time.Time, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.away {
-		return nil, errAway
+		return nil, time.Time{}, errAway
 	}
-	if r.key == nil {
-		r.key, err = fresh()
+	now := time.Now().Add(r.ahead)
+	if r.keys == nil {
+		r.keys = []sink.SigningKey{newSigningKey(now.Add(-time.Hour))}
 	}
-	return r.key, err
+	return slices.Clone(r.keys), now, nil
+}
+
+// newSigningKey makes a key that signs from a time on.
+func newSigningKey(from time.Time) sink.SigningKey {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	return sink.SigningKey{ID: "key-" + rand.Text(), Private: private, SignsFrom: from}
+}
+
+// changeKeys replaces the signing keys, at a time of the registry's clock.
+func (r *fakeRegistry) changeKeys(change func(keys []sink.SigningKey, now time.Time) []sink.SigningKey) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.keys = change(r.keys, time.Now().Add(r.ahead))
 }
 
 // add adds a partner, or replaces it.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/uuid"
 	"go.uber.org/zap"
@@ -62,6 +63,11 @@ func (f *Front) issueToken(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, problem{code: codeStarting, retryAfter: time.Second, detail: "the partners are not read yet"})
 		return
 	}
+	key := directory.signer()
+	if key == nil {
+		writeProblem(w, problem{code: codeStarting, retryAfter: time.Second, detail: "the signing key is being replaced"})
+		return
+	}
 	r.Body = http.MaxBytesReader(w, r.Body, 8<<10)
 	if err := r.ParseForm(); err != nil {
 		tokenError(w, http.StatusBadRequest, "invalid_request", "the body is not a form of at most 8 KiB")
@@ -104,7 +110,7 @@ func (f *Front) issueToken(w http.ResponseWriter, r *http.Request) {
 		tokenError(w, http.StatusBadRequest, "invalid_scope", "the scopes are "+scopeWrite+" and "+scopeRead)
 		return
 	}
-	token, err := f.sign(directory, partner, scope)
+	token, err := f.sign(key, partner, scope)
 	if err != nil {
 		f.opts.Logger.Error("cannot sign a token", zap.Error(err))
 		tokenError(w, http.StatusInternalServerError, "server_error", "no token can be made now")
@@ -146,12 +152,16 @@ func clientCredentials(r *http.Request) (id, secret, problem string) {
 func (d *directory) authenticate(id, secret string) (*sink.PartnerRecord, bool) {
 	given := sha256.Sum256([]byte(secret))
 	var kept [32]byte
+	var old [][32]byte
 	partner := d.partners[id]
 	if partner != nil {
-		kept = partner.SecretHash
+		kept, old = partner.SecretHash, partner.OldSecretHashes
 	}
-	same := subtle.ConstantTimeCompare(given[:], kept[:]) == 1
-	return partner, same && partner != nil && !partner.Disabled
+	same := subtle.ConstantTimeCompare(given[:], kept[:])
+	for i := range old {
+		same |= subtle.ConstantTimeCompare(given[:], old[i][:])
+	}
+	return partner, same == 1 && partner != nil && !partner.Disabled
 }
 
 // grantedScope gives the scopes asked for, all if none are.
@@ -173,7 +183,7 @@ func grantedScope(asked string) (string, bool) {
 	return strings.Join(granted, " "), true
 }
 
-func (f *Front) sign(d *directory, partner *sink.PartnerRecord, scope string) (string, error) {
+func (f *Front) sign(key *signingKey, partner *sink.PartnerRecord, scope string) (string, error) {
 	now := time.Now()
 	token := jwt.NewWithClaims(jwt.SigningMethodES256, claims{
 		RegisteredClaims: jwt.RegisteredClaims{
@@ -183,27 +193,28 @@ func (f *Front) sign(d *directory, partner *sink.PartnerRecord, scope string) (s
 		ClientID: partner.Name, Scope: scope, Partner: partner.ID,
 	})
 	token.Header["typ"] = "at+jwt"
-	token.Header["kid"] = d.keyID
-	return token.SignedString(d.key)
+	token.Header["kid"] = key.id
+	return token.SignedString(key.private)
 }
 
 // serveKeys is GET /.well-known/jwks.json (RFC 7517).
 func (f *Front) serveKeys(w http.ResponseWriter, _ *http.Request) {
 	directory := f.directory.Load()
 	if directory == nil {
-		writeProblem(w, problem{code: codeStarting, retryAfter: time.Second, detail: "the key is not read yet"})
+		writeProblem(w, problem{code: codeStarting, retryAfter: time.Second, detail: "the keys are not read yet"})
 		return
 	}
-	x, y, err := coordinates(&directory.key.PublicKey)
-	if err != nil {
-		f.opts.Logger.Error("cannot show the public key", zap.Error(err))
-		writeProblem(w, problem{code: codeFault, detail: "the key can't be shown"})
-		return
+	set := jose.JSONWebKeySet{Keys: []jose.JSONWebKey{}}
+	for i := range directory.keys {
+		if k := &directory.keys[i]; !k.isOver() {
+			set.Keys = append(set.Keys, jose.JSONWebKey{
+				Key: &k.private.PublicKey, KeyID: k.id, Algorithm: string(jose.ES256), Use: "sig",
+			})
+		}
 	}
+	// A new key is here for longer than that before it signs.
 	w.Header().Set("Cache-Control", "public, max-age=300")
-	writeJSON(w, http.StatusOK, map[string]any{"keys": []map[string]string{{
-		"kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "kid": directory.keyID, "x": x, "y": y,
-	}}})
+	writeJSON(w, http.StatusOK, set)
 }
 
 // serveMetadata is GET /.well-known/oauth-authorization-server (RFC 8414).

@@ -221,21 +221,11 @@ func TestToken_Verified(t *testing.T) {
 	}
 }
 
-// key reads the key that a front signs with.
-func (f *testFront) key(t testing.TB) *ecdsa.PrivateKey {
-	t.Helper()
-	key, err := x509.ParsePKCS8PrivateKey(f.registry.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key.(*ecdsa.PrivateKey)
-}
-
 // Only tokens that a front has issued, for itself, for now, get in.
 func TestToken_Refused(t *testing.T) {
 	t.Parallel()
 	f := startFront(t)
-	key := f.key(t)
+	key := f.registry.keys[0].Private
 	another, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -361,6 +351,157 @@ func TestToken_Rotated(t *testing.T) {
 	if a := f.do(t, f.create(t, held, strings.NewReader(items("a")))); a.status != http.StatusOK {
 		t.Errorf("answered %d to a token from before", a.status)
 	}
+}
+
+// An old secret gets tokens for as long as it is known.
+func TestToken_OldSecrets(t *testing.T) {
+	t.Parallel()
+	f := startFront(t)
+	older, olderHash := front.NewSecret()
+	old := f.secret
+	fresh, freshHash := front.NewSecret()
+	grant := []string{"grant_type", "client_credentials"}
+	for _, c := range []struct {
+		hashes [][32]byte // before the fresh one
+		want   map[string]int
+	}{
+		{[][32]byte{olderHash, sha256.Sum256([]byte(old))}, map[string]int{older: 200, old: 200, fresh: 200, fresh + "x": 401, "": 401}},
+		{[][32]byte{sha256.Sum256([]byte(old))}, map[string]int{older: 401, old: 200, fresh: 200}},
+		{nil, map[string]int{older: 401, old: 401, fresh: 200}},
+	} {
+		f.registry.change(func(p *sink.PartnerRecord) { p.SecretHash, p.OldSecretHashes = freshHash, c.hashes })
+		if err := f.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for secret, want := range c.want {
+			if a, _ := f.ask(t, url.UserPassword("acme", secret), grant...); a.status != want {
+				t.Errorf("with %d old secrets: answered %d, want %d", len(c.hashes), a.status, want)
+			}
+		}
+	}
+	f.registry.change(func(p *sink.PartnerRecord) { p.Disabled, p.OldSecretHashes = true, [][32]byte{olderHash} })
+	if err := f.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if a, _ := f.ask(t, url.UserPassword("acme", older), grant...); a.status != http.StatusUnauthorized {
+		t.Errorf("answered %d to a disabled partner's old secret", a.status)
+	}
+}
+
+// A new key is published before it signs; the one before it is valid until its last
+// token has expired, and a dropped one no more, also where a token is known already.
+func TestToken_KeyRotated(t *testing.T) {
+	t.Parallel()
+	f := startFront(t)
+	f.registry.ahead = 3 * time.Hour
+	first := f.registry.keys[0]
+	second := newSigningKey(time.Now().Add(f.registry.ahead + time.Hour))
+	held := f.token(t)
+	for _, c := range []struct {
+		name      string
+		change    func(keys []sink.SigningKey, now time.Time) []sink.SigningKey
+		published []string
+		signer    string
+		held      int
+	}{
+		{"one key", func(keys []sink.SigningKey, _ time.Time) []sink.SigningKey { return keys }, []string{first.ID}, first.ID, 200},
+		{"the second waits", func(keys []sink.SigningKey, _ time.Time) []sink.SigningKey {
+			keys[0].SignsUntil = second.SignsFrom
+			return append(keys, second)
+		}, []string{first.ID, second.ID}, first.ID, 200},
+		{"the second signs", func(keys []sink.SigningKey, now time.Time) []sink.SigningKey {
+			keys[0].SignsUntil, keys[1].SignsFrom = now.Add(-sink.KeyKept+time.Minute), now.Add(-sink.KeyKept+time.Minute)
+			return keys
+		}, []string{first.ID, second.ID}, second.ID, 200},
+		{"the first is over", func(keys []sink.SigningKey, now time.Time) []sink.SigningKey {
+			keys[0].SignsUntil, keys[1].SignsFrom = now.Add(-sink.KeyKept-time.Minute), now.Add(-sink.KeyKept-time.Minute)
+			return keys
+		}, []string{second.ID}, second.ID, 401},
+		{"the first back", func(keys []sink.SigningKey, now time.Time) []sink.SigningKey {
+			keys[0].SignsUntil = now
+			return keys
+		}, []string{first.ID, second.ID}, second.ID, 200},
+		{"the first is dropped", func(keys []sink.SigningKey, _ time.Time) []sink.SigningKey { return keys[1:] }, []string{second.ID}, second.ID, 401},
+	} {
+		f.registry.changeKeys(c.change)
+		if err := f.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if published := f.publishedKeys(t); !slices.Equal(published, c.published) {
+			t.Errorf("%s: published are %v, want %v", c.name, published, c.published)
+		}
+		fresh := f.token(t)
+		if signer := keyOf(t, fresh); signer != c.signer {
+			t.Errorf("%s: %s signs, want %s", c.name, signer, c.signer)
+		}
+		for token, want := range map[string]int{held: c.held, fresh: 200} {
+			if a := f.do(t, f.create(t, token, strings.NewReader(items("a")))); a.status != want {
+				t.Errorf("%s: a token is answered %d, want %d", c.name, a.status, want)
+			}
+		}
+	}
+}
+
+// A front that can't read the keys when a new one begins to sign signs with it all
+// the same; and gives no tokens while none signs.
+func TestToken_KeyRotatedUnread(t *testing.T) {
+	t.Parallel()
+	f := startFront(t)
+	var second sink.SigningKey
+	f.registry.changeKeys(func(keys []sink.SigningKey, now time.Time) []sink.SigningKey {
+		second = newSigningKey(now.Add(time.Second))
+		keys[0].SignsUntil = now
+		return append(keys, second)
+	})
+	if err := f.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.registry.setAway(true)
+	for deadline := time.Now().Add(20 * time.Second); ; <-time.After(10 * time.Millisecond) {
+		a, said := f.ask(t, url.UserPassword("acme", f.secret), "grant_type", "client_credentials")
+		if a.status == http.StatusOK {
+			if signer := keyOf(t, said["access_token"].(string)); signer != second.ID {
+				t.Errorf("%s signs, want %s", signer, second.ID)
+			}
+			return
+		}
+		if a.status != http.StatusServiceUnavailable || a.header.Get("Retry-After") == "" {
+			t.Fatalf("answered %d: %v", a.status, said)
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the second key does not sign")
+		}
+	}
+}
+
+func keyOf(t *testing.T, token string) string {
+	t.Helper()
+	parsed, _, err := jwt.NewParser().ParseUnverified(token, jwt.MapClaims{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parsed.Header["kid"].(string)
+}
+
+func (f *testFront) publishedKeys(t *testing.T) (ids []string) {
+	t.Helper()
+	response, err := f.client.Get(f.url + "/.well-known/jwks.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	var set struct {
+		Keys []struct {
+			ID string `json:"kid"`
+		}
+	}
+	if err := json.NewDecoder(response.Body).Decode(&set); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range set.Keys {
+		ids = append(ids, key.ID)
+	}
+	return ids
 }
 
 // A disabled partner is refused at once, with the tokens it holds; so is one that

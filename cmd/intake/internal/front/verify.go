@@ -69,14 +69,15 @@ const (
 // holderOf returns the partner that a verified token is of, as it is known now, or why
 // the token lets it in no more.
 func (f *Front) holderOf(p *pass) (intake.Partner, *problem) {
+	directory := f.directory.Load()
 	code, detail := codePartnerRefused, partnerRefused
 	switch {
 	case p.hasExpired():
 		code, detail = codeTokenExpired, tokenExpired
-	case p.isOver():
+	case p.isOver(directory):
 		code, detail = codeTokenInvalid, tokenInvalid
 	default:
-		if partner, ok := f.directory.Load().partnerOf(p); ok {
+		if partner, ok := directory.partnerOf(p); ok {
 			return partner, nil
 		}
 	}
@@ -94,19 +95,26 @@ type pass struct {
 	expires time.Time
 	issuer  *issuer // nil: the built-in one
 	key     *issuerKey
+	keyID   string // of the built-in issuer
 }
 
-// isOver tells whether the pass is worth nothing any more: it has expired, or its
+// isOver reports whether the pass is no longer valid: it has expired, or its
 // issuer has withdrawn the key that it was signed with.
-func (p *pass) isOver() bool {
-	return p.hasExpired() || p.issuer != nil && !p.issuer.keys.has(p.key)
+func (p *pass) isOver(d *directory) bool {
+	if p.hasExpired() {
+		return true
+	}
+	if p.issuer == nil {
+		return d.key(p.keyID) == nil
+	}
+	return !p.issuer.keys.has(p.key)
 }
 
 func (p *pass) hasExpired() bool { return time.Now().After(p.expires.Add(clockLeeway)) }
 
 // verify checks a token, by the rules of the issuer that it says it is from.
 func (f *Front) verify(ctx context.Context, d *directory, token string) (*pass, error) {
-	if p := f.tokens.get(token); p != nil {
+	if p := f.tokens.get(token, d); p != nil {
 		return p, nil
 	}
 	var p *pass
@@ -133,10 +141,12 @@ func (f *Front) verifyOwn(d *directory, token string) (*pass, error) {
 		if typ = strings.ToLower(typ); typ != "at+jwt" && typ != "application/at+jwt" {
 			return nil, fmt.Errorf("the token's type is %q", typ)
 		}
-		if t.Header["kid"] != d.keyID {
+		id, _ := t.Header["kid"].(string)
+		key := d.key(id)
+		if key == nil {
 			return nil, errors.New("the token is signed with another key")
 		}
-		return &d.key.PublicKey, nil
+		return &key.private.PublicKey, nil
 	},
 		jwt.WithValidMethods([]string{jwt.SigningMethodES256.Alg()}),
 		jwt.WithIssuer(f.opts.PublicURL), jwt.WithAudience(f.opts.PublicURL),
@@ -147,7 +157,10 @@ func (f *Front) verifyOwn(d *directory, token string) (*pass, error) {
 	if !parsed.Valid || c.Subject == "" || c.Partner == 0 {
 		return nil, jwt.ErrTokenInvalidClaims
 	}
-	return &pass{partner: c.Subject, number: c.Partner, scopes: knownScopes(strings.Fields(c.Scope)), expires: c.ExpiresAt.Time}, nil
+	return &pass{
+		partner: c.Subject, number: c.Partner, scopes: knownScopes(strings.Fields(c.Scope)), expires: c.ExpiresAt.Time,
+		keyID: parsed.Header["kid"].(string), // a key was found by it
+	}, nil
 }
 
 // knownScopes returns those of the front's own scopes that are among others, so that
@@ -171,12 +184,12 @@ type tokenCache struct {
 // maxTokens bounds the cache. Only tokens that were verified get into it.
 const maxTokens = 10_000
 
-func (c *tokenCache) get(token string) *pass {
+func (c *tokenCache) get(token string, d *directory) *pass {
 	key := sha256.Sum256([]byte(token))
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	found := c.passes[key]
-	if found != nil && found.isOver() {
+	if found != nil && found.isOver(d) {
 		delete(c.passes, key)
 		return nil
 	}
