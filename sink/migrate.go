@@ -15,7 +15,8 @@ import (
 //go:embed migrations/*.sql
 var migrationFiles embed.FS
 
-// Migrate brings the schema of the database at url up to date. Any number of
+// Migrate brings the schema of the database at url up to date, with what the roles
+// intake_front and intake_worker may do there. Any number of
 // processes may call it at once. It gives the version that the schema has then,
 // and how many migrations it took.
 func Migrate(ctx context.Context, url string) (version int64, applied int, err error) {
@@ -55,8 +56,14 @@ func Migrate(ctx context.Context, url string) (version int64, applied int, err e
 	return version, len(results), err
 }
 
+// roles are those that fronts and workers connect as, or as members of.
+var roles = []string{"intake_front", "intake_worker"}
+
+//go:embed grants.sql
+var grants string
+
 // settle sees to what must be there in a schema that is up to date, whatever it
-// was restored from: a signing key.
+// was restored from: the roles' grants and a signing key.
 func settle(ctx context.Context, config *pgx.ConnConfig) error {
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
@@ -64,6 +71,29 @@ func settle(ctx context.Context, config *pgx.ConnConfig) error {
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		// It keeps others from granting, and workers from making partitions.
+		if _, err := tx.Exec(ctx, "select pg_advisory_xact_lock(hashtext('intake batch_status'))"); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, grants); err != nil {
+			return fmt.Errorf("grant the roles their rights: %w", err)
+		}
 		return makeFirstKey(ctx, tx)
 	})
+}
+
+// MissingRoles returns which of the roles intake_front and intake_worker the server
+// lacks. Without them fronts and workers must connect as the owner of the schema.
+func MissingRoles(ctx context.Context, url string) ([]string, error) {
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return nil, fmt.Errorf("connect to Postgres: %w", err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	const query = "select name from unnest($1::text[]) name where to_regrole(name) is null"
+	rows, err := conn.Query(ctx, query, roles)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
 }

@@ -73,18 +73,7 @@ func (s *Store) makePartition(ctx context.Context, day time.Time) error {
 		if err := tx.QueryRow(ctx, exists, name).Scan(&there); err != nil || there {
 			return err
 		}
-		// What came when there was no partition lies in the default one.
-		const query = `
-			create table %[1]s (like batch_status including all);
-			with moved as (
-				delete from batch_status_default
-				 where batch_id >= first_batch_id('%[2]s') and batch_id < first_batch_id('%[3]s')
-				returning *)
-			insert into %[1]s select * from moved;
-			do $$ begin
-				execute format('alter table batch_status attach partition %[1]s for values from (%%L) to (%%L)', first_batch_id('%[2]s'), first_batch_id('%[3]s'));
-			end $$`
-		_, err := tx.Exec(ctx, fmt.Sprintf(query, name, day.Format(time.DateOnly), day.AddDate(0, 0, 1).Format(time.DateOnly)), pgx.QueryExecModeSimpleProtocol)
+		_, err := tx.Exec(ctx, "select make_status_partition($1)", day)
 		return err
 	})
 }
@@ -106,29 +95,13 @@ func (s *Store) dropPartitions(ctx context.Context, before time.Time) error {
 		if err != nil || !day.Before(before) {
 			continue
 		}
-		if err := s.alone(ctx, func(tx pgx.Tx) error { return dropPartition(ctx, tx, name) }); err != nil {
+		if err := s.alone(ctx, func(tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, "select drop_status_partition($1)", day)
+			return err
+		}); err != nil {
 			return err
 		}
 	}
 	_, err = s.pool.Exec(ctx, "delete from batch_status_default where "+isOld("finished_at"))
-	return err
-}
-
-// dropPartition drops a partition if it is there, and all in it is old.
-func dropPartition(ctx context.Context, tx pgx.Tx, name string) error {
-	var there bool
-	if err := tx.QueryRow(ctx, "select to_regclass($1) is not null", name).Scan(&there); err != nil || !there {
-		return err
-	}
-	table := pgx.Identifier{name}.Sanitize()
-	if _, err := tx.Exec(ctx, "lock table "+table+" in share mode"); err != nil { // nothing more comes in
-		return err
-	}
-	var old bool
-	query := "select not exists (select from " + table + " where not " + isOld("finished_at") + ")"
-	if err := tx.QueryRow(ctx, query).Scan(&old); err != nil || !old {
-		return err
-	}
-	_, err := tx.Exec(ctx, "drop table "+table)
 	return err
 }
