@@ -3,7 +3,6 @@ package sink_test
 import (
 	"crypto/sha256"
 	"errors"
-	"net/url"
 	"testing"
 	"time"
 
@@ -15,35 +14,6 @@ import (
 	"intake/deploy/local/localtest"
 	"intake/sink"
 )
-
-// roleURLs makes a database of an owner that is no superuser, and returns its URL for
-// the owner and for the roles.
-func roleURLs(t *testing.T) (owner, worker, front string) {
-	t.Helper()
-	server := localtest.OwnPostgres(t)
-	conn, err := pgx.Connect(t.Context(), server.URL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(t.Context())
-	for _, statement := range []string{
-		"create role intake_owner login password 'x'", "create role intake_worker login password 'x'", "create role intake_front login password 'x'",
-		"create database intake owner intake_owner",
-	} {
-		if _, err := conn.Exec(t.Context(), statement); err != nil {
-			t.Fatal(err)
-		}
-	}
-	as := func(role string) string {
-		u, err := url.Parse(server.URL())
-		if err != nil {
-			t.Fatal(err)
-		}
-		u.User, u.Path = url.UserPassword(role, "x"), "/intake"
-		return u.String()
-	}
-	return as("intake_owner"), as("intake_worker"), as("intake_front")
-}
 
 func openAs(t *testing.T, url string) *sink.Store {
 	t.Helper()
@@ -65,7 +35,7 @@ func openAs(t *testing.T, url string) *sink.Store {
 func TestRoles(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	ownerURL, workerURL, frontURL := roleURLs(t)
+	ownerURL, workerURL, frontURL := localtest.PostgresRoles(t)
 	for range 2 { // the second time nothing is new
 		if _, _, err := sink.Migrate(ctx, ownerURL); err != nil {
 			t.Fatal(err)

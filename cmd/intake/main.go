@@ -29,7 +29,7 @@ type commands struct {
 	Replay      replayCommand      `cmd:"" help:"Send batches at a rate, or as fast as it goes, and report what became of them and how long it took."`
 	Front       frontCommand       `cmd:"" help:"Run the HTTP front that partners talk to."`
 	Worker      workerCommand      `cmd:"" help:"Run a worker, which saves what the fronts have queued."`
-	Migrate     migrateCommand     `cmd:"" help:"Bring the schema in Postgres up to date."`
+	Migrate     migrateCommand     `cmd:"" help:"Bring the schema in Postgres up to date, and what the roles intake_front and intake_worker may do there."`
 	Partner     partnerCommand     `cmd:"" help:"Add, list and change partners."`
 	Key         keyCommand         `cmd:"" help:"List, rotate and drop the keys that access tokens are signed with."`
 	Recover     recoverCommand     `cmd:"" help:"Save again what a Postgres that was restored from a backup has lost, from the queue's log."`

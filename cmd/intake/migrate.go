@@ -29,6 +29,13 @@ func (c migrateCommand) Run(ctx context.Context, logger *zap.Logger, out output)
 		}
 		fmt.Fprintln(out, "a new epoch has begun: what was seen before is asked no more")
 	}
+	missing, err := sink.MissingRoles(ctx, c.PostgresURL)
+	if err != nil {
+		return err
+	}
+	for _, role := range missing {
+		logger.Warn("there is no such role, so it is granted nothing: make it and run this again, or let fronts and workers be the owner", zap.String("role", role))
+	}
 	_, err = fmt.Fprintf(out, "the schema has version %d, %d migrations taken\n", version, applied)
 	return err
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -50,6 +51,8 @@ type stackOptions struct {
 	fronts, workers int  // 1 when zero
 	maxBacklog      time.Duration
 	logged          func(zapcore.Entry) error // hears what is logged
+	// Postgres for workers and for fronts; flags.PostgresURL when empty.
+	workerURL, frontURL string
 }
 
 func startStack(t testing.TB, opts stackOptions) *stack {
@@ -97,15 +100,20 @@ func startStack(t testing.TB, opts stackOptions) *stack {
 	} else {
 		opts.fronts, opts.workers = max(opts.fronts, 1), max(opts.workers, 1)
 	}
+	flagsFor := func(url string) serverFlags {
+		flags := s.flags
+		flags.PostgresURL = cmp.Or(url, flags.PostgresURL)
+		return flags
+	}
 	for range opts.workers {
-		w, err := newWorkerProcess(ctx, workerCommand{serverFlags: s.flags, AdminListen: "127.0.0.1:0"}, logger)
+		w, err := newWorkerProcess(ctx, workerCommand{serverFlags: flagsFor(opts.workerURL), AdminListen: "127.0.0.1:0"}, logger)
 		if err != nil {
 			t.Fatal(err)
 		}
 		run(w.Run, workCtx)
 	}
 	for range opts.fronts {
-		f, err := newFrontProcess(ctx, frontCommand{serverFlags: s.flags, Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", PublicURL: "http://intake.test", MaxBacklog: opts.maxBacklog}, logger)
+		f, err := newFrontProcess(ctx, frontCommand{serverFlags: flagsFor(opts.frontURL), Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", PublicURL: "http://intake.test", MaxBacklog: opts.maxBacklog}, logger)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -160,6 +160,35 @@ func PostgresPair(t testing.TB) (primary, standby *local.Postgres) {
 	return primary, standby
 }
 
+// PostgresRoles returns the URLs of an empty database in a Postgres that the test has
+// for itself: for its owner, who is no superuser, and for the roles intake_worker
+// and intake_front, who may do nothing yet.
+func PostgresRoles(t testing.TB) (owner, worker, front string) {
+	t.Helper()
+	server, err := url.Parse(OwnPostgres(t).URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := pgx.Connect(t.Context(), server.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	as := func(role string) string {
+		if _, err := conn.Exec(t.Context(), "create role "+role+" login password 'x'"); err != nil {
+			t.Fatal(err)
+		}
+		u := *server
+		u.User, u.Path = url.UserPassword(role, "x"), "/intake"
+		return u.String()
+	}
+	owner, worker, front = as("intake_owner"), as("intake_worker"), as("intake_front")
+	if _, err := conn.Exec(t.Context(), "create database intake owner intake_owner"); err != nil {
+		t.Fatal(err)
+	}
+	return owner, worker, front
+}
+
 // Redis gives the URL of an empty Redis that the test has for itself.
 func Redis(t testing.TB) string { t.Helper(); return OwnRedis(t).URL() }
 
