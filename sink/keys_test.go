@@ -35,7 +35,8 @@ func keys(t *testing.T, store *sink.Store) (ids []string, states string) {
 // shiftKeys moves all times of the keys into the past.
 func shiftKeys(t *testing.T, conn *pgx.Conn, by time.Duration) {
 	t.Helper()
-	if _, err := conn.Exec(t.Context(), "update signing_keys set signs_from = signs_from - $1::interval, signs_until = signs_until - $1::interval", by); err != nil {
+	const shift = "update signing_keys set signs_from = signs_from - $1::interval, signs_until = signs_until - $1::interval"
+	if _, err := conn.Exec(t.Context(), shift, by); err != nil {
 		t.Fatal(err)
 	}
 }

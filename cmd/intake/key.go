@@ -44,7 +44,9 @@ type keyEntry struct {
 }
 
 func newKeyEntry(k *sink.SigningKey, now time.Time) keyEntry {
-	entry := keyEntry{ID: k.ID, State: "verifies", CreatedAt: k.CreatedAt.UTC(), SignsFrom: k.SignsFrom.UTC(), SignsUntil: utc(k.SignsUntil)}
+	entry := keyEntry{
+		ID: k.ID, State: "verifies", CreatedAt: k.CreatedAt.UTC(), SignsFrom: k.SignsFrom.UTC(), SignsUntil: utc(k.SignsUntil),
+	}
 	switch {
 	case k.Signs(now):
 		entry.State = "signs"
@@ -78,7 +80,8 @@ func (keyListCommand) Run(ctx context.Context, all *commands, out output) error 
 	t.SetStyle(table.StyleLight)
 	t.AppendHeader(table.Row{"kid", "state", "signs from", "signs until", "valid until"})
 	for _, e := range entries {
-		t.AppendRow(table.Row{e.ID, e.State, e.SignsFrom.Format(time.DateTime), shownTime(e.SignsUntil, ""), shownTime(e.ValidUntil, "")})
+		from, until, valid := e.SignsFrom.Format(time.DateTime), shownTime(e.SignsUntil, ""), shownTime(e.ValidUntil, "")
+		t.AppendRow(table.Row{e.ID, e.State, from, until, valid})
 	}
 	t.Render()
 	return nil
@@ -120,8 +123,8 @@ func (c keyDropCommand) Run(ctx context.Context, all *commands, out output) erro
 		case errors.Is(err, sink.ErrNoKey):
 			return fmt.Errorf("there is no key %q: intake key list shows them", c.ID)
 		case errors.Is(err, sink.ErrKeySigns):
-			return fmt.Errorf("%s signs the access tokens: without it those in use are refused, and partners get no new ones for up to 5 s; "+
-				"if it has leaked, drop it with --force, else use intake key rotate", c.ID)
+			return fmt.Errorf("%s signs the access tokens: without it those in use are refused, and partners get no new ones "+
+				"for up to 5 s; if it has leaked, drop it with --force, else use intake key rotate", c.ID)
 		case err != nil:
 			return err
 		}

@@ -34,7 +34,8 @@ func (c migrateCommand) Run(ctx context.Context, logger *zap.Logger, out output)
 		return err
 	}
 	for _, role := range missing {
-		logger.Warn("there is no such role, so it is granted nothing: make it and run this again, or let fronts and workers be the owner", zap.String("role", role))
+		logger.Warn("there is no such role to grant rights to: create it and run intake migrate again, or connect as the owner",
+			zap.String("role", role))
 	}
 	_, err = fmt.Fprintf(out, "the schema has version %d, %d migrations taken\n", version, applied)
 	return err
