@@ -231,7 +231,9 @@ func (s *stack) wantToken(t *testing.T, partner, secret string, want bool) {
 	deadline := time.Now().Add(5 * time.Second)
 	for _, f := range s.fronts {
 		for {
-			_, err := credentials(f.url(), partner, secret).Token(t.Context())
+			config := credentials(f.url(), partner, secret)
+			config.AuthStyle = oauth2.AuthStyleInHeader // one question a time: too many wrong secrets would shut everybody here out
+			_, err := config.Token(t.Context())
 			if answer := (*oauth2.RetrieveError)(nil); err != nil && !errors.As(err, &answer) {
 				t.Fatal(err)
 			}
@@ -241,7 +243,7 @@ func (s *stack) wantToken(t *testing.T, partner, secret string, want bool) {
 			if time.Now().After(deadline) {
 				t.Fatalf("after 5 s a token for %s is answered with: %v", partner, err)
 			}
-			<-time.After(250 * time.Millisecond)
+			<-time.After(500 * time.Millisecond)
 		}
 	}
 }
