@@ -22,7 +22,7 @@ type edit struct{ file, old, new string }
 
 var plants = []plant{
 	{"mark before commit", "was told to be a duplicate", []edit{
-		{"worker/worker.go", "\t\tsaved, err := w.save(ctx, chunks)\n", `
+		{"worker/worker.go", "\t\tif saved, err = w.save(ctx, chunks); err == nil {\n", `
 		if timeline, ok := planted.Load().(string); ok && w.opts.Marker != nil {
 			var keys []intake.SavedKey
 			for _, chunk := range chunks {
@@ -32,10 +32,11 @@ var plants = []plant{
 			}
 			_ = w.opts.Marker.Mark(ctx, timeline, keys)
 		}
-		saved, err := w.save(ctx, chunks)
+		saved, err = w.save(ctx, chunks)
 		if err == nil {
 			planted.Store(saved.Timeline)
 		}
+		if err == nil {
 `},
 		{"worker/worker.go", "// A Worker saves what is queued.", "var planted atomic.Value\n\n// A Worker saves what is queued."},
 	}},
