@@ -26,7 +26,7 @@ var rooms = map[string]struct {
 	"sink":                      {[]string{"intake", "intake/internal/failpoint", "intake/internal/safety"}, "the data store knows neither the queue nor the seen set"},
 	"deploy/local":              {[]string{"intake/deploy/local"}, "it starts servers and knows nothing of what they are for"},
 	"deploy/bench":              {[]string{"intake", "intake/sink", "intake/deploy/local"}, "it measures the data store by itself, and Intake from outside"},
-	"cmd/intake":                {[]string{"intake", "intake/dedupe", "intake/worker", "intake/sink", "intake/deploy/local", "intake/cmd/intake", "intake/internal/safety"}, "the wiring knows all parts"},
+	"cmd/intake":                {[]string{"intake", "intake/dedupe", "intake/worker", "intake/sink", "intake/deploy/local", "intake/cmd/intake", "intake/internal/failpoint", "intake/internal/safety"}, "the wiring knows all parts"},
 	"cmd/intake/internal/front": {[]string{"intake", "intake/dedupe", "intake/worker", "intake/sink", "intake/internal/failpoint", "intake/cmd/intake/internal"}, "the front saves nothing"},
 }
 
