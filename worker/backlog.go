@@ -143,6 +143,17 @@ func (b *backlog) hasRoom(h *held) bool {
 	return waiting.items == 0 || !waiting.plus(h).exceeds(backlogBound)
 }
 
+// fill puts what was read from a message that is held into it.
+func (b *backlog) fill(h *held, chunks []*intake.Chunk, reply string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	h.chunks, h.reply, h.size = chunks, reply, len(h.msg.Data())
+	for _, chunk := range chunks {
+		h.items += chunk.Len
+		h.size += memoryOf(chunk)
+	}
+}
+
 // add adds a message that is held. One of the waiting lane waits for room; for the
 // others it was reserved. A closed backlog hands it back at once.
 func (b *backlog) add(h *held) {

@@ -130,12 +130,10 @@ func (w *Worker) read(ctx context.Context, h *held) {
 	}
 	chunks, reply, err := readMessage(h.msg.Data())
 	if err == nil {
-		h.chunks, h.reply, h.size = chunks, reply, len(h.msg.Data())
 		for _, chunk := range chunks {
 			chunk.PartnerName = partnerOf(h.msg.Subject())
-			h.items += chunk.Len
-			h.size += memoryOf(chunk)
 		}
+		w.backlog.fill(h, chunks, reply)
 		w.backlog.add(h)
 		return
 	}
