@@ -25,7 +25,7 @@ type tokenLoad struct {
 	mu       sync.Mutex
 	secrets  []string        // guarded by mu, as are those below
 	keys     map[string]bool // of the tokens, by kid
-	held     []*oauth2.Token // one a key
+	held     []string        // one a key
 	failures []string
 }
 
@@ -52,14 +52,13 @@ func (l *tokenLoad) round(ctx context.Context, n, i int) error {
 	if err != nil {
 		return err
 	}
-	l.hold(token)
+	l.hold(token.AccessToken)
 	l.mu.Lock()
-	tokens := append(slices.Clone(l.held), token)
+	tokens := append(slices.Clone(l.held), token.AccessToken)
 	l.mu.Unlock()
 	for _, token := range tokens {
 		body := fmt.Appendf(nil, `[{"partner_client_id":"load-%d-%d","entity_type":"A"}]`, n, i)
-		client := oauth2.NewClient(ctx, oauth2.StaticTokenSource(token))
-		a, err := post(ctx, client, l.s.fronts[(n+1)%2], body, "respond-async")
+		a, err := post(ctx, bearer(ctx, token), l.s.fronts[(n+1)%2], body, "")
 		if err != nil || a.http != http.StatusOK && a.http != http.StatusAccepted {
 			return fmt.Errorf("a batch is answered %d %s: %v", a.http, a.Detail, err)
 		}
@@ -69,8 +68,8 @@ func (l *tokenLoad) round(ctx context.Context, n, i int) error {
 }
 
 // hold keeps a token if it is the first of its key.
-func (l *tokenLoad) hold(token *oauth2.Token) {
-	parsed, _, err := jwt.NewParser().ParseUnverified(token.AccessToken, jwt.MapClaims{})
+func (l *tokenLoad) hold(token string) {
+	parsed, _, err := jwt.NewParser().ParseUnverified(token, jwt.MapClaims{})
 	if err != nil {
 		panic(err)
 	}
@@ -81,6 +80,10 @@ func (l *tokenLoad) hold(token *oauth2.Token) {
 		l.keys[kid] = true
 		l.held = append(l.held, token)
 	}
+}
+
+func bearer(ctx context.Context, token string) *http.Client {
+	return oauth2.NewClient(ctx, oauth2.StaticTokenSource(&oauth2.Token{AccessToken: token}))
 }
 
 func (l *tokenLoad) waitFor(t *testing.T, what string, done func() bool) {
@@ -113,7 +116,7 @@ func (l *tokenLoad) sees(t *testing.T, kid string) {
 // dropped takes its tokens along, at all fronts.
 func TestRotate_UnderLoad(t *testing.T) {
 	t.Parallel()
-	s := startStack(t, stackOptions{fronts: 2})
+	s := startStack(t, stackOptions{fronts: 2, maxBacklog: time.Minute})
 	url := "--postgres-url=" + s.flags.PostgresURL
 	run := func(command string, args ...string) (said struct {
 		ID     string `json:"kid"`
@@ -164,9 +167,9 @@ func TestRotate_UnderLoad(t *testing.T) {
 }
 
 // wantRefused waits until all fronts refuse a token, for at most 5 s.
-func (s *stack) wantRefused(t *testing.T, token *oauth2.Token) {
+func (s *stack) wantRefused(t *testing.T, token string) {
 	t.Helper()
-	client := oauth2.NewClient(t.Context(), oauth2.StaticTokenSource(token))
+	client := bearer(t.Context(), token)
 	deadline := time.Now().Add(5 * time.Second)
 	for _, f := range s.fronts {
 		for {
