@@ -72,3 +72,10 @@ func (f *Front) Take(partner int32, bytes int64) (ok bool, back func()) {
 	share := f.budget.share(partner)
 	return share.add(bytes), share.release
 }
+
+// InterruptEndedStream interrupts the reading of a stream whose handler has returned.
+func InterruptEndedStream(w http.ResponseWriter) {
+	r := &streamReader{controller: http.NewResponseController(w)}
+	r.end()
+	r.interrupt()
+}

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -123,6 +124,7 @@ func (f *Front) stream(w http.ResponseWriter, r *http.Request, partner intake.Pa
 
 // readStream reads lines until the stream ends or must end, and tells why.
 func (f *Front) readStream(ctx context.Context, lines *lineReader, slots chan<- struct{}, take func(*streamed)) *problem {
+	defer lines.wire.end()
 	stop := context.AfterFunc(ctx, lines.wire.interrupt)
 	defer stop()
 	ended := make(chan struct{})
@@ -373,6 +375,9 @@ type streamReader struct {
 	stopped    atomic.Bool
 	began      time.Time // of the line; zero between lines
 	count      int64     // bytes since then
+
+	mu    sync.Mutex
+	ended bool // guarded by mu
 }
 
 func (r *streamReader) startLine() { r.began, r.count = time.Time{}, 0 }
@@ -383,10 +388,23 @@ func (r *streamReader) inLine() {
 	}
 }
 
-// interrupt ends a read that is under way, and all others.
+// interrupt ends a read that is under way, and all others. After end it does nothing.
 func (r *streamReader) interrupt() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ended {
+		return
+	}
 	r.stopped.Store(true)
 	_ = r.controller.SetReadDeadline(time.Unix(1, 0))
+}
+
+// end is called when nothing is read any more. Over HTTP/2, setting a deadline panics
+// once the handler has returned.
+func (r *streamReader) end() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ended = true
 }
 
 // Read implements io.Reader.

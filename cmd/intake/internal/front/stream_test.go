@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -502,4 +503,20 @@ func TestStream_Idle(t *testing.T) {
 	open[0].send.Close()
 	open[0].wantEnd()
 	waitFor(t, func() bool { return f.openStream(t, f.client, "Content-Encoding", "zstd").status == http.StatusOK })
+}
+
+// Over HTTP/2 a deadline must not be set once the handler has returned.
+func TestStream_InterruptedWhenEnded(t *testing.T) {
+	t.Parallel()
+	front.InterruptEndedStream(overWriter{httptest.NewRecorder(), t})
+}
+
+type overWriter struct {
+	http.ResponseWriter
+	t *testing.T
+}
+
+func (w overWriter) SetReadDeadline(time.Time) error {
+	w.t.Error("a deadline is set after the end")
+	return nil
 }
