@@ -181,7 +181,7 @@ func (s *share) addPiece() bool {
 // keepBody gives back what a request needs beside its body until it is queued.
 func (s *share) keepBody() { s.giveBack(s.body * (memoryFactor - 1)) }
 
-// keep gives back all but so many bytes.
+// keep returns all but so many bytes to the budget.
 func (s *share) keep(bytes int64) { s.giveBack(max(s.held-bytes, 0)) }
 
 func (s *share) giveBack(bytes int64) {
@@ -202,7 +202,7 @@ func (s *share) moveTo(b *budget, bytes int64) bool {
 	return true
 }
 
-// release gives everything back.
+// release returns everything to the budget.
 func (s *share) release() {
 	s.budget.mu.Lock()
 	defer s.budget.mu.Unlock()

@@ -92,7 +92,7 @@ func (f *Front) createOnce(ctx context.Context, request *request, answer *answer
 	return f.keepAnswer(ctx, request, answer)
 }
 
-// giveUp gives up the key of a request that is refused.
+// giveUp releases the key of a request that is refused.
 func (f *Front) giveUp(ctx context.Context, request *request, refusal *problem) *problem {
 	giving, cancel := context.WithTimeout(context.WithoutCancel(ctx), onceTimeout)
 	defer cancel()
@@ -151,7 +151,7 @@ func (f *Front) goOn(ctx context.Context, request *request, answer *answer) *pro
 	return f.keepAnswer(ctx, request, answer)
 }
 
-// lookFor looks for what became of a batch that another front may have queued, and
+// lookFor searches for a batch that another front may have queued, and
 // waits for its end. It reports whether the batch was queued.
 func (f *Front) lookFor(ctx context.Context, request *request) (queued bool, refusal *problem) {
 	const every = 100 * time.Millisecond

@@ -443,7 +443,7 @@ func TestToken_KeyRotated(t *testing.T) {
 }
 
 // A front that can't read the keys when a new one begins to sign signs with it all
-// the same; and gives no tokens while none signs.
+// the same; and refuses to issue tokens while none signs.
 func TestToken_KeyRotatedUnread(t *testing.T) {
 	t.Parallel()
 	f := startFront(t)

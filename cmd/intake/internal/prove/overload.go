@@ -66,7 +66,7 @@ func (l *load) overload(ctx context.Context, r *Report) error {
 	})
 }
 
-// emptyLog drops all from the log, which must be processed, and gives it another room.
+// emptyLog drops everything from the log, which must be processed, and sets its size.
 func (s *stack) emptyLog(ctx context.Context, bytes int64) error {
 	return s.withStream(ctx, func(js jetstream.JetStream, stream jetstream.Stream) error {
 		if err := stream.Purge(ctx); err != nil {
