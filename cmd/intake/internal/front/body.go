@@ -44,8 +44,7 @@ func (f *Front) readBody(w http.ResponseWriter, r *http.Request, share *share, p
 	}
 	controller := http.NewResponseController(w)
 	base := baseOf(r)
-	stop := context.AfterFunc(base, func() { _ = controller.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
+	defer interruptAfter(base, controller)()
 	var source io.Reader = &slowReader{base: base, body: r.Body, controller: controller, began: time.Now()}
 	limit := int64(intake.MaxBodyBytes)
 	switch encoding {
@@ -80,6 +79,21 @@ func (f *Front) readBody(w http.ResponseWriter, r *http.Request, share *share, p
 	_ = controller.SetReadDeadline(time.Time{})
 	f.metrics.bytes.Add(float64(len(*buffer)))
 	return buffer, nil
+}
+
+// interruptAfter ends reading when a context ends. After the function that it returns no
+// deadline is set: over HTTP/2 that panics once the handler has returned.
+func interruptAfter(ctx context.Context, controller *http.ResponseController) (stop func()) {
+	interrupted := make(chan struct{})
+	unregister := context.AfterFunc(ctx, func() {
+		defer close(interrupted)
+		_ = controller.SetReadDeadline(time.Unix(1, 0))
+	})
+	return func() {
+		if !unregister() {
+			<-interrupted
+		}
+	}
 }
 
 const (

@@ -5,10 +5,13 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/klauspost/compress/gzip"
@@ -373,4 +376,37 @@ func TestCreate_ZstdWindow(t *testing.T) {
 	if a := f.do(t, f.create(t, f.token(t), &b, "Content-Encoding", "zstd")); a.status != http.StatusOK {
 		t.Errorf("answered %d %s", a.status, a.Bytes())
 	}
+}
+
+// While a front stops, no deadline is set on a request whose handler has returned.
+func TestCreate_InterruptedWhenRead(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := &deadlineWriter{ResponseWriter: httptest.NewRecorder()}
+		ctx, cancel := context.WithCancel(t.Context())
+		stop := front.InterruptAfter(ctx, http.NewResponseController(w))
+		cancel()
+		stop()
+		if w.returned.Store(true); w.set.Load() != 1 {
+			t.Errorf("%d deadlines were set, want 1", w.set.Load())
+		}
+		synctest.Wait()
+		if w.late.Load() {
+			t.Error("a deadline was set after the handler had returned")
+		}
+	})
+}
+
+// A deadlineWriter takes a second to set a deadline, and knows whether that was too late.
+type deadlineWriter struct {
+	http.ResponseWriter
+	set            atomic.Int64
+	returned, late atomic.Bool
+}
+
+func (w *deadlineWriter) SetReadDeadline(time.Time) error {
+	time.Sleep(time.Second)
+	w.set.Add(1)
+	w.late.CompareAndSwap(false, w.returned.Load())
+	return nil
 }

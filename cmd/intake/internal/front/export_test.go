@@ -79,3 +79,6 @@ func InterruptEndedStream(w http.ResponseWriter) {
 	r.end()
 	r.interrupt()
 }
+
+// InterruptAfter is interruptAfter.
+var InterruptAfter = interruptAfter

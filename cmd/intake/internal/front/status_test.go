@@ -2,6 +2,7 @@ package front_test
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"sync"
@@ -120,11 +121,17 @@ func TestQuestions_DataStoreHangs(t *testing.T) {
 	f := startFront(t)
 	token := f.token(t)
 	f.SetQuestions(2 << 20) // a partner may have three quarters
-	release := make(chan struct{})
-	var waiting sync.WaitGroup
+	release, waiting := make(chan struct{}), make(chan struct{})
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	letGo := sync.OnceFunc(func() { close(release) })
+	defer letGo()
 	f.ledger.hang = func() {
-		waiting.Done()
-		<-release
+		select {
+		case waiting <- struct{}{}:
+			<-release
+		case <-release:
+		}
 	}
 	f.queue.logged = func(search worker.Search) ([]worker.Logged, error) {
 		if !search.Room(worker.LargestMessage) {
@@ -150,16 +157,25 @@ func TestQuestions_DataStoreHangs(t *testing.T) {
 			return f.create(t, token, strings.NewReader(items("a")), "Prefer", "handling=validate")
 		},
 	}
-	var asking sync.WaitGroup
-	const each = 14
-	waiting.Add(each * len(ask))
-	for range each {
-		for _, request := range ask {
+	early := make(chan string, len(ask)) // what those hear that should wait
+	for _, request := range ask {
+		for range 4 {
 			r := request()
-			asking.Go(func() { _, _ = f.try(r) })
+			asking.Go(func() {
+				a, err := f.try(r)
+				select {
+				case <-release:
+				default:
+					early <- fmt.Sprintf("%s %s: %v, %+v", r.Method, r.URL, err, a)
+				}
+			})
+			select {
+			case <-waiting:
+			case answer := <-early:
+				t.Fatal(answer)
+			}
 		}
 	}
-	waiting.Wait()
 	if held := f.Inflight(); held != 0 {
 		t.Errorf("questions have %d bytes of the batches' memory", held)
 	}
@@ -171,7 +187,7 @@ func TestQuestions_DataStoreHangs(t *testing.T) {
 		f.do(t, request()).checkProblem(t, http.StatusServiceUnavailable, "questions")
 	}
 	f.SetQuestions(64 << 20)
-	close(release)
+	letGo()
 	asking.Wait()
 	if held := f.Questions(); held != 0 {
 		t.Errorf("%d bytes are still set aside for questions", held)
