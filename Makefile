@@ -52,16 +52,16 @@ fuzz: ## fuzz every target for FUZZTIME (default 10s) each
 
 .PHONY: bench
 bench: servers build ## measure against the bare save, raw COPY and a plain handler; BENCH=short, growth, soak, lanes or overload for another run than the table
-	go run ./deploy/bench -json bench-$(BENCH).json $(BENCH)
+	go run ./cmd/bench -json bench-$(BENCH).json $(BENCH)
 
 .PHONY: prove
 prove: servers ## kill, stop and cut off every part under load for DURATION (default 5m), and check every answer; SEED=n repeats a run, STANDBY=1 has a standby of Postgres, CLUSTER=1 three of each other server as well
 	CGO_ENABLED=0 go build -trimpath -tags failpoints -ldflags "-s -w -X main.version=$(VERSION)" -o bin/intake-failpoints ./cmd/intake
-	bin/intake-failpoints prove --duration $(DURATION) --seed $(SEED) $(if $(STANDBY),--standby) $(if $(CLUSTER),--cluster)
+	go run ./cmd/prove --intake bin/intake-failpoints --duration $(DURATION) --seed $(SEED) $(if $(STANDBY),--standby) $(if $(CLUSTER),--cluster)
 
 .PHONY: prove-bugs
 prove-bugs: servers ## plant bugs one after the other, and check that prove finds each
-	go test -tags planted -timeout 60m -run '^TestPlanted$$' -v ./cmd/intake/internal/prove
+	go test -tags planted -timeout 60m -run '^TestPlanted$$' -v ./cmd/prove
 
 .PHONY: compose-test
 compose-test: ## bring the docker-compose stack up, send to it, restart each part, count, and take it down
@@ -74,14 +74,14 @@ docs-bundle: ## fetch the newest program of the reference page through npm, or t
 # Postgres and Redis as programs; NATS is part of the binary.
 .PHONY: servers
 servers:
-	@deploy/local/install
+	@internal/local/install
 
 # A test opens the reference page.
 .PHONY: browser
 browser:
-	@deploy/local/install chromium
+	@internal/local/install chromium
 
 # A test generates clients in TypeScript.
 .PHONY: node
 node:
-	@deploy/local/install node
+	@internal/local/install node

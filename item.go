@@ -1,17 +1,13 @@
 package intake
 
-import (
-	"errors"
-	"fmt"
-
-	"github.com/google/uuid"
-)
+import "github.com/google/uuid"
 
 // Limits of the contract on a request.
 const (
 	MaxBodyBytes  = 32 << 20 // after decompression
 	MaxBatchItems = 10_000
-	MaxDepth      = 32 // levels of arrays and objects, the batch's own array included
+	MaxDepth      = 32  // levels of arrays and objects, the batch's own array included
+	MaxIDChars    = 128 // of a partner_client_id
 )
 
 // A Batch is one request: its items, and the verdicts on them so far.
@@ -42,29 +38,4 @@ type Item struct {
 	Errors string
 	// Client is what a valid item says, and is not to be used of an invalid one.
 	Client PartnerClient
-}
-
-// ErrTooManyItems is DecodeBatch's answer to more than MaxBatchItems.
-var ErrTooManyItems = errors.New("more than 10000 items")
-
-// The codes of a SyntaxError.
-const (
-	NotUTF8    = "not_utf8"
-	NotJSON    = "not_json"
-	TooDeep    = "too_deep"
-	NotAnArray = "not_an_array"
-	NoItems    = "no_items"
-)
-
-// A SyntaxError says why a body is not a batch at all.
-type SyntaxError struct {
-	// Code is one of the five, for programs.
-	Code string
-	// Offset is the number of bytes before the error.
-	Offset int
-	Reason string
-}
-
-func (e *SyntaxError) Error() string {
-	return fmt.Sprintf("%s at byte %d", e.Reason, e.Offset)
 }

@@ -47,3 +47,5 @@ func ValidEntityType(entityType string) bool {
 	}
 	return true
 }
+
+func isDigit(c byte) bool { return '0' <= c && c <= '9' }

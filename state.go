@@ -134,7 +134,7 @@ func ConflictInRequest(items []int, id string) Verdict {
 		fmt.Fprintf(&b, " and %d more", len(items)-named)
 	}
 	b.WriteString(" share partner_client_id ")
-	b.WriteString(quote(id, maxIDChars))
+	b.WriteString(Quote(id, MaxIDChars))
 	b.WriteString(" but their data differs")
 	return Verdict{CodeConflictInRequest, b.String()}
 }
@@ -151,4 +151,17 @@ func Refused(reason string) Verdict {
 // dropped by the operator.
 func GivenUp() Verdict {
 	return Verdict{CodeRefused, "given up by the operator: it could not be saved; send it again if it is still needed"}
+}
+
+// Quote puts a partner's text into a message: in double quotes, with control
+// characters and stray bytes escaped, and cut after so many characters.
+func Quote(s string, maxChars int) string {
+	n := 0
+	for i := range s {
+		if n == maxChars {
+			return strconv.Quote(s[:i]) + "…"
+		}
+		n++
+	}
+	return strconv.Quote(s)
 }

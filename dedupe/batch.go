@@ -4,6 +4,7 @@ package dedupe
 
 import (
 	"bytes"
+	"intake/internal/decode"
 
 	"intake"
 )
@@ -80,5 +81,5 @@ func fingerprintOf(item *intake.Item) intake.Fingerprint {
 	if item.Errors == "" {
 		return item.Client.Fingerprint
 	}
-	return intake.FingerprintOf(item.Raw)
+	return decode.Fingerprint(item.Raw)
 }

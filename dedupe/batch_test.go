@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"intake/internal/decode"
 	"math/big"
 	"slices"
 	"strings"
@@ -25,7 +26,7 @@ var (
 // judged gives the verdicts on a body's items after the in-batch checks.
 func judged(t testing.TB, body string) []intake.Verdict {
 	t.Helper()
-	items, err := intake.DecodeBatch([]byte(body), acme, now)
+	items, err := decode.Batch([]byte(body), acme, now)
 	if err != nil {
 		t.Fatalf("%v in %s", err, body)
 	}
@@ -138,7 +139,7 @@ func TestInBatch_Model(t *testing.T) {
 	for range 30 {
 		rapid.Check(t, func(t *rapid.T) {
 			spellings := rapid.SliceOfN(rapid.Custom(anyItem), 1, 12).Draw(t, "items")
-			items, err := intake.DecodeBatch([]byte("["+strings.Join(spellings, ",")+"]"), acme, now)
+			items, err := decode.Batch([]byte("["+strings.Join(spellings, ",")+"]"), acme, now)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -315,7 +316,7 @@ func decoded(t testing.TB, n int) []intake.Item {
 	}
 	body.Bytes()[0] = '['
 	body.WriteByte(']')
-	items, err := intake.DecodeBatch(body.Bytes(), acme, now)
+	items, err := decode.Batch(body.Bytes(), acme, now)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"intake/dedupe"
-	"intake/deploy/local/localtest"
+	"intake/internal/local/localtest"
 )
 
 func TestCheckServers(t *testing.T) {

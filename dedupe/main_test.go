@@ -5,7 +5,7 @@ import (
 
 	"github.com/redis/go-redis/v9/logging"
 
-	"intake/deploy/local/localtest"
+	"intake/internal/local/localtest"
 )
 
 func TestMain(m *testing.M) {

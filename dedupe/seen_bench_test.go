@@ -3,6 +3,7 @@ package dedupe_test
 import (
 	"crypto/sha256"
 	"fmt"
+	"intake/internal/decode"
 	"math/rand/v2"
 	"regexp"
 	"strconv"
@@ -28,7 +29,7 @@ func BenchmarkSeenSet(b *testing.B) {
 	keys := make([]intake.SavedKey, benchmarkKeys)
 	for i := range keys {
 		id := benchmarkID(i)
-		keys[i] = intake.SavedKey{Partner: 1, ID: id, Fingerprint: intake.FingerprintOf([]byte(`"` + id + `"`))}
+		keys[i] = intake.SavedKey{Partner: 1, ID: id, Fingerprint: decode.Fingerprint([]byte(`"` + id + `"`))}
 	}
 	if err := s.Mark(b.Context(), "one", keys); err != nil {
 		b.Fatal(err)

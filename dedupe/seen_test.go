@@ -21,7 +21,7 @@ import (
 
 	"intake"
 	"intake/dedupe"
-	"intake/deploy/local/localtest"
+	"intake/internal/local/localtest"
 )
 
 // A history is a data store that is in one timeline, and can be brought to another.

@@ -14,7 +14,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"intake/deploy/local/localtest"
+	"intake/internal/local/localtest"
 )
 
 // A Redis that hangs, and then goes on.

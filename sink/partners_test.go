@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"intake"
-	"intake/deploy/local/localtest"
+	"intake/internal/local/localtest"
 	"intake/sink"
 )
 

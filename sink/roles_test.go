@@ -11,7 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"intake"
-	"intake/deploy/local/localtest"
+	"intake/internal/local/localtest"
 	"intake/sink"
 )
 

@@ -7,7 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"intake/deploy/local/localtest"
+	"intake/internal/local/localtest"
 	"intake/internal/safety"
 	"intake/sink"
 )

@@ -13,7 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"intake"
-	"intake/deploy/local/localtest"
+	"intake/internal/local/localtest"
 	"intake/sink"
 )
 

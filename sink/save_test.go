@@ -17,7 +17,7 @@ import (
 	"pgregory.net/rapid"
 
 	"intake"
-	"intake/deploy/local/localtest"
+	"intake/internal/local/localtest"
 	"intake/sink"
 )
 

@@ -11,8 +11,8 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"intake"
-	"intake/deploy/local"
-	"intake/deploy/local/localtest"
+	"intake/internal/local"
+	"intake/internal/local/localtest"
 	"intake/sink"
 )
 

@@ -11,7 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgproto3"
 
-	"intake/deploy/local/localtest"
+	"intake/internal/local/localtest"
 	"intake/internal/safety"
 	"intake/sink"
 )

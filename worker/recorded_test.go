@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"intake/internal/decode"
 	"os"
 	"path/filepath"
 	"strings"
@@ -139,7 +140,7 @@ func recordedBatch(name string, n int) *intake.Batch {
 			b.Items = append(b.Items, item)
 			continue
 		}
-		item.Client = intake.PartnerClient{Item: i, ID: id, EntityType: "SoleTrader", StartDate: intake.NoTimestamp, Fingerprint: intake.FingerprintOf(raw)}
+		item.Client = intake.PartnerClient{Item: i, ID: id, EntityType: "SoleTrader", StartDate: intake.NoTimestamp, Fingerprint: decode.Fingerprint(raw)}
 		if i%2 == 0 {
 			item.Client.StartDate, item.Client.OtherIdentifiers = at(3), []byte(`[{"key":"MerchantId","values":["1","ü"]}]`)
 		}

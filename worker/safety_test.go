@@ -19,8 +19,8 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"intake"
-	"intake/deploy/local"
-	"intake/deploy/local/localtest"
+	"intake/internal/local"
+	"intake/internal/local/localtest"
 	"intake/internal/safety"
 )
 

@@ -18,7 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"intake"
-	"intake/deploy/local/localtest"
+	"intake/internal/local/localtest"
 	"intake/sink"
 )
 

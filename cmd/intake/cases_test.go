@@ -11,7 +11,7 @@ import (
 	"intake"
 )
 
-// A conformanceCase is a file of testdata/cases; its README tells the fields.
+// A conformanceCase is a file of internal/decode/testdata/cases; its README tells the fields.
 type conformanceCase struct {
 	Name    string
 	Why     string
@@ -31,7 +31,7 @@ type expectedItem struct {
 
 func readCases(t *testing.T) (cases []conformanceCase) {
 	t.Helper()
-	files, err := filepath.Glob("../../testdata/cases/*.json")
+	files, err := filepath.Glob("../../internal/decode/testdata/cases/*.json")
 	if err != nil || len(files) == 0 {
 		t.Fatal("no cases found", err)
 	}

@@ -11,8 +11,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"intake/dedupe"
-	"intake/deploy/local"
-	"intake/deploy/local/localtest"
+	"intake/internal/local"
+	"intake/internal/local/localtest"
 	"intake/sink"
 	"intake/worker"
 )

@@ -32,7 +32,7 @@ func TestClients(t *testing.T) {
 		t.Run(language, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
-			if err := os.CopyFS(dir, os.DirFS("../../deploy/clients/"+language)); err != nil {
+			if err := os.CopyFS(dir, os.DirFS("testdata/clients/"+language)); err != nil {
 				t.Fatal(err)
 			}
 			outputIn(t, dir, nil, "./build", document)

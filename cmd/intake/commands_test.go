@@ -19,7 +19,7 @@ import (
 
 	"golang.org/x/oauth2"
 
-	"intake/deploy/local/localtest"
+	"intake/internal/local/localtest"
 )
 
 // commandEnv makes this test binary the command itself.

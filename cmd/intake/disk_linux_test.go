@@ -17,8 +17,8 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"intake"
-	"intake/deploy/local"
-	"intake/deploy/local/localtest"
+	"intake/internal/local"
+	"intake/internal/local/localtest"
 )
 
 // The disk of NATS gets full: batches are refused, what was answered 202 is saved, and

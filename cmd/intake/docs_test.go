@@ -121,7 +121,7 @@ func startBrowser(t *testing.T) (context.Context, *watched) {
 	ctx, end := chromedp.NewContext(ctx, chromedp.WithListener(w.note))
 	t.Cleanup(end)
 	if err := chromedp.Do(ctx); err != nil {
-		t.Fatalf("start Chromium, which deploy/local/install chromium installs: %v", err)
+		t.Fatalf("start Chromium, which internal/local/install chromium installs: %v", err)
 	}
 	return ctx, w
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
 
-	"intake/deploy/local"
-	"intake/deploy/local/localtest"
+	"intake/internal/local"
+	"intake/internal/local/localtest"
 )
 
 // A failover is a Postgres that is lost, and its synchronous standby, which takes

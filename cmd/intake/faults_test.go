@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"intake"
-	"intake/deploy/local/localtest"
+	"intake/internal/local/localtest"
 )
 
 // A server that can be taken away and brought back.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"intake/internal/decode"
 	"net/http"
 	"strings"
 	"sync"
@@ -26,7 +27,7 @@ func TestQueueFull(t *testing.T) {
 			names++
 			var values []string
 			for n := range 20 {
-				values = append(values, fmt.Sprintf(`"%x"`, intake.FingerprintOf(fmt.Appendf(nil, "%d", names*100+n))))
+				values = append(values, fmt.Sprintf(`"%x"`, decode.Fingerprint(fmt.Appendf(nil, "%d", names*100+n))))
 			}
 			items = append(items, fmt.Sprintf(`{"partner_client_id":"%d","entity_type":"X","other_identifiers":[{"key":"k","values":[%s]}]}`, names, strings.Join(values, ",")))
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"intake/internal/decode"
 	"io"
 	"net/http"
 	"strings"
@@ -178,7 +179,7 @@ func TestIdempotency_FirstDied(t *testing.T) {
 	}
 	batchOf := func(t *testing.T, id uuid.UUID, text string) *intake.Batch {
 		p := intake.Partner{ID: partner, Name: "acme", Currency: "GBP"}
-		items, err := intake.DecodeBatch([]byte(text), &p, time.Now())
+		items, err := decode.Batch([]byte(text), &p, time.Now())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -23,9 +23,9 @@ import (
 	"golang.org/x/oauth2"
 
 	"intake"
-	"intake/deploy/local"
-	"intake/deploy/local/localtest"
 	"intake/internal/failpoint"
+	"intake/internal/local"
+	"intake/internal/local/localtest"
 )
 
 // natsEnv makes this test binary a NATS with its data in a folder.

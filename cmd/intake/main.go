@@ -35,8 +35,6 @@ type commands struct {
 	Recover     recoverCommand     `cmd:"" help:"Save again what a Postgres that was restored from a backup has lost, from the queue's log."`
 	Seen        seenCommand        `cmd:"" help:"Look after the seen set in Redis."`
 	Dead        deadCommand        `cmd:"" help:"List, show, retry and drop messages of the queue that no worker could read or save."`
-	Prove       proveCommand       `cmd:"" help:"Try to catch Intake at losing, doubling or misreporting a record: a stack of its own under load, whose parts are killed, stopped and cut off."`
-	NATS        natsCommand        `cmd:"" hidden:"" name:"nats"`
 	Healthcheck healthcheckCommand `cmd:"" help:"Ask a front or worker on this machine whether it is ready; exits 1 if not."`
 	Version     versionCommand     `cmd:"" help:"Print the version."`
 }

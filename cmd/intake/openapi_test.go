@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"intake/internal/decode"
 	"io"
 	"net/http"
 	"net/url"
@@ -29,7 +30,7 @@ import (
 
 	"intake"
 	"intake/cmd/intake/internal/reference"
-	"intake/deploy/local/localtest"
+	"intake/internal/local/localtest"
 )
 
 // A documented transport holds what is sent and answered against the document.
@@ -194,7 +195,7 @@ func (d *documented) checkMeaning(response *http.Response, text []byte) {
 func isValid(r *http.Request, sent, answered []byte) bool {
 	switch r.URL.Path {
 	case "/api/v1/clients":
-		items, err := intake.DecodeBatch(sent, &intake.Partner{ID: 1, Name: "any", Currency: "GBP"}, time.Now())
+		items, err := decode.Batch(sent, &intake.Partner{ID: 1, Name: "any", Currency: "GBP"}, time.Now())
 		for _, item := range items {
 			if item.Errors != "" {
 				return false

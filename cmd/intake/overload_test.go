@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"intake/deploy/local/localtest"
+	"intake/internal/local/localtest"
 )
 
 // More comes than can be saved: what is refused is told when to come back, and

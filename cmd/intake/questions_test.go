@@ -14,7 +14,7 @@ import (
 	"github.com/Shopify/toxiproxy/v2"
 	"github.com/rs/zerolog"
 
-	"intake/deploy/local/localtest"
+	"intake/internal/local/localtest"
 )
 
 // Postgres hangs while many ask for what it knows: they are told to come again, and

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"intake/internal/decode"
 	"net/http"
 	"net/url"
 	"os"
@@ -121,7 +122,7 @@ func TestRecords(t *testing.T) {
 		return r, status
 	}
 	for i, id := range ids {
-		fingerprint := intake.FingerprintOf([]byte(items[i]))
+		fingerprint := decode.Fingerprint([]byte(items[i]))
 		r, status := ask(client, id)
 		if status != http.StatusOK || r.ID != id || r.Fingerprint != fmt.Sprintf("%x", fingerprint[:]) || r.Claims != 1 || r.Batch != saved.ID || r.Item != i || r.SavedAt == "" {
 			t.Errorf("%q: %d %+v", id, status, r)

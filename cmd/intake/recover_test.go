@@ -16,7 +16,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"intake"
-	"intake/deploy/local/localtest"
+	"intake/internal/local/localtest"
 	"intake/worker"
 )
 

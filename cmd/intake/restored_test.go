@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"intake"
-	"intake/deploy/local/localtest"
+	"intake/internal/local/localtest"
 )
 
 // The seen set is ahead of the store: Postgres is put back to an earlier state, as

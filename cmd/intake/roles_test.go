@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"intake/deploy/local/localtest"
+	"intake/internal/local/localtest"
 )
 
 // A front and a worker that may do no more in Postgres than they need pass the

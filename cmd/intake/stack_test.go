@@ -21,7 +21,7 @@ import (
 
 	"intake"
 	"intake/cmd/intake/internal/front"
-	"intake/deploy/local/localtest"
+	"intake/internal/local/localtest"
 	"intake/sink"
 )
 

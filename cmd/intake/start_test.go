@@ -13,7 +13,7 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"intake/cmd/intake/internal/admin"
-	"intake/deploy/local/localtest"
+	"intake/internal/local/localtest"
 	"intake/sink"
 )
 

@@ -16,7 +16,7 @@ import (
 
 	"intake"
 	"intake/cmd/intake/internal/front"
-	"intake/deploy/local"
+	"intake/internal/local"
 	"intake/sink"
 )
 

@@ -1,9 +1,9 @@
 package front
 
 import (
+	"intake/internal/decode"
 	"net/http"
 
-	"intake"
 	"intake/cmd/intake/internal/limit"
 )
 
@@ -12,11 +12,11 @@ import (
 type problemCode string
 
 const (
-	codeNotUTF8           problemCode = intake.NotUTF8
-	codeNotJSON           problemCode = intake.NotJSON
-	codeTooDeep           problemCode = intake.TooDeep
-	codeNotAnArray        problemCode = intake.NotAnArray
-	codeNoItems           problemCode = intake.NoItems
+	codeNotUTF8           problemCode = decode.NotUTF8
+	codeNotJSON           problemCode = decode.NotJSON
+	codeTooDeep           problemCode = decode.TooDeep
+	codeNotAnArray        problemCode = decode.NotAnArray
+	codeNoItems           problemCode = decode.NoItems
 	codeBodyIncomplete    problemCode = "body_incomplete"
 	codeBadCompression    problemCode = "bad_compression"
 	codeBadContentType    problemCode = "bad_content_type"

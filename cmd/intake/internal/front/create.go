@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"intake/internal/decode"
 	"net/http"
 	"slices"
 	"strings"
@@ -161,7 +162,7 @@ func (f *Front) decode(body []byte, partner *intake.Partner, received time.Time)
 		f.decoding <- struct{}{}
 		defer func() { <-f.decoding }()
 	}
-	return intake.DecodeBatch(body, partner, received)
+	return decode.Batch(body, partner, received)
 }
 
 // judge gives their verdicts to the items that need not be saved: those that the
@@ -238,11 +239,11 @@ func (f *Front) queueProblem(batch *intake.Batch, err error) *problem {
 }
 
 func decodeProblem(err error) *problem {
-	if errors.Is(err, intake.ErrTooManyItems) {
+	if errors.Is(err, decode.ErrTooManyItems) {
 		return &problem{code: codeTooManyItems, detail: fmt.Sprintf("the batch has more than %d items", intake.MaxBatchItems)}
 	}
 	code := codeNotJSON
-	if syntax, ok := errors.AsType[*intake.SyntaxError](err); ok {
+	if syntax, ok := errors.AsType[*decode.SyntaxError](err); ok {
 		code = problemCode(syntax.Code)
 	}
 	return &problem{code: code, detail: err.Error()}

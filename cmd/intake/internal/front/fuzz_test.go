@@ -15,7 +15,7 @@ import (
 func FuzzCreate(f *testing.F) {
 	front := newFront(f, func(o *options) { o.Logger = nil })
 	token := front.token(f)
-	cases, err := filepath.Glob("../../../../testdata/cases/*.json")
+	cases, err := filepath.Glob("../../../../internal/decode/testdata/cases/*.json")
 	if err != nil || len(cases) == 0 {
 		f.Fatal("no cases found", err)
 	}

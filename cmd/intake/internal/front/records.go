@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
+	"intake/internal/decode"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -193,7 +194,7 @@ func readEntry(item *intake.Item) entry {
 	}
 	fingerprint := item.Client.Fingerprint
 	if item.Errors != "" {
-		fingerprint = intake.FingerprintOf(item.Raw)
+		fingerprint = decode.Fingerprint(item.Raw)
 	}
 	return entry{id: strings.Clone(item.Key), fingerprint: &fingerprint}
 }

@@ -11,7 +11,7 @@ import (
 	"intake"
 	"intake/cmd/intake/internal/limit"
 	"intake/dedupe"
-	"intake/deploy/local/localtest"
+	"intake/internal/local/localtest"
 )
 
 func TestMain(m *testing.M) {

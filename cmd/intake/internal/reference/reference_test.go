@@ -3,6 +3,7 @@ package reference_test
 import (
 	"bytes"
 	"encoding/json"
+	"intake/internal/decode"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -228,12 +229,12 @@ func checkRequest(t *testing.T, where, mediaType, text string, schema *base.Sche
 	partner := &intake.Partner{ID: 1, Name: "acme", Currency: "GBP"}
 	switch mediaType {
 	case "application/json":
-		if _, err := intake.DecodeBatch([]byte(text), partner, time.Now()); err != nil {
+		if _, err := decode.Batch([]byte(text), partner, time.Now()); err != nil {
 			t.Errorf("%s: %v", where, err)
 		}
 	case "application/x-ndjson":
 		for line := range strings.Lines(text) {
-			_, err := intake.DecodeBatch([]byte(line), partner, time.Now())
+			_, err := decode.Batch([]byte(line), partner, time.Now())
 			if (err != nil) != (line[0] != '[') {
 				t.Errorf("%s: %s: %v", where, line, err)
 			}

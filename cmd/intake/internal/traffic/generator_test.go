@@ -3,6 +3,7 @@ package traffic_test
 import (
 	"bytes"
 	"encoding/json"
+	"intake/internal/decode"
 	"math"
 	"testing"
 	"time"
@@ -39,7 +40,7 @@ func TestGenerator(t *testing.T) {
 		if !bytes.Equal(batch, again.AppendBatch(nil)) {
 			t.Fatal("the same seed gave another batch")
 		}
-		items, err := intake.DecodeBatch(batch, partner, time.Now())
+		items, err := decode.Batch(batch, partner, time.Now())
 		if err != nil || len(items) != opts.BatchItems {
 			t.Fatal(len(items), err)
 		}
@@ -75,7 +76,7 @@ func TestGenerator(t *testing.T) {
 
 func TestGenerator_Daily(t *testing.T) {
 	g := newGenerator(t, traffic.GeneratorOptions{BatchItems: 3, Claims: 365, Daily: true, Currency: "EUR"})
-	items, err := intake.DecodeBatch(g.AppendBatch(nil), &intake.Partner{Currency: "EUR"}, time.Now())
+	items, err := decode.Batch(g.AppendBatch(nil), &intake.Partner{Currency: "EUR"}, time.Now())
 	if err != nil || items[0].Errors != "" || len(items[0].Client.Claims) != 365 || items[0].Client.Claims[364].Period != intake.Daily {
 		t.Fatalf("%+v %v", items, err)
 	}

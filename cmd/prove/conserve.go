@@ -1,0 +1,180 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"time"
+
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+
+	"intake"
+)
+
+// conserve checks that no item is lost between the counters: each front has
+// counted as many as were sent to it, each with the state that was told, the
+// workers have counted those that were saved, and so many records there are more.
+// A batch that a front refuses, or a worker gets again, would be counted by other
+// means; then it is all done once more.
+func (l *load) conserve(ctx context.Context, r *Report) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	const tries = 3
+	for try := 1; ; try++ {
+		different, err := l.compareCounts(ctx, r, try)
+		if err != nil || different == "" {
+			return err
+		}
+		if try == tries {
+			r.violate("%s, in each of %d tries", different, tries)
+			return nil
+		}
+	}
+}
+
+// compareCounts sends batches, and tells how the counters differ from the answers.
+func (l *load) compareCounts(ctx context.Context, r *Report, try int) (different string, err error) {
+	before, err := l.stack.balanced(ctx, r)
+	if err != nil {
+		return "", err
+	}
+	want := maps.Clone(before)
+	const batches = 60
+	random := rand.New(rand.NewPCG(l.seed, 7))
+	items, saves, asked := 0, 0, l.countRequests()
+	for n := range batches {
+		b := l.newBatch(l.draw(random, loadClients, try*batches+n))
+		_, text, err := l.postUntilAnswered(ctx, l.stack.direct[n%2], b)
+		if err != nil {
+			return "", err
+		}
+		b.told = time.Since(l.began)
+		l.read(b, text)
+		l.keep(b)
+		if b.pending {
+			return "a batch is not saved within 30 s", l.waitFinal(ctx, n, b)
+		}
+		name := fmt.Sprintf("front-%d", n%2+1)
+		want[name] = maps.Clone(want[name])
+		want[name]["received"] += len(b.items)
+		for _, e := range b.ends {
+			want[name][codes[e].String()]++
+			if e == saved {
+				saves++
+			}
+		}
+		items += len(b.items)
+	}
+	after, err := l.stack.counts(ctx)
+	if err != nil {
+		return "", err
+	}
+	if l.countRequests()-asked != batches {
+		return "batches were not taken at once", nil
+	}
+	workers := 0
+	for name, count := range after {
+		if strings.HasPrefix(name, "worker") {
+			workers += count[intake.CodeSaved.String()] - before[name][intake.CodeSaved.String()]
+			continue
+		}
+		if !maps.Equal(count, want[name]) {
+			return fmt.Sprintf("%s counts %v, and was sent and told %v", name, count, want[name]), nil
+		}
+	}
+	if workers != saves {
+		return fmt.Sprintf("the workers count %d items as saved, %d were Completed", workers, saves), nil
+	}
+	r.Conserved = items
+	return "", nil
+}
+
+// codes are those that a front counts items by.
+var codes = map[end]intake.Code{
+	saved: intake.CodeSaved, same: intake.CodeDuplicateOfSaved, different: intake.CodeDuplicateOfSaved,
+	repeated: intake.CodeDuplicateInRequest, conflict: intake.CodeConflictInRequest, failed: intake.CodeInvalid, declined: intake.CodeRefused,
+}
+
+// A tally is how many items a process counts, by code, and of a front those
+// without a state by the reason, and those received.
+type tally map[string]int
+
+// all is the sum of the items by what became of them.
+func (t tally) all() (n int) {
+	for name, count := range t {
+		if name != "received" {
+			n += count
+		}
+	}
+	return n
+}
+
+// balanced reads the metrics when each front has counted by what became of them
+// all items that it has received. Of a request that was cut off that may take a
+// while.
+func (s *stack) balanced(ctx context.Context, r *Report) (counts map[string]tally, err error) {
+	waiting, cancel := context.WithTimeout(ctx, 2*requestTimeout)
+	defer cancel()
+	for {
+		if counts, err = s.counts(ctx); err != nil {
+			return nil, err
+		}
+		var unbalanced []string
+		for name, count := range counts {
+			if all := count.all(); strings.HasPrefix(name, "front") && count["received"] != all {
+				unbalanced = append(unbalanced, fmt.Sprintf("%s has received %d items and counts %d by what became of them", name, count["received"], all))
+			}
+		}
+		if len(unbalanced) == 0 {
+			return counts, nil
+		}
+		if !sleep(waiting, 100*time.Millisecond) {
+			r.Violations = append(r.Violations, unbalanced...)
+			return counts, nil
+		}
+	}
+}
+
+// counts reads the metrics of the fronts and workers.
+func (s *stack) counts(ctx context.Context) (map[string]tally, error) {
+	counts := make(map[string]tally)
+	for _, p := range s.parts {
+		if p.ready == "" {
+			continue
+		}
+		families, err := readMetrics(ctx, strings.TrimSuffix(p.ready, "/readyz")+"/metrics")
+		if err != nil {
+			return nil, fmt.Errorf("read the metrics of %s: %w", p.name, err)
+		}
+		count := make(tally)
+		for _, name := range []string{"intake_front_items_total", "intake_front_items_stateless_total", "intake_worker_items_total"} {
+			for _, metric := range families[name].GetMetric() {
+				count[metric.Label[0].GetValue()] += int(metric.Counter.GetValue())
+			}
+		}
+		for _, metric := range families["intake_front_items_received_total"].GetMetric() {
+			count["received"] = int(metric.Counter.GetValue())
+		}
+		counts[p.name] = count
+	}
+	return counts, nil
+}
+
+func readMetrics(ctx context.Context, url string) (map[string]*dto.MetricFamily, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	return parser.TextToMetricFamilies(response.Body)
+}

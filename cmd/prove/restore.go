@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// restoreTime is what a restore takes at least: for three seconds a front believes
+// that the Postgres it asked last is still there.
+const restoreTime = 4 * time.Second
+
+// restore puts Postgres back to what it was a while ago. Redis has seen keys that
+// Postgres does not hold any more: sent again, they are Completed, not Duplicates.
+// All else is there as it was.
+func (l *load) restore(ctx context.Context, r *Report, before map[string]record) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	defer cancel()
+	s := l.stack
+	if err := s.endStandby(ctx); err != nil {
+		return err
+	}
+	s.postgres.Kill()
+	backup := filepath.Join(s.opts.Dir, "postgres.backup")
+	if err := s.postgres.Backup(backup); err != nil {
+		return err
+	}
+	defer os.RemoveAll(backup)
+	if err := s.startPostgres(ctx); err != nil {
+		return err
+	}
+	batches, lost := make([]*batch, 20), make(map[string]int)
+	for n := range batches {
+		items := make([]item, 1+n%5)
+		for i := range items {
+			items[i] = item{key: fmt.Sprintf("lost-%d-%d", n, i), variant: 1}
+			lost[items[i].key] = 1
+		}
+		batches[n] = l.newBatch(items)
+		if err := l.mustSave(ctx, r, batches[n], "new"); err != nil {
+			return err
+		}
+	}
+	var err error
+	if r.Stale, err = s.waitMarked(ctx, lost); err != nil {
+		return err
+	}
+	s.postgres.Kill()
+	if err := s.postgres.Restore(backup); err != nil {
+		return err
+	}
+	if !sleep(ctx, restoreTime) {
+		return ctx.Err()
+	}
+	if err := s.startPostgres(ctx); err != nil {
+		return err
+	}
+	for _, b := range batches {
+		if err := l.mustSave(ctx, r, b, "lost, as Postgres was put back to before it was saved"); err != nil {
+			return err
+		}
+		r.Restored += len(b.items)
+	}
+	after, err := l.records(ctx, r)
+	if err != nil {
+		return err
+	}
+	for key, was := range before {
+		if after[key] != was {
+			r.violate("%s was %+v before Postgres was put back, and is %+v", key, was, after[key])
+		}
+	}
+	for key, is := range after {
+		if before[key] != is && lost[key] != is.variant {
+			r.violate("%s is there with data %d since Postgres was put back", key, is.variant)
+		}
+	}
+	return nil
+}
+
+func (s *stack) startPostgres(ctx context.Context) error {
+	if err := s.postgres.Start(ctx); err != nil {
+		return err
+	}
+	return s.waitReady(ctx)
+}
+
+// mustSave sends a batch until it is answered. All of its items must be Completed
+// then, or Duplicates of what a request without an answer has saved.
+func (l *load) mustSave(ctx context.Context, r *Report, b *batch, what string) error {
+	kept := l.countBatches()
+	_, text, err := l.postUntilAnswered(ctx, l.stack.direct[0], b)
+	if err != nil {
+		return err
+	}
+	unsure := l.countBatches() > kept
+	l.read(b, text)
+	if b.pending {
+		if err := l.waitFinal(ctx, 0, b); err != nil {
+			return err
+		}
+	}
+	for i, e := range b.ends {
+		if e != saved && !(unsure && e == same) {
+			r.violate("%s is %s, and was %s", b.items[i].key, e, what)
+		}
+	}
+	return nil
+}
+
+func (l *load) countBatches() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.batches)
+}

@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"intake/internal/failpoint"
+)
+
+// claimLease is how long a claim of an Idempotency-Key lasts that isn't renewed, and as
+// long as a front waits for another one's withdrawal. Postgres ends a session that does
+// nothing in a transaction for 10 s.
+const claimLease = 5 * time.Second
+
+// takeoverFaults stop a request between two steps for longer than its claim of an
+// Idempotency-Key lasts, so that a repeat over the other front takes over.
+func (n *nemesis) takeoverFaults() []fault {
+	first, second := n.stack.part("front-1"), n.stack.part("front-2")
+	claimed := []*stopping{{stack: n.stack, part: first, step: "front/claimed"}, {stack: n.stack, part: second, step: "front/gone-on"}}
+	withdrawing := []*stopping{{stack: n.stack, part: first, step: "sink/withdrawing"}}
+	return []fault{
+		// The one who takes over is stopped when it has saved the batch, and goes on last.
+		{"pause", "front-1 with a claim, front-2 after it took over", time.Second,
+			func(ctx context.Context) error { return n.stack.stopAll(ctx, claimed, nil) },
+			func(ctx context.Context) error { return n.stack.goOn(ctx, claimed) }, false},
+		{"pause", "front-1 in a withdrawal", 3 * time.Second,
+			func(ctx context.Context) error {
+				if err := n.stack.stopAll(ctx, withdrawing, n.stack.muteQueue); err != nil {
+					return err
+				}
+				sleep(ctx, claimLease+time.Second)
+				return nil
+			},
+			func(ctx context.Context) error {
+				n.stack.unmuteQueue(ctx)
+				return n.stack.goOn(ctx, withdrawing)
+			}, false},
+	}
+}
+
+// A stopping is a front of which a request is to stop at a step.
+type stopping struct {
+	stack *stack
+	part  *part
+	step  string
+}
+
+// file is there while the request is stopped.
+func (s *stopping) file() string { return filepath.Join(s.stack.opts.Dir, s.part.name+".stopped") }
+
+func (s *stopping) is() bool {
+	_, err := os.Stat(s.file())
+	return err == nil
+}
+
+// stopAll starts fronts anew, and waits until each has a request stopped at its step.
+// When all of them are ready, it calls ready.
+func (s *stack) stopAll(ctx context.Context, fronts []*stopping, ready func() error) error {
+	s.takingOver.Store(true)
+	for _, front := range fronts {
+		if err := front.restart(failpoint.Env+"="+front.step, failpoint.EnvStop+"="+front.file()); err != nil {
+			return err
+		}
+	}
+	if ready != nil {
+		if err := s.waitReady(ctx); err != nil {
+			return err
+		}
+		if err := ready(); err != nil {
+			return err
+		}
+	}
+	for _, front := range fronts {
+		for !front.is() {
+			if !sleep(ctx, 20*time.Millisecond) {
+				return fmt.Errorf("%s does not come to %s: %w", front.part.name, front.step, ctx.Err())
+			}
+		}
+	}
+	return nil
+}
+
+// goOn lets the fronts' requests go on, one a while after the other. A front where none
+// has stopped is started anew, so that none will.
+func (s *stack) goOn(ctx context.Context, fronts []*stopping) error {
+	s.takingOver.Store(false)
+	for i, front := range fronts {
+		if i > 0 {
+			sleep(ctx, 2*time.Second)
+		}
+		if !front.is() {
+			if err := front.restart(); err != nil {
+				return err
+			}
+		}
+		if err := os.Remove(front.file()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		front.part.env = nil
+	}
+	return nil
+}
+
+// restart kills a front and starts it with an addition to its environment.
+func (s *stopping) restart(env ...string) error {
+	if err := s.part.kill(); err != nil {
+		return err
+	}
+	_ = os.Remove(s.file())
+	s.part.env = env
+	return s.part.begin()
+}
+
+func (s *stack) part(name string) *part {
+	for _, p := range s.parts {
+		if p.name == name {
+			return p
+		}
+	}
+	return nil
+}
+
+const unheard = "unheard"
+
+// muteQueue keeps what front-1 publishes from the queue, so that it doesn't know whether
+// it is queued, and withdraws it.
+func (s *stack) muteQueue() error {
+	for _, l := range s.links {
+		if !strings.HasPrefix(l.name, "front-1 to nats") {
+			continue
+		}
+		toxic := fmt.Sprintf(`{"name":%q,"type":"timeout","stream":"upstream","attributes":{"timeout":0}}`, unheard)
+		if _, err := l.proxy.Toxics.AddToxicJson(strings.NewReader(toxic)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *stack) unmuteQueue(ctx context.Context) {
+	for _, l := range s.links {
+		_ = l.proxy.Toxics.RemoveToxic(ctx, unheard)
+	}
+}

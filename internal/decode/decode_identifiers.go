@@ -1,0 +1,90 @@
+package decode
+
+// The properties of an element of other_identifiers.
+const (
+	identifierKey = iota
+	identifierValues
+	identifierProperties
+)
+
+var identifierNames = []string{"key", "values"}
+
+const (
+	maxIdentifiers          = 50
+	maxIdentifierKeyChars   = 64
+	maxIdentifierValues     = 50
+	maxIdentifierValueChars = 256
+)
+
+// identifiers reads the array other_identifiers. What is beyond its limit has
+// its grammar checked and nothing else.
+func (d *decoder) identifiers() token {
+	t := token{kind: array, start: d.pos}
+	d.open()
+	n := 0
+	for ; d.more(n == 0, ']'); n++ {
+		if n < maxIdentifiers {
+			d.identifier(placeOf(otherIdentifiers).element(n))
+		} else {
+			d.value()
+		}
+	}
+	if n > maxIdentifiers {
+		d.problems.add(placeOf(otherIdentifiers), "must have at most 50 elements")
+	}
+	t.end = d.pos
+	return t
+}
+
+func (d *decoder) identifier(at place) {
+	if d.peek() != '{' {
+		d.is(object, at, d.value())
+		return
+	}
+	var members [identifierProperties]token
+	d.open()
+	for first := true; d.more(first, '}'); first = false {
+		name := d.name()
+		if d.err != nil {
+			return
+		}
+		p := d.find(identifierNames, name, 0)
+		if p < 0 {
+			d.unknown(at.member(identifierProperties), name)
+			continue
+		}
+		switch t := &members[p]; {
+		case t.kind != absent:
+			d.value()
+			t.marks |= repeated
+		case p == identifierValues && d.peek() == '[':
+			*t = d.values(at.member(identifierValues))
+		default:
+			*t = d.value()
+		}
+	}
+	if d.err != nil {
+		return
+	}
+	d.checkIdentifier(at, &members)
+}
+
+// values reads the array of that name.
+func (d *decoder) values(at place) token {
+	t := token{kind: array, start: d.pos}
+	d.open()
+	n := 0
+	for ; d.more(n == 0, ']'); n++ {
+		value := d.value()
+		if n < maxIdentifierValues && d.err == nil {
+			if d.is(text, at.value(n), value) {
+				d.checkLength(at.value(n), d.text(value), maxIdentifierValueChars)
+			}
+		}
+	}
+	if n == 0 || n > maxIdentifierValues {
+		d.problems.add(at, "must have 1 to 50 elements")
+	}
+	t.end = d.pos
+	return t
+}

@@ -1,0 +1,31 @@
+package decode
+
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrTooManyItems is Batch's answer to more than MaxBatchItems.
+var ErrTooManyItems = errors.New("more than 10000 items")
+
+// The codes of a SyntaxError.
+const (
+	NotUTF8    = "not_utf8"
+	NotJSON    = "not_json"
+	TooDeep    = "too_deep"
+	NotAnArray = "not_an_array"
+	NoItems    = "no_items"
+)
+
+// A SyntaxError says why a body is not a batch at all.
+type SyntaxError struct {
+	// Code is one of the five, for programs.
+	Code string
+	// Offset is the number of bytes before the error.
+	Offset int
+	Reason string
+}
+
+func (e *SyntaxError) Error() string {
+	return fmt.Sprintf("%s at byte %d", e.Reason, e.Offset)
+}

@@ -1,0 +1,268 @@
+package decode
+
+import (
+	"encoding/binary"
+	"intake"
+	"math/bits"
+)
+
+// A kind is the sort of a JSON value.
+type kind uint8
+
+const (
+	absent kind = iota // no value at all
+	null
+	boolean
+	number
+	text
+	array
+	object
+)
+
+// String names the kind as an error does: "must be …, not …".
+func (k kind) String() string {
+	return [...]string{"nothing", "null", "a boolean", "a number", "a string", "an array", "an object"}[k]
+}
+
+// A token is a JSON value as it stands in the body. It has no more than four
+// fields because the compiler keeps no larger struct in registers.
+type token struct {
+	start, end int // with its quotes or brackets
+	kind       kind
+	marks      marks
+}
+
+// marks say more about a token.
+type marks uint8
+
+const (
+	escaped  marks = 1 << iota // a string with an escape in it
+	repeated                   // a property's value, but not the only one
+	// What JSON allows in a string and the contract does not, for Postgres
+	// cannot store the one, nor UTF-8 the other. An array or object has the
+	// flaws of all the strings in it, names of members included.
+	holdsNUL
+	holdsLoneSurrogate
+
+	flaws = holdsNUL | holdsLoneSurrogate
+)
+
+func (t token) repeated() bool { return t.marks&repeated != 0 }
+func (t token) flaws() marks   { return t.marks & flaws }
+
+// A scanner steps through JSON and checks its grammar (RFC 8259). It takes it
+// as given that the body is UTF-8.
+//
+// After the first error it stands at the end of the body for good, so that
+// whoever steps on finds nothing more: only the one who asked for the whole has
+// to look at err.
+type scanner struct {
+	body  []byte
+	pos   int
+	depth int
+	err   *SyntaxError
+}
+
+func (s *scanner) fail(code string, offset int, reason string) {
+	if s.err == nil {
+		s.err = &SyntaxError{Code: code, Offset: offset, Reason: reason}
+	}
+	s.pos = len(s.body)
+}
+
+func (s *scanner) notJSON(why string) { s.fail(NotJSON, s.pos, "not JSON: "+why) }
+
+// missing fails where something else stands than what the grammar wants.
+func (s *scanner) missing(what string) {
+	if s.pos < len(s.body) {
+		s.notJSON("expected " + what)
+	} else {
+		s.notJSON("the body ends where there should be " + what)
+	}
+}
+
+// peek gives the next byte, or 0, which has no place in JSON, at the end.
+func (s *scanner) peek() byte {
+	if s.pos < len(s.body) {
+		return s.body[s.pos]
+	}
+	return 0
+}
+
+func (s *scanner) space() {
+	for s.pos < len(s.body) {
+		switch s.body[s.pos] {
+		case ' ', '\n', '\r', '\t':
+			s.pos++
+		default:
+			return
+		}
+	}
+}
+
+// open steps into an array or object; more steps out of it.
+func (s *scanner) open() {
+	s.depth++
+	if s.depth > intake.MaxDepth {
+		s.fail(TooDeep, s.pos, "nested deeper than 32 levels")
+		return
+	}
+	s.pos++
+}
+
+// more steps to the next element of an array or member of an object, and tells
+// whether there is one; if not, it steps out.
+func (s *scanner) more(first bool, closing byte) bool {
+	s.space()
+	switch c := s.peek(); {
+	case c == closing:
+		s.pos++
+		s.depth--
+		return false
+	case first && s.pos < len(s.body):
+		return true
+	case c == ',' && !first:
+		s.pos++
+		s.space()
+		return true
+	}
+	if closing == ']' {
+		s.missing(`"," or "]"`)
+	} else {
+		s.missing(`"," or "}"`)
+	}
+	return false
+}
+
+// name reads the name of a member and the colon behind it.
+func (s *scanner) name() token {
+	if s.peek() != '"' {
+		s.missing("a property name in double quotes")
+		return token{}
+	}
+	start := s.pos
+	marks := s.str()
+	end := s.pos
+	s.space()
+	if s.peek() != ':' {
+		s.missing(`":"`)
+		return token{}
+	}
+	s.pos++
+	s.space()
+	return token{start, end, text, marks}
+}
+
+// value reads any value. Of an array or object it keeps only where it stands.
+// The token of a broken value is absent.
+func (s *scanner) value() token {
+	var (
+		start = s.pos
+		kind  kind
+		marks marks
+	)
+	switch s.peek() {
+	case '"':
+		kind, marks = text, s.str()
+	case '{':
+		kind = object
+		s.open()
+		for first := true; s.more(first, '}'); first = false {
+			marks |= s.name().flaws()
+			marks |= s.value().flaws()
+		}
+	case '[':
+		kind = array
+		s.open()
+		for first := true; s.more(first, ']'); first = false {
+			marks |= s.value().flaws()
+		}
+	case 't':
+		kind = boolean
+		s.literal("true")
+	case 'f':
+		kind = boolean
+		s.literal("false")
+	case 'n':
+		kind = null
+		s.literal("null")
+	case '-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9':
+		kind = number
+		s.number()
+	default:
+		s.missing("a value")
+	}
+	if s.err != nil {
+		return token{}
+	}
+	return token{start, s.pos, kind, marks}
+}
+
+func (s *scanner) literal(word string) {
+	if end := s.pos + len(word); end <= len(s.body) && string(s.body[s.pos:end]) == word {
+		s.pos = end
+		return
+	}
+	s.missing(word)
+}
+
+func (s *scanner) number() {
+	if s.peek() == '-' {
+		s.pos++
+	}
+	if s.peek() == '0' {
+		s.pos++
+	} else {
+		s.digits()
+	}
+	if s.peek() == '.' {
+		s.pos++
+		s.digits()
+	}
+	if s.peek()|0x20 == 'e' {
+		s.pos++
+		if c := s.peek(); c == '+' || c == '-' {
+			s.pos++
+		}
+		s.digits()
+	}
+}
+
+// digits steps over one digit or more.
+func (s *scanner) digits() {
+	i := s.pos
+	for i < len(s.body) && isDigit(s.body[i]) {
+		i++
+	}
+	if i == s.pos {
+		s.missing("a digit")
+		return
+	}
+	s.pos = i
+}
+
+func isDigit(c byte) bool { return '0' <= c && c <= '9' }
+
+// source gives a token as it was sent.
+func (s *scanner) source(t token) []byte { return s.body[t.start:t.end] }
+
+// plainLen counts the bytes before the first quote, backslash or control
+// character, eight at a time: most bytes of a body are in strings.
+func plainLen(b []byte) int {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	n := 0
+	for ; len(b)-n >= 8; n += 8 {
+		w := binary.LittleEndian.Uint64(b[n:])
+		quotes, slashes := w^('"'*ones), w^('\\'*ones)
+		// A byte's high bit is set where the byte is zero, or below 0x20. A
+		// borrow can set more bits by mistake, but only behind a right one.
+		stops := ((quotes-ones)&^quotes | (slashes-ones)&^slashes | (w-' '*ones)&^w) & highs
+		if stops != 0 {
+			return n + bits.TrailingZeros64(stops)/8
+		}
+	}
+	for n < len(b) && b[n] != '"' && b[n] != '\\' && b[n] >= ' ' {
+		n++
+	}
+	return n
+}
