@@ -13,11 +13,11 @@ import (
 	"intake"
 )
 
-// Claim claims an Idempotency-Key of a partner for a request with a body of this
-// SHA-256, which would be batch; that names the claimant too. The claim holds for
-// lease: when there is no answer by then, a repeat takes over.
-func (s *Store) Claim(ctx context.Context, partner int32, key string, hash [32]byte, batch uuid.UUID, lease time.Duration) (intake.Claim, error) {
-	const claim = `
+// Reserve reserves an Idempotency-Key of a partner for a request whose body has this
+// SHA-256. batch is the id of the request's batch, and names the holder as well. The
+// reservation lasts for lease: if there is no answer by then, a repeat takes over.
+func (s *Store) Reserve(ctx context.Context, partner int32, key string, hash [32]byte, batch uuid.UUID, lease time.Duration) (intake.Reservation, error) {
+	const reserve = `
 		insert into idempotency_keys as k (partner_id, key, body_hash, batch_id, owner, lease_until)
 		values ($1, $2, $3, $4, $4, clock_timestamp() + $5)
 		on conflict (partner_id, key) do update
@@ -30,13 +30,13 @@ func (s *Store) Claim(ctx context.Context, partner int32, key string, hash [32]b
 		  from idempotency_keys
 		 where partner_id = $1 and key = $2`
 	for {
-		var c intake.Claim
-		err := s.pool.QueryRow(ctx, claim, partner, key, hash[:], batch, lease).Scan(&c.Batch)
+		var c intake.Reservation
+		err := s.pool.QueryRow(ctx, reserve, partner, key, hash[:], batch, lease).Scan(&c.Batch)
 		if err == nil {
 			return s.inherit(ctx, partner, key, batch, c.Batch)
 		}
 		if !errors.Is(err, pgx.ErrNoRows) {
-			return c, fmt.Errorf("claim an idempotency key: %w", err)
+			return c, fmt.Errorf("reserve an idempotency key: %w", err)
 		}
 		var before []byte
 		err = s.pool.QueryRow(ctx, look, partner, key).Scan(&c.Batch, &before, &c.Answer, nil)
@@ -46,61 +46,61 @@ func (s *Store) Claim(ctx context.Context, partner int32, key string, hash [32]b
 		case err != nil:
 			return c, fmt.Errorf("look up an idempotency key: %w", err)
 		case !bytes.Equal(before, hash[:]):
-			c.State = intake.ClaimOtherBody
+			c.State = intake.ReservationOtherBody
 		case c.Answer == nil:
-			c.State = intake.ClaimRunning
+			c.State = intake.ReservationRunning
 		default:
-			c.State = intake.ClaimAnswered
+			c.State = intake.ReservationAnswered
 		}
 		return c, nil
 	}
 }
 
-// inherit returns the claim of owner, who has the key now, on the batch of the request
+// inherit returns the reservation of owner, who has the key now, on the batch of the request
 // that had it before. The owner goes on with that batch, of which some may be saved
 // already; but not with one that was withdrawn, of which nothing will be.
 //
-// The statement that claims can't see that: it may have waited for the withdrawal, and
+// The statement that reserves can't see that: it may have waited for the withdrawal, and
 // its snapshot is older. From here on only the owner may withdraw the batch.
-func (s *Store) inherit(ctx context.Context, partner int32, key string, owner, batch uuid.UUID) (intake.Claim, error) {
+func (s *Store) inherit(ctx context.Context, partner int32, key string, owner, batch uuid.UUID) (intake.Reservation, error) {
 	const leave = `
 		update idempotency_keys
 		   set batch_id = owner
 		 where partner_id = $1 and key = $2 and owner = $3 and batch_id = $4
 		   and exists (select from batch_status where batch_id = $4 and withdrawn)`
 	if batch == owner {
-		return intake.Claim{State: intake.ClaimFresh, Batch: batch}, nil
+		return intake.Reservation{State: intake.ReservationFresh, Batch: batch}, nil
 	}
 	tag, err := s.pool.Exec(ctx, leave, partner, key, owner, batch)
 	switch {
 	case err != nil:
-		return intake.Claim{}, fmt.Errorf("take over an idempotency key: %w", err)
+		return intake.Reservation{}, fmt.Errorf("take over an idempotency key: %w", err)
 	case tag.RowsAffected() > 0:
-		return intake.Claim{State: intake.ClaimFresh, Batch: owner}, nil
+		return intake.Reservation{State: intake.ReservationFresh, Batch: owner}, nil
 	}
-	return intake.Claim{State: intake.ClaimTakenOver, Batch: batch}, nil
+	return intake.Reservation{State: intake.ReservationTakenOver, Batch: batch}, nil
 }
 
-// Renew lets a claim last for lease from now on, unless there is an answer
-// already, or another claimant.
-func (s *Store) Renew(ctx context.Context, partner int32, claimant intake.Claimant, lease time.Duration) error {
+// Renew lets a reservation last for lease from now on, unless there is an answer
+// already, or another holder.
+func (s *Store) Renew(ctx context.Context, partner int32, holder intake.Holder, lease time.Duration) error {
 	const query = "update idempotency_keys set lease_until = clock_timestamp() + $4 where partner_id = $1 and key = $2 and owner = $3 and answer is null"
-	if _, err := s.pool.Exec(ctx, query, partner, claimant.Key, claimant.Owner, lease); err != nil {
-		return fmt.Errorf("renew the claim of an idempotency key: %w", err)
+	if _, err := s.pool.Exec(ctx, query, partner, holder.Key, holder.Owner, lease); err != nil {
+		return fmt.Errorf("renew the reservation of an idempotency key: %w", err)
 	}
 	return nil
 }
 
 // KeepAnswer keeps the answer to a batch and returns it, or the answer that was kept
 // for this batch before. It returns intake.ErrTakenOver if there is none and the key
-// is another claimant's, or another batch's.
-func (s *Store) KeepAnswer(ctx context.Context, partner int32, claimant intake.Claimant, batch uuid.UUID, answer []byte) (first []byte, err error) {
+// is another holder's, or another batch's.
+func (s *Store) KeepAnswer(ctx context.Context, partner int32, holder intake.Holder, batch uuid.UUID, answer []byte) (first []byte, err error) {
 	const query = `
 		update idempotency_keys
 		   set answer = coalesce(answer, $5)
 		 where partner_id = $1 and key = $2 and batch_id = $4 and (owner = $3 or answer is not null)
 		returning answer`
-	err = s.pool.QueryRow(ctx, query, partner, claimant.Key, claimant.Owner, batch, answer).Scan(&first)
+	err = s.pool.QueryRow(ctx, query, partner, holder.Key, holder.Owner, batch, answer).Scan(&first)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return nil, intake.ErrTakenOver
@@ -110,11 +110,11 @@ func (s *Store) KeepAnswer(ctx context.Context, partner int32, claimant intake.C
 	return first, nil
 }
 
-// Unclaim gives a key up whose request was refused, so that nothing is known of
-// it. It may return intake.ErrTakenOver.
-func (s *Store) Unclaim(ctx context.Context, partner int32, claimant intake.Claimant) error {
+// Release deletes the reservation of a request that was refused, so that nothing is
+// known of the key. It may return intake.ErrTakenOver.
+func (s *Store) Release(ctx context.Context, partner int32, holder intake.Holder) error {
 	const query = "delete from idempotency_keys where partner_id = $1 and key = $2 and owner = $3 and answer is null"
-	tag, err := s.pool.Exec(ctx, query, partner, claimant.Key, claimant.Owner)
+	tag, err := s.pool.Exec(ctx, query, partner, holder.Key, holder.Owner)
 	switch {
 	case err == nil && tag.RowsAffected() == 0:
 		return intake.ErrTakenOver

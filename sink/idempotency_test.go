@@ -11,7 +11,7 @@ import (
 	"intake"
 )
 
-// A repeat whose claim waits while the batch is withdrawn takes over, but with a batch
+// A repeat whose reservation waits while the batch is withdrawn takes over, but with a batch
 // of its own: nothing of the withdrawn one would be saved.
 func TestStore_ClaimDuringWithdraw(t *testing.T) {
 	t.Parallel()
@@ -19,7 +19,7 @@ func TestStore_ClaimDuringWithdraw(t *testing.T) {
 	ctx := t.Context()
 	first, second := chunk(client(0, "a", 1)), chunk(client(0, "a", 1))
 	hash := [32]byte{1}
-	if c, err := store.Claim(ctx, 1, "key", hash, first.Batch, -time.Second); err != nil || c.State != intake.ClaimFresh {
+	if c, err := store.Reserve(ctx, 1, "key", hash, first.Batch, -time.Second); err != nil || c.State != intake.ReservationFresh {
 		t.Fatal(c, err)
 	}
 	// The withdrawal waits for this row after it has locked the key.
@@ -35,20 +35,20 @@ func TestStore_ClaimDuringWithdraw(t *testing.T) {
 	}
 	withdrawn := make(chan error, 1)
 	go func() {
-		ok, err := store.Withdraw(ctx, []*intake.Chunk{first}, &intake.Claimant{Key: "key", Owner: first.Batch})
+		ok, err := store.Withdraw(ctx, []*intake.Chunk{first}, &intake.Holder{Key: "key", Owner: first.Batch})
 		if err == nil && !ok {
 			err = errors.New("it is finished")
 		}
 		withdrawn <- err
 	}()
 	waitBlocked(t, conn, 1)
-	claimed := make(chan intake.Claim, 1)
+	reserved := make(chan intake.Reservation, 1)
 	go func() {
-		c, err := store.Claim(ctx, 1, "key", hash, second.Batch, time.Minute)
+		c, err := store.Reserve(ctx, 1, "key", hash, second.Batch, time.Minute)
 		if err != nil {
 			t.Error(err)
 		}
-		claimed <- c
+		reserved <- c
 	}()
 	waitBlocked(t, conn, 2)
 	if err := blocker.Rollback(ctx); err != nil {
@@ -57,12 +57,12 @@ func TestStore_ClaimDuringWithdraw(t *testing.T) {
 	if err := <-withdrawn; err != nil {
 		t.Fatal(err)
 	}
-	if c := <-claimed; c.State != intake.ClaimFresh || c.Batch != second.Batch {
+	if c := <-reserved; c.State != intake.ReservationFresh || c.Batch != second.Batch {
 		t.Errorf("the one who takes over has the state %d and the batch %s; %s is withdrawn, %s its own", c.State, c.Batch, first.Batch, second.Batch)
 	}
 	// A later repeat finds the same batch.
 	third := uuid.Must(uuid.NewV7())
-	if c, err := store.Claim(ctx, 1, "key", hash, third, time.Minute); err != nil || c.State != intake.ClaimRunning || c.Batch != second.Batch {
+	if c, err := store.Reserve(ctx, 1, "key", hash, third, time.Minute); err != nil || c.State != intake.ReservationRunning || c.Batch != second.Batch {
 		t.Errorf("a later repeat gets %+v %v", c, err)
 	}
 }
@@ -89,23 +89,23 @@ func waitBlocked(t *testing.T, conn *pgx.Conn, sessions int) {
 	}
 }
 
-// An answer is kept by the request that has the claim. One that has lost it gets the
+// An answer is kept by the request that has the reservation. One that has lost it gets the
 // answer that was kept for its batch, and never touches another request's key.
 func TestStore_KeepAnswer(t *testing.T) {
 	t.Parallel()
 	store, _ := open(t)
-	claim := func(key string, hash byte, want intake.ClaimState) (intake.Claimant, uuid.UUID) {
+	reserve := func(key string, hash byte, want intake.ReservationState) (intake.Holder, uuid.UUID) {
 		t.Helper()
 		owner := uuid.Must(uuid.NewV7())
-		c, err := store.Claim(t.Context(), 1, key, [32]byte{hash}, owner, -time.Second)
+		c, err := store.Reserve(t.Context(), 1, key, [32]byte{hash}, owner, -time.Second)
 		if err != nil || c.State != want {
-			t.Fatalf("claim %q: %+v %v", key, c, err)
+			t.Fatalf("reserve %q: %+v %v", key, c, err)
 		}
-		return intake.Claimant{Key: key, BodyHash: [32]byte{hash}, Owner: owner}, c.Batch
+		return intake.Holder{Key: key, BodyHash: [32]byte{hash}, Owner: owner}, c.Batch
 	}
-	keep := func(claimant intake.Claimant, batch uuid.UUID, answer, want string) {
+	keep := func(holder intake.Holder, batch uuid.UUID, answer, want string) {
 		t.Helper()
-		got, err := store.KeepAnswer(t.Context(), 1, claimant, batch, []byte(answer))
+		got, err := store.KeepAnswer(t.Context(), 1, holder, batch, []byte(answer))
 		switch {
 		case want == "" && !errors.Is(err, intake.ErrTakenOver):
 			t.Errorf("%s keeps an answer: it gets %q %v, want ErrTakenOver", answer, got, err)
@@ -114,8 +114,8 @@ func TestStore_KeepAnswer(t *testing.T) {
 		}
 	}
 	// A is stopped; B takes over. Only B's answer counts, for A too.
-	a, batch := claim("taken over", 1, intake.ClaimFresh)
-	b, inherited := claim("taken over", 1, intake.ClaimTakenOver)
+	a, batch := reserve("taken over", 1, intake.ReservationFresh)
+	b, inherited := reserve("taken over", 1, intake.ReservationTakenOver)
 	if inherited != batch {
 		t.Fatalf("batch %s, taken over as %s", batch, inherited)
 	}
@@ -125,13 +125,13 @@ func TestStore_KeepAnswer(t *testing.T) {
 	keep(b, batch, "B again", "B")
 
 	// A is stopped; B takes over and gives the key up; C uses it for another body.
-	a, batch = claim("given up", 1, intake.ClaimFresh)
-	b, _ = claim("given up", 1, intake.ClaimTakenOver)
-	if err := store.Unclaim(t.Context(), 1, b); err != nil {
+	a, batch = reserve("given up", 1, intake.ReservationFresh)
+	b, _ = reserve("given up", 1, intake.ReservationTakenOver)
+	if err := store.Release(t.Context(), 1, b); err != nil {
 		t.Fatal(err)
 	}
 	keep(a, batch, "A", "")
-	c, other := claim("given up", 2, intake.ClaimFresh)
+	c, other := reserve("given up", 2, intake.ReservationFresh)
 	keep(a, batch, "A", "")
 	keep(c, other, "C", "C")
 	keep(a, batch, "A", "")

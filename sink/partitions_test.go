@@ -77,7 +77,7 @@ func TestStore_TidyStatus(t *testing.T) {
 
 func dayOf(now time.Time) time.Time { return now.Truncate(24 * time.Hour) }
 
-// What is old is old by the clock of Postgres, by when it was finished or claimed:
+// What is old is old by the clock of Postgres, by when it was finished or reserved:
 // neither a worker's clock nor a front's, which names the batches, takes anything.
 func TestStore_TidyStatus_WrongClocks(t *testing.T) {
 	t.Parallel()
@@ -91,15 +91,15 @@ func TestStore_TidyStatus_WrongClocks(t *testing.T) {
 	}
 	unnamed := chunk(client(0, "in the default partition", 1))
 	save(t, store, behind, unnamed)
-	claim := func() intake.ClaimState {
+	reserve := func() intake.ReservationState {
 		t.Helper()
-		claim, err := store.Claim(ctx, 1, "key", [32]byte{}, uuid.Must(uuid.NewV7()), time.Minute)
+		reservation, err := store.Reserve(ctx, 1, "key", [32]byte{}, uuid.Must(uuid.NewV7()), time.Minute)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return claim.State
+		return reservation.State
 	}
-	claim()
+	reserve()
 	tidy := func(days int) {
 		t.Helper()
 		if err := sink.TidyStatusAt(store, ctx, dayOf(now).AddDate(0, 0, days)); err != nil {
@@ -111,7 +111,7 @@ func TestStore_TidyStatus_WrongClocks(t *testing.T) {
 		if n := count(t, conn, "select count(*) from batch_status"); n != 2 {
 			t.Errorf("%d rows, want 2, by a clock that is %d days ahead", n, days)
 		}
-		if state := claim(); state != intake.ClaimRunning {
+		if state := reserve(); state != intake.ReservationRunning {
 			t.Errorf("the key is %v by a clock that is %d days ahead", state, days)
 		}
 	}
@@ -127,7 +127,7 @@ func TestStore_TidyStatus_WrongClocks(t *testing.T) {
 	if n := count(t, conn, "select count(*) from batch_status"); n != 1 { // unnamed is of a day that is young
 		t.Errorf("%d rows, want 1, when they are old", n)
 	}
-	if state := claim(); state != intake.ClaimFresh {
+	if state := reserve(); state != intake.ReservationFresh {
 		t.Errorf("the key is %v when it is old", state)
 	}
 }

@@ -83,17 +83,17 @@ func TestRoles(t *testing.T) {
 	_, err = front.Records(ctx, 1, []string{"a"})
 	must(err)
 	batch := uuid.Must(uuid.NewV7())
-	claimant := intake.Claimant{Key: "k", Owner: batch}
-	_, err = front.Claim(ctx, 1, "k", [32]byte{1}, batch, time.Minute)
+	holder := intake.Holder{Key: "k", Owner: batch}
+	_, err = front.Reserve(ctx, 1, "k", [32]byte{1}, batch, time.Minute)
 	must(err)
-	must(front.Renew(ctx, 1, claimant, time.Minute))
+	must(front.Renew(ctx, 1, holder, time.Minute))
 	withdrawn := chunk(client(0, "c", 1))
 	withdrawn.Batch = batch
-	if ok, err := front.Withdraw(ctx, []*intake.Chunk{withdrawn}, &claimant); !ok || err != nil {
+	if ok, err := front.Withdraw(ctx, []*intake.Chunk{withdrawn}, &holder); !ok || err != nil {
 		t.Errorf("withdrawn: %v %v", ok, err)
 	}
-	must(front.Unclaim(ctx, 1, claimant))
-	_, err = front.Claim(ctx, 1, "k2", [32]byte{1}, batch, time.Minute)
+	must(front.Release(ctx, 1, holder))
+	_, err = front.Reserve(ctx, 1, "k2", [32]byte{1}, batch, time.Minute)
 	must(err)
 	_, err = front.Finished(ctx, 1, batch)
 	must(err)

@@ -347,45 +347,45 @@ func TestStore_Withdraw(t *testing.T) {
 	wantNotSaved(t, save(t, store, late).Outcomes[0])
 }
 
-// A batch with an Idempotency-Key is its claimant's: one whom another has taken
+// A batch with an Idempotency-Key is its holder's: one whom another has taken
 // over can neither withdraw it nor give up the key.
-func TestStore_WithdrawClaimed(t *testing.T) {
+func TestStore_WithdrawReserved(t *testing.T) {
 	t.Parallel()
 	store, _ := open(t)
 	first, second := uuid.Must(uuid.NewV7()), uuid.Must(uuid.NewV7())
 	c := chunk(client(0, "a", 1))
-	for _, claim := range []struct {
+	for _, request := range []struct {
 		owner uuid.UUID
-		want  intake.ClaimState
-	}{{first, intake.ClaimFresh}, {second, intake.ClaimTakenOver}} {
-		got, err := store.Claim(t.Context(), c.Partner, "k", [32]byte{1}, claim.owner, -time.Second)
-		if err != nil || got.State != claim.want || got.Batch != first {
+		want  intake.ReservationState
+	}{{first, intake.ReservationFresh}, {second, intake.ReservationTakenOver}} {
+		got, err := store.Reserve(t.Context(), c.Partner, "k", [32]byte{1}, request.owner, -time.Second)
+		if err != nil || got.State != request.want || got.Batch != first {
 			t.Fatalf("%+v %v", got, err)
 		}
 	}
 	c.Batch = first
-	if ok, err := store.Withdraw(t.Context(), []*intake.Chunk{c}, &intake.Claimant{Key: "k", Owner: first}); ok || !errors.Is(err, intake.ErrTakenOver) {
+	if ok, err := store.Withdraw(t.Context(), []*intake.Chunk{c}, &intake.Holder{Key: "k", Owner: first}); ok || !errors.Is(err, intake.ErrTakenOver) {
 		t.Errorf("the first one withdraws: %v %v", ok, err)
 	}
-	if err := store.Unclaim(t.Context(), c.Partner, intake.Claimant{Key: "k", Owner: first}); !errors.Is(err, intake.ErrTakenOver) {
+	if err := store.Release(t.Context(), c.Partner, intake.Holder{Key: "k", Owner: first}); !errors.Is(err, intake.ErrTakenOver) {
 		t.Errorf("the first one gives up the key: %v", err)
 	}
-	if err := store.Renew(t.Context(), c.Partner, intake.Claimant{Key: "k", Owner: first}, time.Hour); err != nil {
+	if err := store.Renew(t.Context(), c.Partner, intake.Holder{Key: "k", Owner: first}, time.Hour); err != nil {
 		t.Error(err)
 	}
-	if got, err := store.Claim(t.Context(), c.Partner, "k", [32]byte{1}, second, time.Hour); err != nil || got.State != intake.ClaimTakenOver {
-		t.Errorf("the first one has renewed the second one's claim: %+v %v", got, err)
+	if got, err := store.Reserve(t.Context(), c.Partner, "k", [32]byte{1}, second, time.Hour); err != nil || got.State != intake.ReservationTakenOver {
+		t.Errorf("the first one has renewed the second one's reservation: %+v %v", got, err)
 	}
-	if err := store.Renew(t.Context(), c.Partner, intake.Claimant{Key: "k", Owner: second}, time.Hour); err != nil {
+	if err := store.Renew(t.Context(), c.Partner, intake.Holder{Key: "k", Owner: second}, time.Hour); err != nil {
 		t.Error(err)
 	}
-	if got, err := store.Claim(t.Context(), c.Partner, "k", [32]byte{1}, uuid.Must(uuid.NewV7()), time.Hour); err != nil || got.State != intake.ClaimRunning {
+	if got, err := store.Reserve(t.Context(), c.Partner, "k", [32]byte{1}, uuid.Must(uuid.NewV7()), time.Hour); err != nil || got.State != intake.ReservationRunning {
 		t.Errorf("%+v %v", got, err)
 	}
-	if ok, err := store.Withdraw(t.Context(), []*intake.Chunk{c}, &intake.Claimant{Key: "k", Owner: second}); !ok || err != nil {
+	if ok, err := store.Withdraw(t.Context(), []*intake.Chunk{c}, &intake.Holder{Key: "k", Owner: second}); !ok || err != nil {
 		t.Errorf("the second one withdraws: %v %v", ok, err)
 	}
-	if err := store.Unclaim(t.Context(), c.Partner, intake.Claimant{Key: "k", Owner: second}); err != nil {
+	if err := store.Release(t.Context(), c.Partner, intake.Holder{Key: "k", Owner: second}); err != nil {
 		t.Error(err)
 	}
 }

@@ -24,7 +24,7 @@ import (
 //   - a commit whose wait was cancelled all the same is an error,
 //   - a read of what is answered as saved waits, too, until the standby has it.
 //
-// Other commits, such as that of a claim, may be cancelled by a deadline: reads of
+// Other commits, such as that of a reservation, may be cancelled by a deadline: reads of
 // what they have written wait likewise.
 
 // ErrStandbyAway is returned while commits wait for a synchronous standby.

@@ -224,10 +224,10 @@ func TestStore_StandbyWaitCancelled(t *testing.T) {
 	store, postgres := openOwn(t)
 	ctx := t.Context()
 	save(t, store, chunk(client(0, "before", 1)))
-	claim := func(ctx context.Context) (intake.Claim, error) {
-		return store.Claim(ctx, 1, "key", [32]byte{}, uuid.Must(uuid.NewV7()), time.Minute)
+	reserve := func(ctx context.Context) (intake.Reservation, error) {
+		return store.Reserve(ctx, 1, "key", [32]byte{}, uuid.Must(uuid.NewV7()), time.Minute)
 	}
-	first, err := claim(ctx)
+	first, err := reserve(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -247,10 +247,10 @@ func TestStore_StandbyWaitCancelled(t *testing.T) {
 		{"a look at it", func() error { _, err := store.Finished(ctx, 1, a.Batch); return err }},
 		{"a withdrawal", func() error { _, err := store.Withdraw(ctx, []*intake.Chunk{withdrawn}, nil); return err }},
 		{"an answer", func() error {
-			_, err := store.KeepAnswer(ctx, 1, intake.Claimant{Key: "key", Owner: first.Batch}, first.Batch, []byte("answer"))
+			_, err := store.KeepAnswer(ctx, 1, intake.Holder{Key: "key", Owner: first.Batch}, first.Batch, []byte("answer"))
 			return err
 		}},
-		{"a repeat", func() error { _, err := claim(ctx); return err }},
+		{"a repeat", func() error { _, err := reserve(ctx); return err }},
 	} {
 		done := make(chan error, 1)
 		go func() { done <- step.do() }()
@@ -267,7 +267,7 @@ func TestStore_StandbyWaitCancelled(t *testing.T) {
 		}
 	}
 	run(t, postgres, "alter system reset synchronous_standby_names", "select pg_reload_conf()")
-	if again, err := claim(ctx); err != nil || again.State != intake.ClaimAnswered || again.Batch != first.Batch {
+	if again, err := reserve(ctx); err != nil || again.State != intake.ReservationAnswered || again.Batch != first.Batch {
 		t.Errorf("%+v, %v when no standby is required any more", again, err)
 	}
 }

@@ -68,9 +68,9 @@ func (g *gathering) statusRows() (statusRows, error) {
 // Withdraw gives up the chunks of a batch of which it is not known whether they
 // were queued, so that its request can be refused: none of them will be saved
 // any more. If one of them was finished before, nothing is withdrawn, and ok is
-// false. A batch that has a claimant is that one's to withdraw: the error is
+// false. A batch that has a holder is that one's to withdraw: the error is
 // intake.ErrTakenOver if there is another one by now.
-func (s *Store) Withdraw(ctx context.Context, chunks []*intake.Chunk, claimant *intake.Claimant) (ok bool, err error) {
+func (s *Store) Withdraw(ctx context.Context, chunks []*intake.Chunk, holder *intake.Holder) (ok bool, err error) {
 	rows := make(statusRows, len(chunks))
 	for i, chunk := range chunks {
 		if rows[i], err = newStatusRow(chunk, &intake.Outcome{Withdrawn: true}); err != nil {
@@ -87,10 +87,10 @@ func (s *Store) Withdraw(ctx context.Context, chunks []*intake.Chunk, claimant *
 		return false, err
 	}
 	defer rollback(ctx, conn.Conn())
-	if claimant != nil {
+	if holder != nil {
 		// Locked, so that nobody takes over until this is done.
 		const query = "select from idempotency_keys where partner_id = $1 and key = $2 and owner = $3 for update"
-		tag, err := tx.Exec(ctx, query, chunks[0].Partner, claimant.Key, claimant.Owner)
+		tag, err := tx.Exec(ctx, query, chunks[0].Partner, holder.Key, holder.Owner)
 		if err != nil {
 			return false, err
 		}

@@ -147,7 +147,7 @@ func (d *DeadLetters) Drop(ctx context.Context, letter *DeadLetter, keeper Statu
 // be read it returns what it covers.
 func (l *DeadLetter) chunks() (chunks []*intake.Chunk, all bool) {
 	all = true
-	_, err := eachChunk(l.data, func(batch uuid.UUID, _ *intake.Claimant, text []byte) error {
+	_, err := eachChunk(l.data, func(batch uuid.UUID, _ *intake.Holder, text []byte) error {
 		chunk := &intake.Chunk{Batch: batch}
 		if readChunk(chunk, text) != nil {
 			chunk = placeOf(chunk, batch, numberOf(l.subject))

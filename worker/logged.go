@@ -122,7 +122,7 @@ func (s *Search) appendChunk(chunks []Logged, data []byte, number int) ([]Logged
 		skip = append(skip, fieldRejected, fieldRejectedKeys)
 	}
 	found := len(chunks)
-	_, err := eachChunk(data, func(batch uuid.UUID, _ *intake.Claimant, text []byte) error {
+	_, err := eachChunk(data, func(batch uuid.UUID, _ *intake.Holder, text []byte) error {
 		if batch != s.Batch {
 			return nil
 		}

@@ -82,18 +82,18 @@ var errNewer = errors.New("the message is of a newer version than this worker ca
 
 // appendMessage appends the message of a run of chunks, each with what
 // appendChunk has made of it.
-func appendMessage(b []byte, base uuid.UUID, reply string, index int, claimant *intake.Claimant, datas ...[]byte) []byte {
+func appendMessage(b []byte, base uuid.UUID, reply string, index int, holder *intake.Holder, datas ...[]byte) []byte {
 	b = append(b, messageVersion)
 	b = appendBytes(b, fieldBase, base[:])
 	b = appendBytes(b, fieldReply, []byte(reply))
-	return appendChunks(b, index, claimant, datas...)
+	return appendChunks(b, index, holder, datas...)
 }
 
 // appendChunks appends chunks of one batch to a message.
-func appendChunks(b []byte, index int, claimant *intake.Claimant, datas ...[]byte) []byte {
+func appendChunks(b []byte, index int, holder *intake.Holder, datas ...[]byte) []byte {
 	b = appendNumber(b, fieldIndex, index)
-	if claimant != nil {
-		b = appendBytes(b, fieldKey, append(claimant.BodyHash[:], claimant.Key...))
+	if holder != nil {
+		b = appendBytes(b, fieldKey, append(holder.BodyHash[:], holder.Key...))
 	}
 	for _, data := range datas {
 		b = appendBytes(b, fieldChunk, data)
@@ -159,8 +159,8 @@ func appendNumber(b []byte, field protowire.Number, v int) []byte {
 // they were sent are for others. Errors other than errNewer mean that no worker
 // will ever be able to read the message.
 func readMessage(data []byte) (chunks []*intake.Chunk, reply string, err error) {
-	reply, err = eachChunk(data, func(batch uuid.UUID, claimant *intake.Claimant, text []byte) error {
-		chunk := &intake.Chunk{Batch: batch, Claimant: claimant}
+	reply, err = eachChunk(data, func(batch uuid.UUID, holder *intake.Holder, text []byte) error {
+		chunk := &intake.Chunk{Batch: batch, Holder: holder}
 		chunks = append(chunks, chunk)
 		return readChunk(chunk, text)
 	})
@@ -171,7 +171,7 @@ func readMessage(data []byte) (chunks []*intake.Chunk, reply string, err error) 
 }
 
 // eachChunk calls each with every chunk of a message as it is written there, and returns where to tell of them.
-func eachChunk(data []byte, each func(batch uuid.UUID, claimant *intake.Claimant, text []byte) error) (reply string, err error) {
+func eachChunk(data []byte, each func(batch uuid.UUID, holder *intake.Holder, text []byte) error) (reply string, err error) {
 	if len(data) == 0 {
 		return "", errors.New("the message is empty")
 	}
@@ -183,7 +183,7 @@ func eachChunk(data []byte, each func(batch uuid.UUID, claimant *intake.Claimant
 	}
 	var base uuid.UUID
 	index := 0
-	var claimant *intake.Claimant
+	var holder *intake.Holder
 	err = eachField(data[1:], func(field protowire.Number, number int, text []byte) (err error) {
 		switch field {
 		case fieldBase:
@@ -191,22 +191,22 @@ func eachChunk(data []byte, each func(batch uuid.UUID, claimant *intake.Claimant
 		case fieldReply:
 			reply = string(text)
 		case fieldIndex:
-			index, claimant = number, nil
+			index, holder = number, nil
 		case fieldKey:
-			claimant, err = readKey(text)
+			holder, err = readKey(text)
 		case fieldChunk:
 			if base == uuid.Nil || index >= maxBatches {
 				return errors.New("the message lacks its name")
 			}
-			err = each(nameBatch(base, index), claimant, text)
+			err = each(nameBatch(base, index), holder, text)
 		}
 		return err
 	})
 	return reply, err
 }
 
-func readKey(text []byte) (*intake.Claimant, error) {
-	c := new(intake.Claimant)
+func readKey(text []byte) (*intake.Holder, error) {
+	c := new(intake.Holder)
 	if len(text) <= len(c.BodyHash) {
 		return nil, errCutShort
 	}

@@ -68,13 +68,13 @@ func TestMessages_RoundTrip(t *testing.T) {
 			t.Fatal(err)
 		}
 		base, index := uuid.Must(newBase()), rapid.IntRange(0, maxBatches-1).Draw(t, "index")
-		var claimant *intake.Claimant
+		var holder *intake.Holder
 		if rapid.Bool().Draw(t, "keyed") {
-			claimant = &intake.Claimant{Key: "key", BodyHash: [32]byte{1, 2, 3}}
+			holder = &intake.Holder{Key: "key", BodyHash: [32]byte{1, 2, 3}}
 		}
 		next := 0
 		for i, data := range datas {
-			message := appendMessage(nil, base, "intake.outcome.x", index, claimant, data)
+			message := appendMessage(nil, base, "intake.outcome.x", index, holder, data)
 			if len(message) > maxPayload {
 				t.Fatalf("message of %d bytes, bound %d", len(message), maxPayload)
 			}
@@ -83,7 +83,7 @@ func TestMessages_RoundTrip(t *testing.T) {
 				t.Fatal(read, err)
 			}
 			chunk := read[0]
-			chunks[i].Batch, chunks[i].Claimant = nameBatch(base, index), claimant
+			chunks[i].Batch, chunks[i].Holder = nameBatch(base, index), holder
 			if diff := cmp.Diff(chunks[i], chunk, cmpopts.EquateEmpty()); diff != "" {
 				t.Fatalf("chunk %d changed on its way (-queued +read):\n%s", i, diff)
 			}
@@ -104,7 +104,7 @@ func TestMessages_RoundTrip(t *testing.T) {
 // Batches that share a message keep what is theirs, and can be told by their name.
 func TestMessage_SeveralBatches(t *testing.T) {
 	base := uuid.Must(newBase())
-	message := appendMessage(nil, base, "r", 0, &intake.Claimant{Key: "k"}, encodeOne(t, "a"))
+	message := appendMessage(nil, base, "r", 0, &intake.Holder{Key: "k"}, encodeOne(t, "a"))
 	message = appendChunks(message, 1, nil, encodeOne(t, "b"))
 	message = appendChunks(message, maxBatches-1, nil, encodeOne(t, "c"))
 	chunks, _, err := readMessage(message)
@@ -118,8 +118,8 @@ func TestMessage_SeveralBatches(t *testing.T) {
 		if chunks[i].Clients[0].ID != want.id || chunks[i].Batch != nameBatch(base, want.index) || chunks[i].Batch.Version() != 7 {
 			t.Errorf("chunk %d is of %s: %v", i, chunks[i].Batch, chunks[i].Clients)
 		}
-		if (chunks[i].Claimant != nil) != (i == 0) {
-			t.Errorf("chunk %d has the key %v", i, chunks[i].Claimant)
+		if (chunks[i].Holder != nil) != (i == 0) {
+			t.Errorf("chunk %d has the key %v", i, chunks[i].Holder)
 		}
 		if nameBatch(chunks[i].Batch, 0) != base {
 			t.Errorf("the name of chunk %d does not lead to the message", i)
@@ -195,7 +195,7 @@ func FuzzReadMessage(f *testing.F) {
 	chunk := &intake.Chunk{Chunks: 1, Partner: 1, Currency: "GBP", Len: 2,
 		Clients:  []intake.PartnerClient{{ID: "a", Claims: make([]intake.RevenueClaim, 2)}},
 		Rejected: []intake.ItemVerdict{{Item: 1, Verdict: intake.Invalid("x")}}, RejectedKeys: []string{"b"}}
-	f.Add(appendMessage(nil, uuid.Must(newBase()), "reply", 3, &intake.Claimant{Key: "k"}, appendChunk(nil, chunk, make([]intake.Item, 2))))
+	f.Add(appendMessage(nil, uuid.Must(newBase()), "reply", 3, &intake.Holder{Key: "k"}, appendChunk(nil, chunk, make([]intake.Item, 2))))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		chunks, _, err := readMessage(data)
 		if err != nil {

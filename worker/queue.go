@@ -39,8 +39,8 @@ type Ledger interface {
 	Outcomes(ctx context.Context, batches []uuid.UUID) ([]intake.Outcome, error)
 	// Withdraw sees to it that no chunk of a batch will be saved, unless one is
 	// finished already: then it does nothing, and ok is false.
-	// It fails for a claimant whom another one has taken over.
-	Withdraw(ctx context.Context, chunks []*intake.Chunk, claimant *intake.Claimant) (ok bool, err error)
+	// It fails for a holder whom another one has taken over.
+	Withdraw(ctx context.Context, chunks []*intake.Chunk, holder *intake.Holder) (ok bool, err error)
 }
 
 // QueueOptions of a Queue. Only Ledger is required.
@@ -350,7 +350,7 @@ func (q *Queue) publishGroup(group []*submission) error {
 	}
 	failpoint.Hit("queue/publishing")
 	err := q.publishUntilKnown(&publication{
-		chunks: chunks, msgs: q.messages(base, group), deadline: deadline, claimant: group[0].ticket.batch.Claimant,
+		chunks: chunks, msgs: q.messages(base, group), deadline: deadline, holder: group[0].ticket.batch.Holder,
 	})
 	failpoint.Hit("queue/published")
 	return err
@@ -359,7 +359,7 @@ func (q *Queue) publishGroup(group []*submission) error {
 func (q *Queue) messages(base uuid.UUID, group []*submission) (msgs []*nats.Msg) {
 	if len(group) == 1 {
 		for _, data := range group[0].datas {
-			msgs = append(msgs, newMessage(base, group[0].topic, len(msgs), appendMessage(nil, base, q.reply, 0, group[0].ticket.batch.Claimant, data)))
+			msgs = append(msgs, newMessage(base, group[0].topic, len(msgs), appendMessage(nil, base, q.reply, 0, group[0].ticket.batch.Holder, data)))
 		}
 		return msgs
 	}
@@ -387,7 +387,7 @@ type publication struct {
 	chunks   []*intake.Chunk // that they hold
 	msgs     []*nats.Msg
 	deadline time.Time
-	claimant *intake.Claimant // of their one batch, if it has an Idempotency-Key
+	holder   *intake.Holder // of their one batch, if it has an Idempotency-Key
 }
 
 // publishUntilKnown publishes messages until it is known whether their chunks
@@ -513,7 +513,7 @@ func (q *Queue) withdraw(p *publication, cause error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	q.doubtStoring(cause)
-	ok, err := q.opts.Ledger.Withdraw(ctx, p.chunks, p.claimant)
+	ok, err := q.opts.Ledger.Withdraw(ctx, p.chunks, p.holder)
 	switch {
 	case err != nil:
 		q.metrics.failures.WithLabelValues("uncertain").Inc()

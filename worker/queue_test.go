@@ -232,7 +232,7 @@ func TestQueue_AckLostButSaved(t *testing.T) {
 // brokenLedger can't be asked.
 type brokenLedger struct{ Ledger }
 
-func (brokenLedger) Withdraw(context.Context, []*intake.Chunk, *intake.Claimant) (bool, error) {
+func (brokenLedger) Withdraw(context.Context, []*intake.Chunk, *intake.Holder) (bool, error) {
 	return false, errors.New("away")
 }
 

@@ -104,7 +104,7 @@ func recordMessages(t *testing.T, prefix string) {
 	several := appendMessage(nil, base(), outcomePrefix+"x", 0, nil, data("one", 7))
 	for name, message := range map[string][]byte{
 		"several": appendChunks(several, 1, nil, data("two", 4)),
-		"key":     appendMessage(nil, base(), "", 0, &intake.Claimant{Key: "order-1", BodyHash: [32]byte{1, 2, 3}}, data("large", 9)),
+		"key":     appendMessage(nil, base(), "", 0, &intake.Holder{Key: "order-1", BodyHash: [32]byte{1, 2, 3}}, data("large", 9)),
 	} {
 		chunks, _, err := readMessage(message)
 		if err != nil {

@@ -18,7 +18,7 @@ type RecoveryStore interface {
 	// Outcomes gives those chunks of the batches that are finished.
 	Outcomes(ctx context.Context, batches []uuid.UUID) ([]intake.Outcome, error)
 	// Claim claims an Idempotency-Key for a batch, unless it was claimed before.
-	Claim(ctx context.Context, partner int32, key string, hash [32]byte, batch uuid.UUID, lease time.Duration) (intake.Claim, error)
+	Reserve(ctx context.Context, partner int32, key string, hash [32]byte, batch uuid.UUID, lease time.Duration) (intake.Reservation, error)
 	Store
 }
 
@@ -186,7 +186,7 @@ func (r *recovery) save(ctx context.Context) error {
 		if len(missing) == 0 {
 			return nil
 		}
-		if err := r.claim(ctx, missing); err != nil {
+		if err := r.reserve(ctx, missing); err != nil {
 			return err
 		}
 		saved, err := r.opts.Store.Save(ctx, missing)
@@ -207,18 +207,18 @@ func (r *recovery) save(ctx context.Context) error {
 	}
 }
 
-// claim claims the keys of batches again. A repeat finds no answer then, and that
-// nobody works on the batch: it takes over, and gets the states that it has.
-func (r *recovery) claim(ctx context.Context, chunks []*intake.Chunk) error {
+// reserve reserves the keys of batches again. A repeat then finds neither an answer nor
+// a request at work: it takes over, and gets the states that the batch has.
+func (r *recovery) reserve(ctx context.Context, chunks []*intake.Chunk) error {
 	for _, chunk := range chunks {
-		if chunk.Claimant == nil || chunk.Number > 0 {
+		if chunk.Holder == nil || chunk.Number > 0 {
 			continue
 		}
-		claim, err := r.opts.Store.Claim(ctx, chunk.Partner, chunk.Claimant.Key, chunk.Claimant.BodyHash, chunk.Batch, 0)
+		reservation, err := r.opts.Store.Reserve(ctx, chunk.Partner, chunk.Holder.Key, chunk.Holder.BodyHash, chunk.Batch, 0)
 		if err != nil {
 			return err
 		}
-		if claim.State == intake.ClaimFresh {
+		if reservation.State == intake.ReservationFresh {
 			r.recovered.Keys++
 		}
 	}

@@ -166,14 +166,14 @@ func TestIdempotency_FirstDied(t *testing.T) {
 	f := s.fronts[0]
 	client := s.client(t.Context(), f, "acme", s.secret)
 	partner := int32(s.count(t, "select id from partners where name = 'acme'"))
-	// dead leaves what a front leaves that dies: a claim whose lease is over.
+	// dead leaves what a front leaves that dies: a reservation whose lease is over.
 	dead := func(t *testing.T, key, text string) uuid.UUID {
 		id, err := worker.NewBatch()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if claim, err := f.store.Claim(t.Context(), partner, key, sha256.Sum256([]byte(text)), id, -time.Second); err != nil || claim.State != intake.ClaimFresh {
-			t.Fatal(claim, err)
+		if reservation, err := f.store.Reserve(t.Context(), partner, key, sha256.Sum256([]byte(text)), id, -time.Second); err != nil || reservation.State != intake.ReservationFresh {
+			t.Fatal(reservation, err)
 		}
 		return id
 	}

@@ -108,7 +108,7 @@ func (p *part) kill() {
 
 // Every step between two effects at which a front, a worker or NATS may die.
 var steps = []struct{ name, part, step string }{
-	{"key claimed, batch not written", "front", "front/claimed"},
+	{"key reserved, batch not written", "front", "front/reserved"},
 	{"about to publish", "front", "queue/publishing"},
 	{"published, not heard", "front", "queue/published"},
 	{"queued, nobody waits", "front", "front/queued"},

@@ -399,7 +399,7 @@ func TestOpenAPI_Problems(t *testing.T) {
 	}
 	claimed := sha256.Sum256([]byte(body("a")))
 	acme := s.count(t, "select id from partners where name = 'acme'")
-	if _, err := f.store.Claim(t.Context(), int32(acme), "running", claimed, uuid.Must(uuid.NewV7()), time.Minute); err != nil {
+	if _, err := f.store.Reserve(t.Context(), int32(acme), "running", claimed, uuid.Must(uuid.NewV7()), time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	form := func(values ...string) string {

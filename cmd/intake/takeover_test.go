@@ -16,7 +16,7 @@ import (
 	"intake/internal/failpoint"
 )
 
-// A request is stopped between its claim of a key and its judgement of the batch, and
+// A request is stopped between its reservation of a key and its judgement of the batch, and
 // goes on when a repeat over another front has taken over and saved the batch, but has
 // not answered yet. What it is told was seen is its own batch: it must not say so.
 func TestTakenOver(t *testing.T) {
@@ -48,7 +48,7 @@ func TestTakenOver(t *testing.T) {
 		}()
 		return answered
 	}
-	first := s.stopAt(ctx, "front 1", "front/claimed")
+	first := s.stopAt(ctx, "front 1", "front/reserved")
 	second := s.stopAt(ctx, "front 2", "front/gone-on")
 	original := send(0, http.StatusServiceUnavailable)
 	first.wait(ctx)

@@ -132,7 +132,7 @@ var plants = []plant{
 		{"dedupe/seen.go", `return "intake:seen:" + timeline + ":"`, `return "intake:seen:" + timeline[:0] + ":"`},
 	}},
 	{"refusal without withdrawal", "nobody was told so", []edit{
-		{"worker/queue.go", "\tok, err := q.opts.Ledger.Withdraw(ctx, p.chunks, p.claimant)\n", "\tok, err := true, ctx.Err()\n"},
+		{"worker/queue.go", "\tok, err := q.opts.Ledger.Withdraw(ctx, p.chunks, p.holder)\n", "\tok, err := true, ctx.Err()\n"},
 	}},
 	{"Completed on the strength of the queue", "was completed and is|what is there is|was Completed as item", []edit{
 		{"cmd/intake/internal/front/create.go", "\tfailpoint.Hit(\"front/queued\")\n", `

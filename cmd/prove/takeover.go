@@ -13,28 +13,28 @@ import (
 	"intake/internal/failpoint"
 )
 
-// claimLease is how long a claim of an Idempotency-Key lasts that isn't renewed, and as
+// reservationLease is how long a reservation of an Idempotency-Key lasts that isn't renewed, and as
 // long as a front waits for another one's withdrawal. Postgres ends a session that does
 // nothing in a transaction for 10 s.
-const claimLease = 5 * time.Second
+const reservationLease = 5 * time.Second
 
-// takeoverFaults stop a request between two steps for longer than its claim of an
+// takeoverFaults stop a request between two steps for longer than its reservation of an
 // Idempotency-Key lasts, so that a repeat over the other front takes over.
 func (n *nemesis) takeoverFaults() []fault {
 	first, second := n.stack.part("front-1"), n.stack.part("front-2")
-	claimed := []*stopping{{stack: n.stack, part: first, step: "front/claimed"}, {stack: n.stack, part: second, step: "front/gone-on"}}
+	reserved := []*stopping{{stack: n.stack, part: first, step: "front/reserved"}, {stack: n.stack, part: second, step: "front/gone-on"}}
 	withdrawing := []*stopping{{stack: n.stack, part: first, step: "sink/withdrawing"}}
 	return []fault{
 		// The one who takes over is stopped when it has saved the batch, and goes on last.
-		{"pause", "front-1 with a claim, front-2 after it took over", time.Second,
-			func(ctx context.Context) error { return n.stack.stopAll(ctx, claimed, nil) },
-			func(ctx context.Context) error { return n.stack.goOn(ctx, claimed) }, false},
+		{"pause", "front-1 with a reservation, front-2 after it took over", time.Second,
+			func(ctx context.Context) error { return n.stack.stopAll(ctx, reserved, nil) },
+			func(ctx context.Context) error { return n.stack.goOn(ctx, reserved) }, false},
 		{"pause", "front-1 in a withdrawal", 3 * time.Second,
 			func(ctx context.Context) error {
 				if err := n.stack.stopAll(ctx, withdrawing, n.stack.muteQueue); err != nil {
 					return err
 				}
-				sleep(ctx, claimLease+time.Second)
+				sleep(ctx, reservationLease+time.Second)
 				return nil
 			},
 			func(ctx context.Context) error {

@@ -322,15 +322,15 @@ func (q *fakeQueue) submitted() int {
 
 // A fakeLedger knows of no batch, or what finished says.
 type fakeLedger struct {
-	finished  func(partner int32, batch uuid.UUID) ([]intake.Finished, error)
-	claim     func(batch uuid.UUID) (intake.Claim, error)
-	keep      func(answer []byte) ([]byte, error)
-	unclaimed atomic.Int64
-	unclaim   error
-	renewed   atomic.Int64
-	records   map[string]intake.Record
-	away      error  // of records
-	hang      func() // if not nil, what is asked waits for it
+	finished func(partner int32, batch uuid.UUID) ([]intake.Finished, error)
+	reserve  func(batch uuid.UUID) (intake.Reservation, error)
+	keep     func(answer []byte) ([]byte, error)
+	released atomic.Int64
+	release  error
+	renewed  atomic.Int64
+	records  map[string]intake.Record
+	away     error  // of records
+	hang     func() // if not nil, what is asked waits for it
 }
 
 func (l *fakeLedger) wait() {
@@ -363,28 +363,28 @@ func (l *fakeLedger) Finished(_ context.Context, partner int32, batch uuid.UUID)
 	return l.finished(partner, batch)
 }
 
-func (l *fakeLedger) Claim(_ context.Context, _ int32, _ string, _ [32]byte, batch uuid.UUID, _ time.Duration) (intake.Claim, error) {
-	if l.claim == nil {
-		return intake.Claim{State: intake.ClaimFresh, Batch: batch}, nil
+func (l *fakeLedger) Reserve(_ context.Context, _ int32, _ string, _ [32]byte, batch uuid.UUID, _ time.Duration) (intake.Reservation, error) {
+	if l.reserve == nil {
+		return intake.Reservation{State: intake.ReservationFresh, Batch: batch}, nil
 	}
-	return l.claim(batch)
+	return l.reserve(batch)
 }
 
-func (l *fakeLedger) KeepAnswer(_ context.Context, _ int32, _ intake.Claimant, _ uuid.UUID, answer []byte) ([]byte, error) {
+func (l *fakeLedger) KeepAnswer(_ context.Context, _ int32, _ intake.Holder, _ uuid.UUID, answer []byte) ([]byte, error) {
 	if l.keep == nil {
 		return answer, nil
 	}
 	return l.keep(answer)
 }
 
-func (l *fakeLedger) Renew(context.Context, int32, intake.Claimant, time.Duration) error {
+func (l *fakeLedger) Renew(context.Context, int32, intake.Holder, time.Duration) error {
 	l.renewed.Add(1)
 	return nil
 }
 
-func (l *fakeLedger) Unclaim(context.Context, int32, intake.Claimant) error {
-	l.unclaimed.Add(1)
-	return l.unclaim
+func (l *fakeLedger) Release(context.Context, int32, intake.Holder) error {
+	l.released.Add(1)
+	return l.release
 }
 
 func saveAll(batch *intake.Batch) {

@@ -39,11 +39,11 @@ func idempotencyKey(header http.Header) (string, *problem) {
 	return key, nil
 }
 
-// The claim of a key ends with claimLease unless it is renewed, every renewEvery:
-// then its front has died, and a repeat takes over.
+// A reservation ends after reservationLease unless it is renewed, every renewEvery.
+// Then its front has died, and a repeat takes over.
 const (
-	claimLease = 5 * time.Second
-	renewEvery = claimLease / 4
+	reservationLease = 5 * time.Second
+	renewEvery       = reservationLease / 4
 )
 
 // onceTimeout bounds each question to the ledger about a key.
@@ -63,26 +63,26 @@ func (f *Front) createOnce(ctx context.Context, request *request, answer *answer
 	}
 	partner := request.Partner.ID
 	asking, cancel := context.WithTimeout(ctx, onceTimeout)
-	claim, err := f.opts.Ledger.Claim(asking, partner, key, hash, id, claimLease)
+	reservation, err := f.opts.Ledger.Reserve(asking, partner, key, hash, id, reservationLease)
 	cancel()
 	if err != nil {
-		f.opts.Logger.Warn("cannot claim an idempotency key", zap.Error(err))
+		f.opts.Logger.Warn("cannot reserve an idempotency key", zap.Error(err))
 		return errNoLedger
 	}
-	failpoint.Hit("front/claimed")
+	failpoint.Hit("front/reserved")
 	answer.queued = true
-	request.ID = claim.Batch
-	switch claim.State {
-	case intake.ClaimOtherBody:
+	request.ID = reservation.Batch
+	switch reservation.State {
+	case intake.ReservationOtherBody:
 		return &problem{code: codeKeyReused, detail: "this Idempotency-Key came with another body before"}
-	case intake.ClaimRunning:
+	case intake.ReservationRunning:
 		return errRunning
-	case intake.ClaimAnswered:
-		return f.replay(request, answer, claim.Answer)
+	case intake.ReservationAnswered:
+		return f.replay(request, answer, reservation.Answer)
 	}
-	request.Claimant = &intake.Claimant{Key: key, BodyHash: hash, Owner: id}
-	defer f.keepClaim(partner, *request.Claimant)()
-	if claim.State == intake.ClaimTakenOver {
+	request.Holder = &intake.Holder{Key: key, BodyHash: hash, Owner: id}
+	defer f.keepReservation(partner, *request.Holder)()
+	if reservation.State == intake.ReservationTakenOver {
 		return f.goOn(ctx, request, answer)
 	}
 	f.judge(ctx, request.Batch, true)
@@ -96,19 +96,19 @@ func (f *Front) createOnce(ctx context.Context, request *request, answer *answer
 func (f *Front) giveUp(ctx context.Context, request *request, refusal *problem) *problem {
 	giving, cancel := context.WithTimeout(context.WithoutCancel(ctx), onceTimeout)
 	defer cancel()
-	switch err := f.opts.Ledger.Unclaim(giving, request.Partner.ID, *request.Claimant); {
+	switch err := f.opts.Ledger.Release(giving, request.Partner.ID, *request.Holder); {
 	case errors.Is(err, intake.ErrTakenOver):
 		// That nothing is queued may not be true of the repeat.
 		return errRunning
 	case err != nil:
-		f.opts.Logger.Warn("an idempotency key stays claimed until its lease ends", zap.Error(err))
+		f.opts.Logger.Warn("an idempotency key stays reserved until its lease ends", zap.Error(err))
 	}
 	return refusal
 }
 
-// keepClaim renews a claim until it is stopped. One that can't be renewed may be
+// keepReservation renews a reservation until it is stopped. One that can't be renewed may be
 // taken over by a repeat: then the repeat's answer counts for both.
-func (f *Front) keepClaim(partner int32, claimant intake.Claimant) (stop func()) {
+func (f *Front) keepReservation(partner int32, holder intake.Holder) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	timer := time.NewTimer(renewEvery)
 	go func() {
@@ -118,9 +118,9 @@ func (f *Front) keepClaim(partner int32, claimant intake.Claimant) (stop func())
 			case <-ctx.Done():
 				return
 			}
-			asking, cancel := context.WithTimeout(ctx, claimLease)
-			if err := f.opts.Ledger.Renew(asking, partner, claimant, claimLease); err != nil && ctx.Err() == nil {
-				f.opts.Logger.Warn("cannot renew the claim of an idempotency key", zap.Error(err))
+			asking, cancel := context.WithTimeout(ctx, reservationLease)
+			if err := f.opts.Ledger.Renew(asking, partner, holder, reservationLease); err != nil && ctx.Err() == nil {
+				f.opts.Logger.Warn("cannot renew the reservation of an idempotency key", zap.Error(err))
 			}
 			cancel()
 			timer.Reset(renewEvery)
@@ -195,7 +195,7 @@ func (f *Front) keepAnswer(ctx context.Context, request *request, answer *answer
 	if err == nil {
 		asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), onceTimeout)
 		defer cancel()
-		first, err = f.opts.Ledger.KeepAnswer(asking, request.Partner.ID, *request.Claimant, request.ID, text)
+		first, err = f.opts.Ledger.KeepAnswer(asking, request.Partner.ID, *request.Holder, request.ID, text)
 	}
 	failpoint.Hit("front/kept")
 	switch {
@@ -251,14 +251,14 @@ func (f *Front) replay(request *request, answer *answer, text []byte) *problem {
 
 // Idempotency is the part of a Ledger that remembers keys.
 type Idempotency interface {
-	// Claim claims a key of a partner for a body with this SHA-256. The claim
-	// ends with its lease if there is no answer by then.
-	Claim(ctx context.Context, partner int32, key string, hash [32]byte, batch uuid.UUID, lease time.Duration) (intake.Claim, error)
-	// Renew lets a claim last for lease from now on.
-	Renew(ctx context.Context, partner int32, claimant intake.Claimant, lease time.Duration) error
+	// Reserve reserves a key of a partner for a body with this SHA-256. The
+	// reservation ends with its lease if there is no answer by then.
+	Reserve(ctx context.Context, partner int32, key string, hash [32]byte, batch uuid.UUID, lease time.Duration) (intake.Reservation, error)
+	// Renew lets a reservation last for lease from now on.
+	Renew(ctx context.Context, partner int32, holder intake.Holder, lease time.Duration) error
 	// KeepAnswer keeps the answer to a batch, and returns the first one that was
-	// kept. It returns intake.ErrTakenOver if another claimant has none yet.
-	KeepAnswer(ctx context.Context, partner int32, claimant intake.Claimant, batch uuid.UUID, answer []byte) (first []byte, err error)
-	// Unclaim gives up a claim that has no answer.
-	Unclaim(ctx context.Context, partner int32, claimant intake.Claimant) error
+	// kept. It returns intake.ErrTakenOver if another holder has the key and no answer yet.
+	KeepAnswer(ctx context.Context, partner int32, holder intake.Holder, batch uuid.UUID, answer []byte) (first []byte, err error)
+	// Release deletes a reservation that has no answer.
+	Release(ctx context.Context, partner int32, holder intake.Holder) error
 }

@@ -20,8 +20,8 @@ func TestCreateOnce_LedgerAway(t *testing.T) {
 	t.Parallel()
 	away := errors.New("secret-host is away")
 	var first []byte // an answer, as it is kept
-	takenOver := func(uuid.UUID) (intake.Claim, error) {
-		return intake.Claim{State: intake.ClaimTakenOver, Batch: uuid.Must(worker.NewBatch())}, nil
+	takenOver := func(uuid.UUID) (intake.Reservation, error) {
+		return intake.Reservation{State: intake.ReservationTakenOver, Batch: uuid.Must(worker.NewBatch())}, nil
 	}
 	for _, test := range []struct {
 		name      string
@@ -29,25 +29,25 @@ func TestCreateOnce_LedgerAway(t *testing.T) {
 		prefer    string
 		status    int // 0: broken off
 		replayed  bool
-		unclaimed int64
+		released  int64
 		submitted int
 	}{
-		{"claim", func(f *testFront) {
-			f.ledger.claim = func(uuid.UUID) (intake.Claim, error) { return intake.Claim{}, away }
+		{"reserve", func(f *testFront) {
+			f.ledger.reserve = func(uuid.UUID) (intake.Reservation, error) { return intake.Reservation{}, away }
 		}, "", 503, false, 0, 0},
 		{"queue away", func(f *testFront) {
 			f.queue.submit = func(context.Context, *intake.Batch) (front.Ticket, error) { return nil, worker.ErrUnavailable }
 		}, "", 503, false, 1, 1},
 		{"refused, and taken over", func(f *testFront) {
 			f.queue.submit = func(context.Context, *intake.Batch) (front.Ticket, error) { return nil, worker.ErrUnavailable }
-			f.ledger.unclaim = intake.ErrTakenOver
+			f.ledger.release = intake.ErrTakenOver
 		}, "", 409, false, 1, 1},
 		{"taken over, and refused", func(f *testFront) {
-			f.ledger.claim = takenOver
+			f.ledger.reserve = takenOver
 			f.queue.submit = func(context.Context, *intake.Batch) (front.Ticket, error) { return nil, worker.ErrUnavailable }
 		}, "", 409, false, 0, 1},
 		{"taken over, and too large", func(f *testFront) {
-			f.ledger.claim = takenOver
+			f.ledger.reserve = takenOver
 			f.queue.submit = func(context.Context, *intake.Batch) (front.Ticket, error) { return nil, worker.ErrTooLarge }
 		}, "", 413, false, 0, 1},
 		{"it may be queued", func(f *testFront) {
@@ -67,14 +67,18 @@ func TestCreateOnce_LedgerAway(t *testing.T) {
 			f.ledger.keep = func([]byte) ([]byte, error) { return first, nil }
 		}, "return=minimal", 202, true, 0, 1},
 		{"running", func(f *testFront) {
-			f.ledger.claim = func(uuid.UUID) (intake.Claim, error) { return intake.Claim{State: intake.ClaimRunning}, nil }
+			f.ledger.reserve = func(uuid.UUID) (intake.Reservation, error) {
+				return intake.Reservation{State: intake.ReservationRunning}, nil
+			}
 		}, "", 409, false, 0, 0},
 		{"another body", func(f *testFront) {
-			f.ledger.claim = func(uuid.UUID) (intake.Claim, error) { return intake.Claim{State: intake.ClaimOtherBody}, nil }
+			f.ledger.reserve = func(uuid.UUID) (intake.Reservation, error) {
+				return intake.Reservation{State: intake.ReservationOtherBody}, nil
+			}
 		}, "", 422, false, 0, 0},
 		{"damaged", func(f *testFront) {
-			f.ledger.claim = func(batch uuid.UUID) (intake.Claim, error) {
-				return intake.Claim{State: intake.ClaimAnswered, Batch: batch, Answer: []byte("damaged")}, nil
+			f.ledger.reserve = func(batch uuid.UUID) (intake.Reservation, error) {
+				return intake.Reservation{State: intake.ReservationAnswered, Batch: batch, Answer: []byte("damaged")}, nil
 			}
 		}, "", 500, false, 0, 0},
 	} {
@@ -96,14 +100,14 @@ func TestCreateOnce_LedgerAway(t *testing.T) {
 			if err == nil && strings.Contains(a.String(), "secret-host") {
 				t.Errorf("answered %s", a.Bytes())
 			}
-			if f.ledger.unclaimed.Load() != test.unclaimed || f.queue.submitted() != test.submitted {
-				t.Errorf("%d keys are given up, %d batches submitted", f.ledger.unclaimed.Load(), f.queue.submitted())
+			if f.ledger.released.Load() != test.released || f.queue.submitted() != test.submitted {
+				t.Errorf("%d keys are given up, %d batches submitted", f.ledger.released.Load(), f.queue.submitted())
 			}
 		})
 	}
 }
 
-// A claim is renewed for as long as its request is worked on.
+// A reservation is renewed for as long as its request is worked on.
 func TestCreateOnce_Renew(t *testing.T) {
 	t.Parallel()
 	f := startFront(t)
