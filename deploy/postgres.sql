@@ -1,5 +1,5 @@
 -- The roles and the database of docker-compose.yml. Run once when its Postgres is new; by hand for a Postgres that an older version made
--- (the README says how). Another time it sets the passwords again, and changes nothing else.
+-- ("Upgrade" in deploy/README.md says how). Another time it sets the passwords again, and changes nothing else.
 \set ON_ERROR_STOP on
 \getenv owner_password POSTGRES_PASSWORD
 \getenv worker_password POSTGRES_WORKER_PASSWORD
