@@ -14,8 +14,10 @@ import (
 
 	"intake"
 	"intake/cmd/intake/internal/admin"
+	"intake/cmd/intake/internal/auth"
 	"intake/cmd/intake/internal/front"
 	"intake/cmd/intake/internal/limit"
+	"intake/cmd/intake/internal/origin"
 	"intake/sink"
 	"intake/worker"
 )
@@ -28,8 +30,8 @@ type issuerFlags struct {
 	NoBuiltinIssuer   bool   `help:"Issue no tokens, and take only those of --oauth-issuer."`
 }
 
-func (f issuerFlags) external() front.ExternalIssuer {
-	return front.ExternalIssuer{URL: f.OAuthIssuer, Audience: f.OAuthAudience, PartnerClaim: f.OAuthPartnerClaim}
+func (f issuerFlags) external() auth.ExternalIssuer {
+	return auth.ExternalIssuer{URL: f.OAuthIssuer, Audience: f.OAuthAudience, PartnerClaim: f.OAuthPartnerClaim}
 }
 
 type frontCommand struct {
@@ -65,6 +67,7 @@ type frontProcess struct {
 	questions *sink.Store // for what partners ask
 	queue     *worker.Queue
 	limiter   *limit.Limiter
+	auth      *auth.Authenticator
 	front     *front.Front
 	listener  net.Listener
 	admin     net.Listener
@@ -99,7 +102,7 @@ func newFrontProcess(ctx context.Context, c frontCommand, logger *zap.Logger) (_
 	}
 	p.health = admin.New(p.metrics,
 		admin.Check{Name: "queue", Check: p.queue.Ready},
-		admin.Check{Name: "partners", Check: func(ctx context.Context) error { return p.front.CheckDirectory(ctx) }})
+		admin.Check{Name: "partners", Check: func(ctx context.Context) error { return p.auth.Ready(ctx) }})
 	publicURL := strings.TrimRight(c.PublicURL, "/")
 	if publicURL == "" {
 		publicURL = p.url()
@@ -109,18 +112,23 @@ func newFrontProcess(ctx context.Context, c frontCommand, logger *zap.Logger) (_
 		return nil, err
 	}
 	p.limiter = limit.New(limit.Options{Redis: p.redis, Logger: logger, Registerer: p.metrics})
+	if p.auth, err = auth.New(auth.Options{
+		Registry: p.store, PublicURL: publicURL, Issuer: c.external(), NoBuiltinIssuer: c.NoBuiltinIssuer, Proxies: proxies,
+		Logger: logger, Registerer: p.metrics,
+	}); err != nil {
+		return nil, err
+	}
 	p.front, err = front.New(front.Options{
-		Queue: queue{p.queue}, Ledger: p.store, Questions: p.questions, SeenSet: p.seen, Registry: p.store, PublicURL: publicURL,
+		Queue: queue{p.queue}, Ledger: p.store, Questions: p.questions, SeenSet: p.seen, Auth: p.auth,
 		MaxInflightBytes: c.MaxInflightBytes, Limiter: p.limiter, Certificate: certificate, DrainDelay: c.DrainDelay,
-		TrustedProxies: proxies, MaxConnectionsPerAddress: c.MaxConnections,
-		Issuer: c.external(), NoBuiltinIssuer: c.NoBuiltinIssuer, Ready: p.health.ServeReady, Live: p.health.ServeLive,
+		Proxies: proxies, MaxConnectionsPerAddress: c.MaxConnections, Ready: p.health.ServeReady, Live: p.health.ServeLive,
 		Logger: logger, Registerer: p.metrics,
 	})
 	return p, err
 }
 
 // security reads what keeps strangers away.
-func (c *frontCommand) security(logger *zap.Logger) (certificate *front.Certificate, proxies []netip.Prefix, err error) {
+func (c *frontCommand) security(logger *zap.Logger) (certificate *front.Certificate, proxies origin.Proxies, err error) {
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		return nil, nil, errors.New("--tls-cert and --tls-key go together")
 	}
@@ -160,7 +168,7 @@ func (p *frontProcess) Run(ctx context.Context) error {
 	group.Go(func() error { return p.check(background, p.config.AllowUnsafe, p.logger) })
 	group.Go(func() error { return p.queue.Run(background) })
 	group.Go(func() error { return p.seen.Run(background) })
-	group.Go(func() error { return p.front.Run(background) })
+	group.Go(func() error { return p.auth.Run(background) })
 	group.Go(func() error { return p.limiter.Run(background) })
 	serving, stopServing := context.WithCancel(ctx)
 	defer stopServing()

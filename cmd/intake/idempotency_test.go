@@ -111,7 +111,7 @@ func TestIdempotency(t *testing.T) {
 	}
 	// Another partner's keys are others.
 	secret := s.addPartner(t, "other")
-	if err := s.fronts[0].front.Reload(t.Context()); err != nil {
+	if err := s.fronts[0].auth.Reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if a := postKeyed(t, s.client(t.Context(), s.fronts[0], "other", secret), s.fronts[0], "saved", body("c"), ""); a.status != 200 || a.replayed {

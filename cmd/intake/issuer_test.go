@@ -88,7 +88,7 @@ func (s *stack) startFront(t *testing.T, c frontCommand) *frontProcess {
 func TestCommand_IssuerFlags(t *testing.T) {
 	t.Parallel()
 	for flags, says := range map[string]string{
-		"front --no-builtin-issuer":                  "nobody could get in",
+		"front --no-builtin-issuer":                  "requires --oauth-issuer",
 		"front --oauth-issuer=http://issuer.example": "must be https",
 		"up --demo --no-builtin-issuer --data=DATA":  "--demo needs the built-in issuer",
 	} {

@@ -26,7 +26,7 @@ func TestLimits(t *testing.T) {
 	}
 	partner(0, "set", "acme", fmt.Sprint("--items-per-second=", rate), "--requests=16")
 	for _, f := range s.fronts {
-		if err := f.front.Reload(t.Context()); err != nil {
+		if err := f.auth.Reload(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}

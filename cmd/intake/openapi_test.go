@@ -459,7 +459,7 @@ func TestOpenAPI_TooMany(t *testing.T) {
 	limits := func(args ...string) {
 		t.Helper()
 		outputOf(t, 0, append([]string{"partner", "--postgres-url=" + s.flags.PostgresURL, "set", "acme"}, args...)...)
-		if err := f.front.Reload(t.Context()); err != nil {
+		if err := f.auth.Reload(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}

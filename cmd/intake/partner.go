@@ -12,7 +12,7 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 
 	"intake"
-	"intake/cmd/intake/internal/front"
+	"intake/cmd/intake/internal/auth"
 	"intake/sink"
 )
 
@@ -69,7 +69,7 @@ func (c partnerAddCommand) Run(ctx context.Context, all *commands, out output) e
 		return err
 	}
 	defer store.Close()
-	secret, hash := front.NewSecret()
+	secret, hash := auth.NewSecret()
 	partner, err := store.AddPartner(ctx, intake.Partner{Name: c.Name, Currency: c.Currency, EntityTypes: c.EntityTypes}, hash)
 	if errors.Is(err, sink.ErrPartnerExists) {
 		return fmt.Errorf("there is a partner %s already: choose another name, or give it a new secret with intake partner rotate", c.Name)
@@ -108,7 +108,7 @@ func (c partnerRotateCommand) Run(ctx context.Context, all *commands, out output
 	if c.Overlap < 0 {
 		return fmt.Errorf("--overlap %s: it must be 0 or more", c.Overlap)
 	}
-	secret, hash := front.NewSecret()
+	secret, hash := auth.NewSecret()
 	fresh := clientSecret{ClientID: c.Name, Secret: secret}
 	err := all.Partner.change(ctx, c.Name, func(ctx context.Context, store *sink.Store) error {
 		until, err := store.RotateSecret(ctx, c.Name, hash, c.Overlap)

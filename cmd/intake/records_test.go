@@ -29,7 +29,7 @@ func TestCases_DryRun(t *testing.T) {
 	for _, c := range readCases(t) {
 		partner := "case-" + c.Name
 		secret := s.addPartner(t, partner)
-		if err := f.front.Reload(t.Context()); err != nil {
+		if err := f.auth.Reload(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		t.Run(c.Name, func(t *testing.T) {
@@ -91,7 +91,7 @@ func TestRecords(t *testing.T) {
 	s := startStack(t, stackOptions{})
 	f := s.fronts[0]
 	other := s.addPartner(t, "other")
-	if err := f.front.Reload(t.Context()); err != nil {
+	if err := f.auth.Reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	documented := newDocumented(t).context(t.Context())

@@ -98,7 +98,7 @@ func TestRecover(t *testing.T) {
 	keyed := "[" + itemOf("keyed", 1) + "]"
 	firstKeyed := postKeyed(t, client, s.fronts[0], "key", keyed, "wait=30")
 	late := s.addPartner(t, "late")
-	if err := s.fronts[0].front.Reload(t.Context()); err != nil {
+	if err := s.fronts[0].auth.Reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if a, err := post(t.Context(), s.client(t.Context(), s.fronts[0], "late", late), s.fronts[0], []byte("["+string(itemOf("late", 1))+"]"), ""); err != nil || a.http != http.StatusOK {
@@ -272,7 +272,7 @@ func TestSeenRebuild(t *testing.T) {
 	t.Parallel()
 	s := startStack(t, stackOptions{})
 	other := s.addPartner(t, "other")
-	if err := s.fronts[0].front.Reload(t.Context()); err != nil {
+	if err := s.fronts[0].auth.Reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	const items = seenPage/2 + 100 // of each partner: more than a page, and not a whole number of them

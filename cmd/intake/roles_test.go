@@ -19,7 +19,7 @@ func TestRoles(t *testing.T) {
 	d := newDocumented(t)
 	for _, c := range readCases(t) {
 		secret := s.addPartner(t, "case-"+c.Name)
-		if err := s.fronts[0].front.Reload(t.Context()); err != nil {
+		if err := s.fronts[0].auth.Reload(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		t.Run(c.Name, func(t *testing.T) { s.runCase(t, d, c, "case-"+c.Name, secret) })

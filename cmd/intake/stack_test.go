@@ -20,7 +20,7 @@ import (
 	"golang.org/x/oauth2/clientcredentials"
 
 	"intake"
-	"intake/cmd/intake/internal/front"
+	"intake/cmd/intake/internal/auth"
 	"intake/internal/local/localtest"
 	"intake/sink"
 )
@@ -141,7 +141,7 @@ func (s *stack) addPartner(t testing.TB, name string) (secret string) {
 		t.Fatal(err)
 	}
 	defer store.Close()
-	secret, hash := front.NewSecret()
+	secret, hash := auth.NewSecret()
 	if _, err := store.AddPartner(t.Context(), intake.Partner{Name: name, Currency: "GBP"}, hash); err != nil {
 		t.Fatal(err)
 	}

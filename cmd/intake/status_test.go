@@ -65,7 +65,7 @@ func TestCases_Async(t *testing.T) {
 		}
 		partner := "case-" + c.Name
 		secret := s.addPartner(t, partner)
-		if err := s.fronts[0].front.Reload(t.Context()); err != nil {
+		if err := s.fronts[0].auth.Reload(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		t.Run(c.Name, func(t *testing.T) {
@@ -167,7 +167,7 @@ func TestStatus(t *testing.T) {
 
 	// Another partner's batch is not there.
 	secret := s.addPartner(t, "other")
-	if err := s.fronts[0].front.Reload(t.Context()); err != nil {
+	if err := s.fronts[0].auth.Reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	other := s.client(t.Context(), s.fronts[0], "other", secret)

@@ -18,7 +18,7 @@ func asStranger(t testing.TB) (client *http.Client, theirs, nobodys []string) {
 	s := startStack(t, stackOptions{})
 	f := s.fronts[0]
 	secret := s.addPartner(t, "other")
-	if err := f.front.Reload(t.Context()); err != nil {
+	if err := f.auth.Reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	saved, err := post(t.Context(), s.client(t.Context(), f, "acme", s.secret), f, []byte("["+itemOf("theirs", 1)+"]"), "")

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"intake"
-	"intake/cmd/intake/internal/front"
+	"intake/cmd/intake/internal/auth"
 	"intake/internal/local"
 	"intake/sink"
 )
@@ -142,11 +142,11 @@ func (c upCommand) demoPartner(ctx context.Context, data string, f *frontProcess
 	switch {
 	case current == nil:
 		var hash [32]byte
-		secret, hash = front.NewSecret()
+		secret, hash = auth.NewSecret()
 		_, err = f.store.AddPartner(ctx, intake.Partner{Name: name, Currency: "GBP"}, hash)
 	case sha256.Sum256([]byte(secret)) != current.SecretHash:
 		var hash [32]byte
-		secret, hash = front.NewSecret()
+		secret, hash = auth.NewSecret()
 		_, err = f.store.RotateSecret(ctx, name, hash, 0)
 	}
 	if err != nil {

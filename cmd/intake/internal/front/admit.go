@@ -8,12 +8,13 @@ import (
 	"sync"
 	"time"
 
+	"intake/cmd/intake/internal/problem"
 	"intake/worker"
 )
 
 // admit refuses a batch that comes while more is queued than can be saved in good
 // time: before it is read, so that refusing takes little from saving.
-func (f *Front) admit(prefer *preferences) *problem {
+func (f *Front) admit(prefer *preferences) *problem.Problem {
 	if prefer.validate { // it won't be queued
 		return nil
 	}
@@ -21,16 +22,16 @@ func (f *Front) admit(prefer *preferences) *problem {
 	if !overloaded {
 		return nil
 	}
-	return &problem{
-		code: codeOverloaded, retryAfter: comeBack(after),
-		detail: "more is queued than can be saved in good time; nothing of this request was saved or queued",
+	return &problem.Problem{
+		Code: problem.Overloaded, RetryAfter: comeBack(after),
+		Detail: "more is queued than can be saved in good time; nothing of this request was saved or queued",
 	}
 }
 
 // admitLine has a line of a stream wait until it is admitted, which slows the
 // stream down, and only then refuses it.
-func (f *Front) admitLine(ctx context.Context, prefer *preferences) *problem {
-	var refusal *problem
+func (f *Front) admitLine(ctx context.Context, prefer *preferences) *problem.Problem {
+	var refusal *problem.Problem
 	waitRoom(ctx, func() bool {
 		refusal = f.admit(prefer)
 		return refusal == nil
@@ -42,14 +43,14 @@ func (f *Front) admitLine(ctx context.Context, prefer *preferences) *problem {
 // would read on, so as to use the connection again: of a large body that takes more
 // than another connection does. So that is closed, a while after the answer, which a
 // client that is still sending might not get to see otherwise.
-func (f *Front) refuseUnread(w http.ResponseWriter, r *http.Request, refusal problem) {
+func (f *Front) refuseUnread(w http.ResponseWriter, r *http.Request, refusal *problem.Problem) {
 	const large = 32 << 10
 	if r.ProtoMajor > 1 || 0 <= r.ContentLength && r.ContentLength <= large {
-		writeProblem(w, refusal)
+		refusal.Write(w)
 		return
 	}
 	w.Header().Set("Connection", "close")
-	writeProblem(w, refusal)
+	refusal.Write(w)
 	controller := http.NewResponseController(w)
 	if controller.Flush() != nil {
 		return
@@ -79,10 +80,8 @@ func closeRead(conn net.Conn) {
 }
 
 // full is errFull, with the time by which what is queued should be saved.
-func (f *Front) full() *problem {
-	p := errFull
-	p.retryAfter = comeBack(f.opts.Queue.Backlog())
-	return &p
+func (f *Front) full() *problem.Problem {
+	return errFull.After(comeBack(f.opts.Queue.Backlog()))
 }
 
 // comeBack makes a Retry-After of an estimate. Not all come back at once.

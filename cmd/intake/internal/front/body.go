@@ -19,6 +19,7 @@ import (
 
 	"intake"
 	"intake/cmd/intake/internal/limit"
+	"intake/cmd/intake/internal/problem"
 )
 
 // maxSentBytes bounds a compressed body as it is sent: above what the largest
@@ -34,13 +35,13 @@ func slowest(bytes int64) time.Duration {
 
 // readBody reads a batch's text, within the budget and what its partner may have in
 // flight, and not for ever. The buffer is of bodies and goes back there.
-func (f *Front) readBody(w http.ResponseWriter, r *http.Request, share *share, pass *limit.Pass) (*[]byte, *problem) {
+func (f *Front) readBody(w http.ResponseWriter, r *http.Request, share *share, slot *limit.Slot) (*[]byte, *problem.Problem) {
 	encoding, refusal := checkContent(w, r)
 	if refusal != nil {
 		return nil, refusal
 	}
 	if r.ContentLength > maxSentBytes || encoding == "" && r.ContentLength > intake.MaxBodyBytes {
-		return nil, &problem{code: codeBodyTooLarge, detail: "the body is larger than 32 MiB"}
+		return nil, &problem.Problem{Code: problem.BodyTooLarge, Detail: "the body is larger than 32 MiB"}
 	}
 	controller := http.NewResponseController(w)
 	base := baseOf(r)
@@ -62,12 +63,12 @@ func (f *Front) readBody(w http.ResponseWriter, r *http.Request, share *share, p
 	if encoding != "gzip" && r.ContentLength >= 0 {
 		expected = r.ContentLength + 1 // one more, to see the end
 	}
-	filling := &filling{w: w, share: share, pass: pass}
+	filling := &filling{w: w, share: share, slot: slot}
 	refusal = filling.fill(buffer, source, min(expected, firstBuffer), expected, limit)
 	if refusal == nil && encoding == "zstd" {
 		refusal = f.inflate(buffer, filling)
 	}
-	if refusal == &errFull {
+	if refusal == errFull {
 		refusal = f.full()
 	}
 	if refusal != nil {
@@ -106,15 +107,15 @@ const (
 )
 
 var (
-	errTooLarge = problem{code: codeBodyTooLarge, detail: "the body is larger than 32 MiB after decompression"}
-	errFull     = problem{code: codeNoMemory, retryAfter: time.Second, detail: "other requests take all the memory there is; nothing of this one was saved or queued"}
+	errTooLarge = &problem.Problem{Code: problem.BodyTooLarge, Detail: "the body is larger than 32 MiB after decompression"}
+	errFull     = &problem.Problem{Code: problem.NoMemory, RetryAfter: time.Second, Detail: "other requests take all the memory there is; nothing of this one was saved or queued"}
 )
 
 // A filling is a body that is being read.
 type filling struct {
 	w     http.ResponseWriter // its connection is closed where the body can't be read on
 	share *share
-	pass  *limit.Pass
+	slot  *limit.Slot
 }
 
 // fill reads all of a body, up to a limit, into a buffer, which has room for first
@@ -122,11 +123,11 @@ type filling struct {
 // and then by doubling, each time within the budget. What is expected and doesn't
 // fit is refused at once. What has come, unpacked, counts for the partner's bytes in
 // flight.
-func (f *filling) fill(buffer *[]byte, source io.Reader, first, expected, limit int64) *problem {
+func (f *filling) fill(buffer *[]byte, source io.Reader, first, expected, limit int64) *problem.Problem {
 	b := (*buffer)[:0]
 	defer func() { *buffer = b }()
 	if !f.share.fits(expected) || !f.share.grow(int64(cap(b))) {
-		return &errFull
+		return errFull
 	}
 	first = max(first, minBodyBuffer)
 	for {
@@ -137,16 +138,16 @@ func (f *filling) fill(buffer *[]byte, source io.Reader, first, expected, limit 
 			}
 			room = min(max(room, first), limit+1)
 			if !f.share.grow(room) {
-				return &errFull
+				return errFull
 			}
 			b = append(make([]byte, 0, room), b...)
 		}
 		n, err := source.Read(b[len(b):cap(b)])
 		b = b[:len(b)+n]
-		exceeded := f.pass.Grow(int64(len(b)))
+		exceeded := f.slot.Grow(int64(len(b)))
 		switch {
 		case int64(len(b)) > limit:
-			return &errTooLarge
+			return errTooLarge
 		case exceeded != nil:
 			return limitProblem(exceeded)
 		case errors.Is(err, io.EOF):
@@ -161,7 +162,7 @@ func (f *filling) fill(buffer *[]byte, source io.Reader, first, expected, limit 
 // isn't decoded as it comes in: a decoder sets aside the window that a frame's
 // header asks for, often 8 MiB, for the smallest of bodies. So there are a few
 // decoders, and none of them waits for a client.
-func (f *Front) inflate(buffer *[]byte, filling *filling) *problem {
+func (f *Front) inflate(buffer *[]byte, filling *filling) *problem.Problem {
 	sent := *buffer
 	expected := int64(firstBuffer)
 	var header zstd.Header
@@ -208,9 +209,9 @@ func putBody(buffer *[]byte) {
 
 // checkContent reads what the body is said to be. What can be sent is told with
 // the refusal (RFC 9110 §15.5.16).
-func checkContent(w http.ResponseWriter, r *http.Request) (encoding string, refusal *problem) {
+func checkContent(w http.ResponseWriter, r *http.Request) (encoding string, refusal *problem.Problem) {
 	if len(r.Header.Values("Content-Type")) > 1 {
-		return "", &problem{code: codeBadContentType, detail: "Content-Type must be given once"}
+		return "", &problem.Problem{Code: problem.BadContentType, Detail: "Content-Type must be given once"}
 	}
 	mediaType, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	charset := params["charset"]
@@ -220,12 +221,12 @@ func checkContent(w http.ResponseWriter, r *http.Request) (encoding string, refu
 			accept, detail = "application/json", "send the entries with Content-Type: application/json"
 		}
 		w.Header().Set("Accept", accept)
-		return "", &problem{code: codeContentType, detail: detail}
+		return "", &problem.Problem{Code: problem.ContentType, Detail: detail}
 	}
 	return checkEncoding(w, r)
 }
 
-func checkEncoding(w http.ResponseWriter, r *http.Request) (encoding string, refusal *problem) {
+func checkEncoding(w http.ResponseWriter, r *http.Request) (encoding string, refusal *problem.Problem) {
 	encoding = strings.ToLower(strings.TrimSpace(strings.Join(r.Header.Values("Content-Encoding"), ",")))
 	switch encoding {
 	case "", "identity":
@@ -236,7 +237,7 @@ func checkEncoding(w http.ResponseWriter, r *http.Request) (encoding string, ref
 		return "zstd", nil
 	}
 	w.Header().Set("Accept-Encoding", "gzip, zstd")
-	return "", &problem{code: codeEncoding, detail: "send the body plain, or with Content-Encoding: gzip or zstd"}
+	return "", &problem.Problem{Code: problem.Encoding, Detail: "send the body plain, or with Content-Encoding: gzip or zstd"}
 }
 
 // errCompression marks a body that isn't what its Content-Encoding says.
@@ -306,17 +307,17 @@ func (r *slowReader) Read(b []byte) (int, error) {
 	return n, err
 }
 
-func bodyProblem(w http.ResponseWriter, err error) *problem {
+func bodyProblem(w http.ResponseWriter, err error) *problem.Problem {
 	w.Header().Set("Connection", "close")
 	switch {
 	case errors.Is(err, errTooLong):
-		return &problem{code: codeBodyTooLarge, detail: "the body is larger than 32 MiB"}
+		return &problem.Problem{Code: problem.BodyTooLarge, Detail: "the body is larger than 32 MiB"}
 	case errors.Is(err, errStopped):
-		return &problem{code: codeShuttingDown, retryAfter: time.Second, detail: "shutting down; nothing of this request was saved or queued"}
+		return &problem.Problem{Code: problem.ShuttingDown, RetryAfter: time.Second, Detail: "shutting down; nothing of this request was saved or queued"}
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return &problem{code: codeBodyTooSlow, detail: "the body came slower than 64 KiB a second"}
+		return &problem.Problem{Code: problem.BodyTooSlow, Detail: "the body came slower than 64 KiB a second"}
 	case errors.Is(err, errCompression):
-		return &problem{code: codeBadCompression, detail: err.Error()}
+		return &problem.Problem{Code: problem.BadCompression, Detail: err.Error()}
 	}
-	return &problem{code: codeBodyIncomplete, detail: "the body ended early"}
+	return &problem.Problem{Code: problem.BodyIncomplete, Detail: "the body ended early"}
 }

@@ -1,6 +1,7 @@
 package front
 
 import (
+	"intake/cmd/intake/internal/origin"
 	"net"
 	"net/netip"
 	"sync"
@@ -21,7 +22,7 @@ type hostListener struct {
 	refused prometheus.Counter
 
 	mu    sync.Mutex
-	conns map[netip.Addr]int // guarded by mu; by what hostOf returns
+	conns map[netip.Addr]int // guarded by mu; by host
 }
 
 func (f *Front) limitHosts(listener net.Listener) net.Listener {
@@ -29,7 +30,7 @@ func (f *Front) limitHosts(listener net.Listener) net.Listener {
 		return listener
 	}
 	return &hostListener{
-		Listener: listener, most: f.opts.MaxConnectionsPerAddress, exempt: f.isProxy,
+		Listener: listener, most: f.opts.MaxConnectionsPerAddress, exempt: f.opts.Proxies.Contain,
 		refused: f.metrics.refusedConnections, conns: make(map[netip.Addr]int),
 	}
 }
@@ -41,11 +42,11 @@ func (l *hostListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		address := parseRemote(conn.RemoteAddr().String())
+		address := origin.Parse(conn.RemoteAddr().String())
 		if l.exempt(address) {
 			return conn, nil
 		}
-		host := hostOf(address)
+		host := origin.HostOf(address)
 		if l.enter(host) {
 			return &hostConn{Conn: conn, leave: sync.OnceFunc(func() { l.leave(host) })}, nil
 		}

@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"intake/cmd/intake/internal/auth"
+	"intake/cmd/intake/internal/problem"
 	"intake/internal/decode"
 	"net/http"
 	"slices"
@@ -25,39 +27,40 @@ func (f *Front) create(w http.ResponseWriter, r *http.Request) {
 	if streams {
 		f.answerEarly(w)
 	}
-	partner, token, ok := f.authenticate(w, r, scopeWrite)
+	who, ok := f.authenticate(w, r, auth.ScopeWrite)
 	if !ok {
 		return
 	}
+	partner := who.Partner
 	key, refusal := idempotencyKey(r.Header)
 	if refusal == nil && streams {
-		f.stream(w, r, partner, token, key)
+		f.stream(w, r, who, key)
 		return
 	}
 	if refusal != nil {
-		writeProblem(w, *refusal)
+		refusal.Write(w)
 		return
 	}
 	prefer := readPreferences(r.Header)
 	if refusal := f.admit(&prefer); refusal != nil {
-		f.refuseUnread(w, r, *refusal)
+		f.refuseUnread(w, r, refusal)
 		return
 	}
 	share := f.budget.share(partner.ID)
 	defer share.release()
-	body, pass, refusal := f.readLimited(w, r, &partner, share)
+	body, slot, refusal := f.readLimited(w, r, &partner, share)
 	if refusal != nil {
 		share.release()
-		f.refuseUnread(w, r, *refusal)
+		f.refuseUnread(w, r, refusal)
 		return
 	}
-	defer pass.Leave()
+	defer slot.Leave()
 	request, answer, refusal := f.take(r.Context(), &incoming{
 		partner: partner, body: *body, share: share, prefer: prefer, key: key,
 	})
 	if refusal != nil {
 		putBody(body)
-		writeProblem(w, *refusal)
+		refusal.Write(w)
 		return
 	}
 	object := newObject(share, request.Batch, answer.queued, answer.minimal)
@@ -81,7 +84,7 @@ type incoming struct {
 }
 
 // take takes a batch in: it decodes, judges and saves it.
-func (f *Front) take(ctx context.Context, in *incoming) (*request, *answer, *problem) {
+func (f *Front) take(ctx context.Context, in *incoming) (*request, *answer, *problem.Problem) {
 	received := time.Now()
 	items, err := f.decode(in.body, &in.partner, received)
 	if err != nil {
@@ -110,7 +113,7 @@ func (f *Front) take(ctx context.Context, in *incoming) (*request, *answer, *pro
 }
 
 // decide judges and saves the items of a batch.
-func (f *Front) decide(ctx context.Context, in *incoming, items []intake.Item, received time.Time) (*request, *answer, *problem) {
+func (f *Front) decide(ctx context.Context, in *incoming, items []intake.Item, received time.Time) (*request, *answer, *problem.Problem) {
 	if !in.share.addItems(items) {
 		return nil, nil, f.full()
 	}
@@ -192,7 +195,7 @@ func (f *Front) judge(ctx context.Context, batch *intake.Batch, ask bool) {
 
 // save queues a batch and waits until what was left of it is saved, or until its
 // wait is over, or until the client is gone.
-func (f *Front) save(ctx context.Context, request *request) *problem {
+func (f *Front) save(ctx context.Context, request *request) *problem.Problem {
 	batch := request.Batch
 	ticket, err := f.opts.Queue.Submit(ctx, batch, request.lane)
 	if err != nil {
@@ -214,10 +217,10 @@ func (f *Front) save(ctx context.Context, request *request) *problem {
 	return nil
 }
 
-func (f *Front) queueProblem(batch *intake.Batch, err error) *problem {
+func (f *Front) queueProblem(batch *intake.Batch, err error) *problem.Problem {
 	switch {
 	case errors.Is(err, worker.ErrTooLarge):
-		return &problem{code: codeItemTooLarge, detail: err.Error()}
+		return &problem.Problem{Code: problem.ItemTooLarge, Detail: err.Error()}
 	case errors.Is(err, worker.ErrUncertain):
 		// No answer is true here. The client finds its connection broken, and by
 		// sending the batch again it learns what became of it.
@@ -228,25 +231,25 @@ func (f *Front) queueProblem(batch *intake.Batch, err error) *problem {
 		f.opts.Logger.Error("cannot queue a batch", zap.Stringer("batch", batch.ID), zap.String("partner", batch.Partner.Name), zap.Error(err))
 	}
 	f.opts.Logger.Debug("a batch is refused", zap.String("partner", batch.Partner.Name), zap.Error(err))
-	code := codeQueueUnavailable
+	code := problem.QueueUnavailable
 	if errors.Is(err, worker.ErrFull) {
-		code = codeQueueFull
+		code = problem.QueueFull
 	}
-	return &problem{
-		code: code, retryAfter: comeBack(f.opts.Queue.Backlog()),
-		detail: "the batch can't be queued safely now; nothing of it was saved or queued",
+	return &problem.Problem{
+		Code: code, RetryAfter: comeBack(f.opts.Queue.Backlog()),
+		Detail: "the batch can't be queued safely now; nothing of it was saved or queued",
 	}
 }
 
-func decodeProblem(err error) *problem {
+func decodeProblem(err error) *problem.Problem {
 	if errors.Is(err, decode.ErrTooManyItems) {
-		return &problem{code: codeTooManyItems, detail: fmt.Sprintf("the batch has more than %d items", intake.MaxBatchItems)}
+		return &problem.Problem{Code: problem.TooManyItems, Detail: fmt.Sprintf("the batch has more than %d items", intake.MaxBatchItems)}
 	}
-	code := codeNotJSON
+	code := problem.NotJSON
 	if syntax, ok := errors.AsType[*decode.SyntaxError](err); ok {
-		code = problemCode(syntax.Code)
+		code = problem.Code(syntax.Code)
 	}
-	return &problem{code: code, detail: err.Error()}
+	return &problem.Problem{Code: code, Detail: err.Error()}
 }
 
 func (f *Front) count(batch *intake.Batch) {

@@ -40,11 +40,6 @@ func (c *Certificate) LookAgain() {
 	c.looked = time.Time{}
 }
 
-// SetIssuerTransport sets how the external issuer is reached.
-func (f *Front) SetIssuerTransport(transport http.RoundTripper) {
-	f.issuer.discovery.client.Transport = transport
-}
-
 // Routes gives the methods that are answered, by path. What follows a path that
 // takes an id is part of it here.
 func (f *Front) Routes() map[string][]string {
@@ -56,15 +51,6 @@ func (f *Front) Routes() map[string][]string {
 		routes[path] = slices.Sorted(maps.Keys(methods))
 	}
 	return routes
-}
-
-// ProblemStatuses returns the status of each code of a problem.
-func ProblemStatuses() map[string]int {
-	statuses := make(map[string]int)
-	for code, status := range problemStatuses {
-		statuses[string(code)] = status
-	}
-	return statuses
 }
 
 // Take takes memory for a request of a partner, if it may have it, until back is called.

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/netip"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -26,10 +25,12 @@ import (
 	"golang.org/x/net/netutil"
 
 	"intake"
+	"intake/cmd/intake/internal/auth"
 	"intake/cmd/intake/internal/limit"
+	"intake/cmd/intake/internal/origin"
+	"intake/cmd/intake/internal/problem"
 	"intake/cmd/intake/internal/reference"
 	"intake/dedupe"
-	"intake/sink"
 	"intake/worker"
 )
 
@@ -63,36 +64,23 @@ type SeenSet interface {
 	Ask(ctx context.Context, partner int32, clients []*intake.PartnerClient, seen []dedupe.Seen)
 }
 
-// A Registry knows the partners, and the keys that tokens are signed with.
-type Registry interface {
-	Partners(ctx context.Context) ([]sink.PartnerRecord, error)
-	SigningKeys(ctx context.Context) (keys []sink.SigningKey, now time.Time, err error)
-}
-
-// Options of a Front. Queue, Ledger, Questions, SeenSet, Registry and PublicURL are required.
+// Options of a Front. Queue, Ledger, Questions, SeenSet and Auth are required.
 type Options struct {
 	Queue  Queue
 	Ledger Ledger
 	// Questions should have connections of its own: those who ask may wait long.
 	Questions Questions
 	SeenSet   SeenSet
-	Registry  Registry
-	// PublicURL is where partners reach the front, without a slash at its end:
-	// the issuer and the audience of its tokens.
-	PublicURL string
-	// Issuer is whose tokens let partners in besides the front's own.
-	Issuer ExternalIssuer
-	// NoBuiltinIssuer has the front issue no tokens, and take none of its own.
-	NoBuiltinIssuer bool
+	// Auth says who sends a request.
+	Auth *auth.Authenticator
 	// MaxInflightBytes bounds the memory of all batches together; 256 MiB when
 	// zero, and never less than one request of the largest kind needs. Questions
 	// have QuestionBytes more.
 	MaxInflightBytes int64
 	// Limiter holds partners to their limits; this front by itself when nil.
 	Limiter *limit.Limiter
-	// TrustedProxies are the networks of proxies in front, whose X-Forwarded-For
-	// tells where a request comes from.
-	TrustedProxies []netip.Prefix
+	// Proxies are the trusted proxies in front.
+	Proxies origin.Proxies
 	// MaxConnectionsPerAddress bounds the connections at once that come from an IPv4
 	// address or an IPv6 network of 64 bits, other than a trusted proxy's: further ones
 	// are closed at once. There is no bound when it is zero, but on all together.
@@ -114,12 +102,7 @@ type Options struct {
 type Front struct {
 	opts      Options
 	routes    map[string]map[string]http.HandlerFunc // by path and method
-	directory atomic.Pointer[directory]
-	unread    atomic.Pointer[error] // why the directory could not be read, the last time
-	issuer    *issuer               // the external one; may be nil
-	tokens    tokenCache
-	guesses   *guesses
-	budget    *budget // of batches
+	budget    *budget                                // of batches
 	questions *budget
 	draining  atomic.Bool   // the front is to stop soon
 	closing   chan struct{} // closed by close when the front takes no more
@@ -133,16 +116,10 @@ type Front struct {
 	metrics      *metrics
 }
 
-// New makes a front. It lets nobody in before Run or Reload has read who there is.
+// New returns a front.
 func New(opts Options) (*Front, error) {
-	if opts.Queue == nil || opts.Ledger == nil || opts.Questions == nil || opts.SeenSet == nil || opts.Registry == nil || opts.PublicURL == "" {
-		return nil, errors.New("a front needs a queue, a ledger, one for questions, a seen set, a registry and its public URL")
-	}
-	if opts.NoBuiltinIssuer && opts.Issuer.URL == "" {
-		return nil, errors.New("nobody could get in: without the built-in issuer there must be an external one")
-	}
-	if !opts.NoBuiltinIssuer && opts.Issuer.URL == opts.PublicURL {
-		return nil, errors.New("the external issuer is the front itself: it must be another one, or the built-in issuer off")
+	if opts.Queue == nil || opts.Ledger == nil || opts.Questions == nil || opts.SeenSet == nil || opts.Auth == nil {
+		return nil, errors.New("front: Queue, Ledger, Questions, SeenSet and Auth are required")
 	}
 	if opts.MaxInflightBytes <= 0 {
 		opts.MaxInflightBytes = 256 << 20
@@ -158,31 +135,27 @@ func New(opts Options) (*Front, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &Front{opts: opts, zstd: decoders, guesses: newGuesses(), metrics: newMetrics(opts.Registerer)}
+	f := &Front{opts: opts, zstd: decoders, metrics: newMetrics(opts.Registerer)}
 	f.closing = make(chan struct{})
 	f.close = sync.OnceFunc(func() { close(f.closing) })
 	f.streamSilence, f.unreadLinger = streamSilence, time.Second
 	f.decoding = make(chan struct{}, max(runtime.GOMAXPROCS(0)-1, 1))
 	f.budget = newBudget(opts.MaxInflightBytes, f.metrics.inflight)
 	f.questions = newBudget(QuestionBytes(opts.MaxInflightBytes), f.metrics.questions)
-	if opts.Issuer.URL != "" {
-		if f.issuer, err = newIssuer(opts.Issuer, opts.PublicURL, opts.Logger, opts.Registerer); err != nil {
-			return nil, err
-		}
-	}
 	f.routes = map[string]map[string]http.HandlerFunc{
 		"/api/v1/clients":        {http.MethodPost: f.create},
 		statusPath:               {http.MethodGet: f.status},
 		recordRoute:              {http.MethodGet: f.record},
 		recordPath + "reconcile": {http.MethodGet: f.record, http.MethodPost: f.reconcile},
 	}
-	if !opts.NoBuiltinIssuer {
-		f.routes["/oauth/token"] = map[string]http.HandlerFunc{http.MethodPost: f.issueToken}
-		f.routes["/.well-known/jwks.json"] = map[string]http.HandlerFunc{http.MethodGet: f.serveKeys}
-		f.routes["/.well-known/oauth-authorization-server"] = map[string]http.HandlerFunc{http.MethodGet: f.serveMetadata}
+	if opts.Auth.HasBuiltinIssuer() {
+		f.routes["/oauth/token"] = map[string]http.HandlerFunc{http.MethodPost: refusing(opts.Auth.IssueToken)}
+		f.routes["/.well-known/jwks.json"] = map[string]http.HandlerFunc{http.MethodGet: refusing(opts.Auth.ServeKeys)}
+		f.routes["/.well-known/oauth-authorization-server"] = map[string]http.HandlerFunc{http.MethodGet: refusing(opts.Auth.ServeMetadata)}
 	}
-	f.routes[problemRoute] = map[string]http.HandlerFunc{http.MethodGet: describeProblem}
-	for path, serve := range reference.Handlers(f.tokenIssuer()) {
+	f.routes[problemRoute] = map[string]http.HandlerFunc{http.MethodGet: refusing(problem.Describe)}
+	issuer := reference.Issuer{TokenURL: opts.Auth.ExternalTokenURL, Only: !opts.Auth.HasBuiltinIssuer()}
+	for path, serve := range reference.Handlers(issuer) {
 		f.routes[path] = map[string]http.HandlerFunc{http.MethodGet: serve}
 	}
 	if opts.Live != nil {
@@ -194,55 +167,22 @@ func New(opts Options) (*Front, error) {
 	return f, nil
 }
 
-// directoryEvery is how often the partners are read: a change reaches a front
-// well within the 5 s that are promised.
-const directoryEvery = 2 * time.Second
-
-// Run keeps up with the partners, and with the keys of an external issuer, until
-// ctx ends. When they can't be read, those known last stay.
-func (f *Front) Run(ctx context.Context) error {
-	var running sync.WaitGroup
-	defer running.Wait()
-	if f.issuer != nil {
-		running.Go(func() { f.issuer.run(ctx) })
-	}
-	f.followPartners(ctx)
-	return nil
-}
-
-func (f *Front) followPartners(ctx context.Context) {
-	ticker := time.NewTicker(directoryEvery)
-	defer ticker.Stop()
-	failing := false
-	for {
-		err := f.Reload(ctx)
-		f.unread.Store(&err)
-		switch {
-		case ctx.Err() != nil:
-			return
-		case err != nil && !failing:
-			f.opts.Logger.Warn("cannot read the partners, going on with those known", zap.Error(err))
-		case err == nil && failing:
-			f.opts.Logger.Info("the partners can be read again")
-		}
-		failing = err != nil
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			return
+// refusing answers with the problem that a handler returns.
+func refusing(h problem.Handler) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if err := h(w, r); err != nil {
+			err.(*problem.Problem).Write(w)
 		}
 	}
 }
 
-// CheckDirectory tells whether it is known who may come in.
-func (f *Front) CheckDirectory(context.Context) error {
-	if f.directory.Load() != nil {
-		return nil
+// authenticate returns who sends a request. If they may not, it has answered.
+func (f *Front) authenticate(w http.ResponseWriter, r *http.Request, scope string) (auth.Identity, bool) {
+	who, err := f.opts.Auth.Authenticate(r, scope)
+	if err != nil {
+		err.(*problem.Problem).Write(w)
 	}
-	if err := f.unread.Load(); err != nil {
-		return fmt.Errorf("the partners are not read yet: %w", *err)
-	}
-	return errors.New("the partners are not read yet")
+	return who, err == nil
 }
 
 func (f *Front) isClosing() bool {
@@ -276,16 +216,16 @@ func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			if rec.status != 0 {
 				panic(http.ErrAbortHandler)
 			}
-			writeProblem(rec, problem{
-				code: codeFault,
-				detail: "this should not have happened, and what became of the request is not known: send it again; " +
+			(&problem.Problem{
+				Code: problem.Fault,
+				Detail: "this should not have happened, and what became of the request is not known: send it again; " +
 					"the operator finds the cause in the log",
-			})
+			}).Write(rec)
 		}
 	}()
 	methods := f.routes[routeOf(r)]
 	if methods == nil {
-		writeProblem(rec, problem{code: codeNoPath, detail: "there is nothing at this path"})
+		(&problem.Problem{Code: problem.NoPath, Detail: "there is nothing at this path"}).Write(rec)
 		return
 	}
 	handler := methods[r.Method]
@@ -302,7 +242,7 @@ func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		slices.Sort(allowed)
 		rec.Header().Set("Allow", strings.Join(allowed, ", "))
-		writeProblem(rec, problem{code: codeMethod, detail: "use " + strings.Join(allowed, " or ")})
+		(&problem.Problem{Code: problem.Method, Detail: "use " + strings.Join(allowed, " or ")}).Write(rec)
 		return
 	}
 	handler(rec, r)
@@ -330,7 +270,7 @@ func routeOf(r *http.Request) string {
 	if strings.HasPrefix(path, statusPath) {
 		return statusPath
 	}
-	if strings.HasPrefix(path, problemPath) {
+	if strings.HasPrefix(path, problem.Path) {
 		return problemRoute
 	}
 	if id, ok := strings.CutPrefix(path, recordPath); ok && id != "" && id != "reconcile" && !strings.Contains(id, "/") {
@@ -378,6 +318,9 @@ func (r *recorder) Write(b []byte) (int, error) {
 
 // Unwrap is for http.ResponseController.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+// problemRoute is the path of the description of a problem.
+const problemRoute = problem.Path + "{code}"
 
 type baseKey struct{}
 

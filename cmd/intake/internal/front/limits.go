@@ -8,7 +8,9 @@ import (
 	"time"
 
 	"intake"
+	"intake/cmd/intake/internal/auth"
 	"intake/cmd/intake/internal/limit"
+	"intake/cmd/intake/internal/problem"
 )
 
 // usage is what a partner has used of its rate.
@@ -22,36 +24,44 @@ func (u *usage) set(header http.Header) {
 	if u == nil {
 		return
 	}
-	header.Set("RateLimit-Limit", strconv.Itoa(u.burst))
-	header.Set("RateLimit-Remaining", strconv.Itoa(u.Remaining))
-	header.Set("RateLimit-Reset", strconv.Itoa(int(math.Ceil(u.Reset.Seconds()))))
+	for name, value := range u.headers() {
+		header.Set(name, value)
+	}
 }
 
-func limitProblem(exceeded *limit.Exceeded) *problem {
-	return &problem{
-		code: problemCode(exceeded.Limit), retryAfter: exceeded.After, detail: exceeded.Detail,
+func (u *usage) headers() map[string]string {
+	return map[string]string{
+		"RateLimit-Limit":     strconv.Itoa(u.burst),
+		"RateLimit-Remaining": strconv.Itoa(u.Remaining),
+		"RateLimit-Reset":     strconv.Itoa(int(math.Ceil(u.Reset.Seconds()))),
+	}
+}
+
+func limitProblem(exceeded *limit.Exceeded) *problem.Problem {
+	return &problem.Problem{
+		Code: problem.Code(exceeded.Limit), RetryAfter: exceeded.After, Detail: exceeded.Detail,
 	}
 }
 
 // readLimited reads a request's body if the partner may have one more in flight.
-// The pass must be given back.
-func (f *Front) readLimited(w http.ResponseWriter, r *http.Request, partner *intake.Partner, share *share) (*[]byte, *limit.Pass, *problem) {
+// The slot must be given back.
+func (f *Front) readLimited(w http.ResponseWriter, r *http.Request, partner *intake.Partner, share *share) (*[]byte, *limit.Slot, *problem.Problem) {
 	if exceeded := f.opts.Limiter.Blocked(partner); exceeded != nil {
 		return nil, nil, limitProblem(exceeded)
 	}
-	pass, exceeded := f.opts.Limiter.Enter(r.Context(), partner, max(r.ContentLength, minBodyBuffer))
+	slot, exceeded := f.opts.Limiter.Enter(r.Context(), partner, max(r.ContentLength, minBodyBuffer))
 	if exceeded != nil {
 		return nil, nil, limitProblem(exceeded)
 	}
-	body, refusal := f.readBody(w, r, share, pass)
+	body, refusal := f.readBody(w, r, share, slot)
 	if refusal == nil {
-		if exceeded = pass.Settle(r.Context()); exceeded == nil {
-			return body, pass, nil
+		if exceeded = slot.Settle(r.Context()); exceeded == nil {
+			return body, slot, nil
 		}
 		putBody(body)
 		refusal = limitProblem(exceeded)
 	}
-	pass.Leave()
+	slot.Leave()
 	return nil, nil, refusal
 }
 
@@ -78,23 +88,24 @@ func (f *Front) patiently(ctx context.Context, patience time.Duration, try func(
 }
 
 // enter lets a request without a body in, or a stream, if the partner may have one
-// more in flight. The pass must be given back.
-func (f *Front) enter(ctx context.Context, partner *intake.Partner) (*limit.Pass, *problem) {
-	pass, exceeded := f.opts.Limiter.Enter(ctx, partner, 0)
+// more in flight. The slot must be given back.
+func (f *Front) enter(ctx context.Context, partner *intake.Partner) (*limit.Slot, *problem.Problem) {
+	slot, exceeded := f.opts.Limiter.Enter(ctx, partner, 0)
 	if exceeded != nil {
 		return nil, limitProblem(exceeded)
 	}
-	return pass, nil
+	return slot, nil
 }
 
 // enterLine adds a line's bytes to those of its stream, which must be taken back. It
 // returns the partner whose line it is, as it is known by then.
-func (f *Front) enterLine(ctx context.Context, token *pass, stream *limit.Pass, bytes int64) (partner intake.Partner, refusal *problem) {
+func (f *Front) enterLine(ctx context.Context, who auth.Identity, stream *limit.Slot, bytes int64) (partner intake.Partner, refusal *problem.Problem) {
 	const again = 20 * time.Millisecond // what is in flight may be done at any moment
 	exceeded := f.patiently(ctx, linePatience, func() (exceeded *limit.Exceeded) {
-		if partner, refusal = f.holderOf(token); refusal != nil {
+		if who, refusal = f.recheck(who); refusal != nil {
 			return nil
 		}
+		partner = who.Partner
 		if exceeded = stream.Add(ctx, partner.Limits, bytes); exceeded != nil {
 			exceeded.After = again
 		}
@@ -108,7 +119,7 @@ func (f *Front) enterLine(ctx context.Context, token *pass, stream *limit.Pass, 
 }
 
 // takeItems takes items from a partner's rate. A line of a stream waits for it.
-func (f *Front) takeItems(ctx context.Context, partner *intake.Partner, items int, line bool) (*usage, *problem) {
+func (f *Front) takeItems(ctx context.Context, partner *intake.Partner, items int, line bool) (*usage, *problem.Problem) {
 	if partner.Limits.ItemsPerSecond == 0 {
 		return nil, nil
 	}
@@ -125,6 +136,17 @@ func (f *Front) takeItems(ctx context.Context, partner *intake.Partner, items in
 		return used, nil
 	}
 	refusal := limitProblem(exceeded)
-	refusal.usage = used
+	for name, value := range used.headers() {
+		refusal = refusal.With(name, value)
+	}
 	return nil, refusal
+}
+
+// recheck returns who sends a stream as known now, or why the stream must end.
+func (f *Front) recheck(who auth.Identity) (auth.Identity, *problem.Problem) {
+	who, err := f.opts.Auth.Recheck(who)
+	if err == nil {
+		return who, nil
+	}
+	return who, problem.New(problem.CodeOf(err), "%s; nothing from this line on was saved or queued", err.(*problem.Problem).Detail)
 }

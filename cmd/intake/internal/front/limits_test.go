@@ -11,16 +11,15 @@ import (
 
 	"intake"
 	"intake/cmd/intake/internal/front"
+	"intake/sink"
 )
 
 // limited starts a front whose partner has limits.
 func limited(t *testing.T, limits intake.Limits) *testFront {
 	t.Helper()
 	f := startFront(t)
-	f.registry.records[0].Limits = limits
-	if err := f.Reload(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	f.registry.Change("acme", func(p *sink.PartnerRecord) { p.Limits = limits })
+	f.reload(t)
 	return f
 }
 

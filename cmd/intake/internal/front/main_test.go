@@ -3,11 +3,7 @@ package front_test
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -28,9 +24,11 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"intake"
+	"intake/cmd/intake/internal/auth"
+	"intake/cmd/intake/internal/auth/authtest"
 	"intake/cmd/intake/internal/front"
+	"intake/cmd/intake/internal/problem"
 	"intake/dedupe"
-	"intake/sink"
 	"intake/worker"
 )
 
@@ -42,15 +40,14 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-const publicURL = "https://intake.example"
-
 // A testFront is a front that serves, with fakes of the queue, the seen set and
 // the data store: the real ones cannot be made to answer in all of these ways.
 type testFront struct {
 	*front.Front
 	queue    *fakeQueue
 	seen     *fakeSeenSet
-	registry *fakeRegistry
+	auth     *auth.Authenticator
+	registry *authtest.Registry
 	ledger   *fakeLedger
 	logs     *observer.ObservedLogs
 	secret   string // of the partner acme
@@ -65,25 +62,61 @@ type options = front.Options
 // newFront makes a front that knows the partner acme.
 func newFront(t testing.TB, change func(*front.Options)) *testFront {
 	t.Helper()
+	return newFrontWith(t, func(*auth.Options) {}, change)
+}
+
+// newFrontWith makes one that authenticates in another way.
+func newFrontWith(t testing.TB, changeAuth func(*auth.Options), change func(*front.Options)) *testFront {
+	t.Helper()
 	core, logs := observer.New(zapcore.DebugLevel)
-	f := &testFront{queue: &fakeQueue{}, seen: &fakeSeenSet{}, registry: &fakeRegistry{}, ledger: &fakeLedger{}, logs: logs}
-	f.secret = f.registry.add("acme")
+	f := &testFront{queue: &fakeQueue{}, seen: &fakeSeenSet{}, registry: &authtest.Registry{}, ledger: &fakeLedger{}, logs: logs}
+	f.secret = f.registry.Add("acme")
+	authOpts := auth.Options{Registry: f.registry, PublicURL: authtest.PublicURL, Logger: zap.New(core)}
+	changeAuth(&authOpts)
+	var err error
+	if f.auth, err = auth.New(authOpts); err != nil {
+		t.Fatal(err)
+	}
+	f.reload(t)
 	opts := front.Options{
-		Queue: f.queue, Ledger: f.ledger, Questions: f.ledger, SeenSet: f.seen, Registry: f.registry, PublicURL: publicURL, Logger: zap.New(core),
+		Queue: f.queue, Ledger: f.ledger, Questions: f.ledger, SeenSet: f.seen, Auth: f.auth, Logger: zap.New(core),
 		Ready: func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") },
 		Live:  func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") },
 	}
 	if change != nil {
 		change(&opts)
 	}
-	var err error
 	if f.Front, err = front.New(opts); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Reload(t.Context()); err != nil {
+	return f
+}
+
+// withIssuer makes a front that takes the tokens of an issuer, which is reached by
+// transport, and keeps up with its keys until the test ends.
+func withIssuer(t testing.TB, url string, transport http.RoundTripper, noBuiltin bool) *testFront {
+	t.Helper()
+	f := newFrontWith(t, func(o *auth.Options) {
+		o.Issuer.URL, o.Issuer.Transport, o.NoBuiltinIssuer = url, transport, noBuiltin
+	}, nil)
+	ctx, stop := context.WithCancel(context.Background())
+	ran := make(chan error, 1)
+	go func() { ran <- f.auth.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ran; err != nil {
+			t.Error(err)
+		}
+	})
+	return f
+}
+
+// reload makes the front know what has changed in the registry.
+func (f *testFront) reload(t testing.TB) {
+	t.Helper()
+	if err := f.auth.Reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	return f
 }
 
 // startFront has it serve.
@@ -247,7 +280,7 @@ func (a *answer) checkProblem(t testing.TB, status int, says string) {
 	if err := json.Unmarshal(a.Bytes(), &p); err != nil {
 		t.Fatal(err)
 	}
-	if p.Type != "/problems/"+p.Code || front.ProblemStatuses()[p.Code] != status || p.Status != status || p.Title != http.StatusText(status) || !strings.Contains(p.Code+": "+p.Detail, says) {
+	if p.Type != "/problems/"+p.Code || problem.Code(p.Code).Status() != status || p.Status != status || p.Title != http.StatusText(status) || !strings.Contains(p.Code+": "+p.Detail, says) {
 		t.Errorf("the problem is %+v, want one that says %q", p, says)
 	}
 	if retry := a.header.Get("Retry-After"); (status == http.StatusServiceUnavailable || status == http.StatusConflict || status == http.StatusTooManyRequests) != (retry != "") {
@@ -433,80 +466,6 @@ func (s *fakeSeenSet) Ask(_ context.Context, _ int32, clients []*intake.PartnerC
 	for i, client := range clients {
 		seen[i] = s.known[client.ID]
 	}
-}
-
-// A fakeRegistry holds partners, and can be away.
-type fakeRegistry struct {
-	mu      sync.Mutex
-	records []sink.PartnerRecord
-	keys    []sink.SigningKey
-	ahead   time.Duration // by so much its clock is ahead
-	away    bool
-	reads   int
-}
-
-var errAway = errors.New("the data store is away")
-
-func (r *fakeRegistry) Partners(context.Context) ([]sink.PartnerRecord, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.reads++
-	if r.away {
-		return nil, errAway
-	}
-	return slices.Clone(r.records), nil
-}
-
-func (r *fakeRegistry) SigningKeys(context.Context) ([]sink.SigningKey, time.Time, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.away {
-		return nil, time.Time{}, errAway
-	}
-	now := time.Now().Add(r.ahead)
-	if r.keys == nil {
-		r.keys = []sink.SigningKey{newSigningKey(now.Add(-time.Hour))}
-	}
-	return slices.Clone(r.keys), now, nil
-}
-
-// newSigningKey makes a key that signs from a time on.
-func newSigningKey(from time.Time) sink.SigningKey {
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		panic(err)
-	}
-	return sink.SigningKey{ID: "key-" + rand.Text(), Private: private, SignsFrom: from}
-}
-
-// changeKeys replaces the signing keys, at a time of the registry's clock.
-func (r *fakeRegistry) changeKeys(change func(keys []sink.SigningKey, now time.Time) []sink.SigningKey) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.keys = change(r.keys, time.Now().Add(r.ahead))
-}
-
-// add adds a partner, or replaces it.
-func (r *fakeRegistry) add(name string) (secret string) {
-	secret, hash := front.NewSecret()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	id := int32(len(r.records) + 1)
-	r.records = append(r.records, sink.PartnerRecord{Partner: intake.Partner{ID: id, Name: name, Currency: "GBP"}, SecretHash: hash})
-	return secret
-}
-
-// change changes the first partner.
-func (r *fakeRegistry) change(change func(*sink.PartnerRecord)) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	change(&r.records[0])
-}
-
-func (r *fakeRegistry) setAway(away bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.away = away
 }
 
 func isError(entry observer.LoggedEntry) bool { return entry.Level >= zapcore.ErrorLevel }

@@ -4,12 +4,9 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
-	"encoding/base64"
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -21,46 +18,6 @@ import (
 	"intake/cmd/intake/internal/front"
 	"intake/worker"
 )
-
-// What strangers send as credentials isn't kept: neither names that no partner can
-// have, nor what stands beside one that a partner could have. Nothing runs beside it,
-// for the heap is looked at.
-func TestToken_GuessesHoldNothing(t *testing.T) {
-	f := newFront(t, nil)
-	heap := func() int64 {
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return int64(m.HeapAlloc)
-	}
-	guess := func(n int, id, secret string) int {
-		r := httptest.NewRequest(http.MethodPost, "http://front/oauth/token", strings.NewReader("grant_type=client_credentials"))
-		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		r.RemoteAddr = fmt.Sprintf("10.0.%d.1:1", n/25) // fewer from each address than are looked at
-		r.Header.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(id+":"+secret)))
-		w := newAnswer()
-		f.ServeHTTP(w, r)
-		return w.status
-	}
-	long := strings.Repeat("x", 23_000)
-	before := heap()
-	for n := range 3_000 {
-		for _, status := range []int{guess(n, fmt.Sprint(n, long), "y"), guess(n, fmt.Sprint(n), long)} {
-			if status != http.StatusUnauthorized {
-				t.Fatalf("guess %d is answered %d", n, status)
-			}
-		}
-	}
-	if held := heap() - before; held > 32<<20 {
-		t.Errorf("%d MiB are held of what was sent", held>>20)
-	}
-	for n := 0; guess(0, fmt.Sprint("Nobody ", n), "y") != http.StatusTooManyRequests; n++ {
-		if n == 40 {
-			t.Fatal("names that no partner can have are not counted as one")
-		}
-	}
-	runtime.KeepAlive(f)
-}
 
 // A silent body is one of which the beginning has been sent, packed, and nothing comes
 // after it.
@@ -102,10 +59,8 @@ func (s *silentBody) isRefused() bool {
 func TestCreate_OnePartnerTakesTheMemory(t *testing.T) {
 	t.Parallel()
 	f := startFront(t)
-	other := f.registry.add("other")
-	if err := f.Reload(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	other := f.registry.Add("other")
+	f.reload(t)
 	ctx, leave := context.WithCancel(t.Context())
 	token := f.token(t)
 	var attack []*silentBody

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"intake"
+	"intake/cmd/intake/internal/problem"
 	"intake/internal/failpoint"
 	"intake/worker"
 )
@@ -21,12 +22,12 @@ import (
 const maxIdempotencyKey = 255
 
 // idempotencyKey gives the request's Idempotency-Key, "" if it has none.
-func idempotencyKey(header http.Header) (string, *problem) {
+func idempotencyKey(header http.Header) (string, *problem.Problem) {
 	values := header.Values("Idempotency-Key")
 	if len(values) == 0 {
 		return "", nil
 	}
-	bad := &problem{code: codeBadIdempotencyKey, detail: fmt.Sprintf("Idempotency-Key must be given once, as 1 to %d visible ASCII characters", maxIdempotencyKey)}
+	bad := &problem.Problem{Code: problem.BadIdempotencyKey, Detail: fmt.Sprintf("Idempotency-Key must be given once, as 1 to %d visible ASCII characters", maxIdempotencyKey)}
 	key := values[0]
 	if len(values) > 1 || key == "" || len(key) > maxIdempotencyKey {
 		return "", bad
@@ -50,13 +51,13 @@ const (
 const onceTimeout = 5 * time.Second
 
 var (
-	errNoLedger = &problem{code: codeStoreUnavailable, retryAfter: time.Second, detail: "the Idempotency-Key can't be looked up now; nothing of the batch was saved or queued"}
-	errRunning  = &problem{code: codeKeyRunning, retryAfter: time.Second, detail: "the first request with this Idempotency-Key is still running"}
+	errNoLedger = &problem.Problem{Code: problem.StoreUnavailable, RetryAfter: time.Second, Detail: "the Idempotency-Key can't be looked up now; nothing of the batch was saved or queued"}
+	errRunning  = &problem.Problem{Code: problem.KeyRunning, RetryAfter: time.Second, Detail: "the first request with this Idempotency-Key is still running"}
 )
 
 // createOnce takes care that a batch which is sent again with the same key gets
 // the same answer.
-func (f *Front) createOnce(ctx context.Context, request *request, answer *answer, key string, hash [32]byte) *problem {
+func (f *Front) createOnce(ctx context.Context, request *request, answer *answer, key string, hash [32]byte) *problem.Problem {
 	id, err := worker.NewBatch()
 	if err != nil {
 		return errNoLedger
@@ -74,7 +75,7 @@ func (f *Front) createOnce(ctx context.Context, request *request, answer *answer
 	request.ID = reservation.Batch
 	switch reservation.State {
 	case intake.ReservationOtherBody:
-		return &problem{code: codeKeyReused, detail: "this Idempotency-Key came with another body before"}
+		return &problem.Problem{Code: problem.KeyReused, Detail: "this Idempotency-Key came with another body before"}
 	case intake.ReservationRunning:
 		return errRunning
 	case intake.ReservationAnswered:
@@ -93,7 +94,7 @@ func (f *Front) createOnce(ctx context.Context, request *request, answer *answer
 }
 
 // giveUp releases the key of a request that is refused.
-func (f *Front) giveUp(ctx context.Context, request *request, refusal *problem) *problem {
+func (f *Front) giveUp(ctx context.Context, request *request, refusal *problem.Problem) *problem.Problem {
 	giving, cancel := context.WithTimeout(context.WithoutCancel(ctx), onceTimeout)
 	defer cancel()
 	switch err := f.opts.Ledger.Release(giving, request.Partner.ID, *request.Holder); {
@@ -130,7 +131,7 @@ func (f *Front) keepReservation(partner int32, holder intake.Holder) (stop func(
 }
 
 // goOn goes on with a batch that a front has left.
-func (f *Front) goOn(ctx context.Context, request *request, answer *answer) *problem {
+func (f *Front) goOn(ctx context.Context, request *request, answer *answer) *problem.Problem {
 	queued, refusal := f.lookFor(ctx, request)
 	if refusal != nil {
 		return refusal
@@ -141,7 +142,7 @@ func (f *Front) goOn(ctx context.Context, request *request, answer *answer) *pro
 		refusal = f.save(ctx, request)
 	}
 	switch {
-	case refusal != nil && refusal.code.status() == http.StatusServiceUnavailable:
+	case refusal != nil && refusal.Code.Status() == http.StatusServiceUnavailable:
 		// The front that has left it may only have been stopped, and may queue it yet.
 		return errRunning
 	case refusal != nil:
@@ -153,7 +154,7 @@ func (f *Front) goOn(ctx context.Context, request *request, answer *answer) *pro
 
 // lookFor searches for a batch that another front may have queued, and
 // waits for its end. It reports whether the batch was queued.
-func (f *Front) lookFor(ctx context.Context, request *request) (queued bool, refusal *problem) {
+func (f *Front) lookFor(ctx context.Context, request *request) (queued bool, refusal *problem.Problem) {
 	const every = 100 * time.Millisecond
 	for {
 		share := f.budget.share(request.Partner.ID)
@@ -189,7 +190,7 @@ type keptAnswer struct {
 // keepAnswer writes down the answer before it is given. If a repeat has taken over, it
 // is the repeat's that is given, or none yet: what this front has found out may not be
 // true, as what it was told is seen may be its own batch, saved by the repeat.
-func (f *Front) keepAnswer(ctx context.Context, request *request, answer *answer) *problem {
+func (f *Front) keepAnswer(ctx context.Context, request *request, answer *answer) *problem.Problem {
 	text, err := answer.keep(request.Verdicts)
 	var first []byte
 	if err == nil {
@@ -225,7 +226,7 @@ func (a *answer) keep(verdicts []intake.Verdict) ([]byte, error) {
 }
 
 // replay gives the first answer again.
-func (f *Front) replay(request *request, answer *answer, text []byte) *problem {
+func (f *Front) replay(request *request, answer *answer, text []byte) *problem.Problem {
 	var kept keptAnswer
 	plain, err := s2.Decode(nil, text)
 	if err == nil {
@@ -243,7 +244,7 @@ func (f *Front) replay(request *request, answer *answer, text []byte) *problem {
 	}
 	if err != nil {
 		f.opts.Logger.Error("cannot read a kept answer", zap.Stringer("batch", request.ID), zap.Error(err))
-		return &problem{code: codeAnswerLost, detail: "the first answer can't be read; ask for the status of batch " + request.ID.String()}
+		return &problem.Problem{Code: problem.AnswerLost, Detail: "the first answer can't be read; ask for the status of batch " + request.ID.String()}
 	}
 	answer.replayed, answer.minimal, answer.applied = true, kept.Minimal, kept.Applied
 	return nil

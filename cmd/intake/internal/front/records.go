@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
+	"intake/cmd/intake/internal/auth"
+	"intake/cmd/intake/internal/problem"
 	"intake/internal/decode"
 	"net/http"
 	"net/url"
@@ -35,8 +37,8 @@ const (
 const recordsTimeout = 10 * time.Second
 
 var (
-	errNoRecord  = &problem{code: codeNoClient, detail: "no partner client with this partner_client_id is saved"}
-	errNoRecords = &problem{code: codeStoreUnavailable, retryAfter: time.Second, detail: "what is saved can't be told now; nothing of this request was saved or queued"}
+	errNoRecord  = &problem.Problem{Code: problem.NoClient, Detail: "no partner client with this partner_client_id is saved"}
+	errNoRecords = &problem.Problem{Code: problem.StoreUnavailable, RetryAfter: time.Second, Detail: "what is saved can't be told now; nothing of this request was saved or queued"}
 )
 
 // canBeSaved tells whether a text can be the id of a record at all.
@@ -56,25 +58,26 @@ type recordAnswer struct {
 
 // record is GET /api/v1/clients/{partner_client_id}.
 func (f *Front) record(w http.ResponseWriter, r *http.Request) {
-	partner, _, ok := f.authenticate(w, r, scopeRead)
+	who, ok := f.authenticate(w, r, auth.ScopeRead)
 	if !ok {
 		return
 	}
+	partner := who.Partner
 	id, err := url.PathUnescape(strings.TrimPrefix(r.URL.EscapedPath(), recordPath))
 	if err != nil || !canBeSaved(id) {
-		writeProblem(w, *errNoRecord)
+		errNoRecord.Write(w)
 		return
 	}
-	pass, refusal := f.enter(r.Context(), &partner)
+	slot, refusal := f.enter(r.Context(), &partner)
 	if refusal != nil {
-		writeProblem(w, *refusal)
+		refusal.Write(w)
 		return
 	}
-	defer pass.Leave()
+	defer slot.Leave()
 	share := f.questions.share(partner.ID)
 	defer share.release()
 	if !share.add(questionBytes) {
-		writeProblem(w, *errNoRoom)
+		errNoRoom.Write(w)
 		return
 	}
 	asking, cancel := context.WithTimeout(r.Context(), recordsTimeout)
@@ -83,15 +86,22 @@ func (f *Front) record(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case err != nil:
 		f.opts.Logger.Warn("cannot read a record", zap.Error(err))
-		writeProblem(w, *errNoRecords)
+		errNoRecords.Write(w)
 	case !ok:
-		writeProblem(w, *errNoRecord)
+		errNoRecord.Write(w)
 	default:
-		writeJSON(w, http.StatusOK, recordAnswer{
+		writeJSON(w, recordAnswer{
 			ID: record.ID, Fingerprint: hex.EncodeToString(record.Fingerprint[:]), Claims: claims,
 			SavedAt: record.SavedAt.UTC(), Batch: record.Batch.String(), Item: record.Item,
 		})
 	}
+}
+
+func writeJSON(w http.ResponseWriter, value any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(http.StatusOK)
+	_ = json.NewEncoder(w).Encode(value) // a client that is gone needs no answer
 }
 
 // What reconcile says of an entry.
@@ -112,22 +122,23 @@ type entry struct {
 
 // reconcile is POST /api/v1/clients/reconcile.
 func (f *Front) reconcile(w http.ResponseWriter, r *http.Request) {
-	partner, _, ok := f.authenticate(w, r, scopeRead)
+	who, ok := f.authenticate(w, r, auth.ScopeRead)
 	if !ok {
 		return
 	}
+	partner := who.Partner
 	share := f.budget.share(partner.ID)
 	defer share.release()
-	body, pass, refusal := f.readLimited(w, r, &partner, share)
+	body, slot, refusal := f.readLimited(w, r, &partner, share)
 	if refusal != nil {
-		writeProblem(w, *refusal)
+		refusal.Write(w)
 		return
 	}
-	defer pass.Leave()
+	defer slot.Leave()
 	entries, usage, refusal := f.readEntries(r.Context(), &partner, *body, share)
 	putBody(body)
 	if refusal != nil {
-		writeProblem(w, *refusal)
+		refusal.Write(w)
 		return
 	}
 	usage.set(w.Header())
@@ -139,7 +150,7 @@ func (f *Front) reconcile(w http.ResponseWriter, r *http.Request) {
 	}
 	records, refusal := f.recordsOf(r.Context(), partner.ID, ids)
 	if refusal != nil {
-		writeProblem(w, *refusal)
+		refusal.Write(w)
 		return
 	}
 	text := reconciled(entries, records)
@@ -154,7 +165,7 @@ func (f *Front) reconcile(w http.ResponseWriter, r *http.Request) {
 
 // readEntries reads the entries in a body. They keep nothing of it, and leave the
 // room that it has to batches.
-func (f *Front) readEntries(ctx context.Context, partner *intake.Partner, body []byte, share *share) ([]entry, *usage, *problem) {
+func (f *Front) readEntries(ctx context.Context, partner *intake.Partner, body []byte, share *share) ([]entry, *usage, *problem.Problem) {
 	items, err := f.decode(body, partner, time.Now())
 	if err != nil {
 		return nil, nil, decodeProblem(err)
@@ -200,7 +211,7 @@ func readEntry(item *intake.Item) entry {
 }
 
 // recordsOf gives the records that there are, by their ids.
-func (f *Front) recordsOf(ctx context.Context, partner int32, ids []string) (map[string]*intake.Record, *problem) {
+func (f *Front) recordsOf(ctx context.Context, partner int32, ids []string) (map[string]*intake.Record, *problem.Problem) {
 	if len(ids) == 0 {
 		return nil, nil
 	}
@@ -267,7 +278,7 @@ func reconciled(entries []entry, records map[string]*intake.Record) []byte {
 
 // validate gives the verdicts that a batch would get, and queues nothing of it.
 // While it asks the data store it takes the room of a question.
-func (f *Front) validate(ctx context.Context, share *share, bodyBytes int, batch *intake.Batch) *problem {
+func (f *Front) validate(ctx context.Context, share *share, bodyBytes int, batch *intake.Batch) *problem.Problem {
 	f.judge(ctx, batch, false)
 	type asked struct {
 		item        int

@@ -1,14 +1,19 @@
 package front_test
 
 import (
+	"bytes"
+	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/go-cmp/cmp"
 	"github.com/pb33f/libopenapi"
 
+	"intake/cmd/intake/internal/auth/authtest"
 	"intake/cmd/intake/internal/reference"
 )
 
@@ -63,5 +68,47 @@ func TestFront_SecureHeaders(t *testing.T) {
 			a.header.Get("X-Content-Type-Options") != "nosniff" || a.header.Get("Referrer-Policy") != "no-referrer" {
 			t.Errorf("%s: %d %v", path, a.status, a.header)
 		}
+	}
+}
+
+// The reference sends those who try it to the external issuer, once its token endpoint is
+// known, if browsers may be sent there.
+func TestReference_ExternalIssuer(t *testing.T) {
+	t.Parallel()
+	get := func(f *testFront, path string) *answer {
+		a := newAnswer()
+		f.ServeHTTP(a, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil))
+		return a
+	}
+	issuer := authtest.NewIssuer(t, "https://login.example", authtest.NewKey(t, "1", jwt.SigningMethodES256))
+	f := withIssuer(t, issuer.URL, issuer, true)
+	waitFor(t, func() bool {
+		return bytes.Contains(get(f, "/openapi.yaml").Bytes(), []byte(`tokenUrl: "https://login.example/oauth/token"`))
+	})
+	if policy := get(f, "/docs").header.Get("Content-Security-Policy"); !strings.Contains(policy, "connect-src 'self' https://login.example;") {
+		t.Errorf("the policy is %s", policy)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/.well-known/openid-configuration", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, `{"issuer": "https://plain.example", "jwks_uri": "https://plain.example/jwks", "token_endpoint": "x"}`)
+	})
+	mux.HandleFunc("/jwks", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"keys": []}`) })
+	f = withIssuer(t, "https://plain.example", authtest.InMemory{Handler: mux}, false)
+	waitFor(t, func() bool { return f.logs.FilterMessage("the keys of the external issuer have changed").Len() > 0 })
+	if policy := get(f, "/docs").header.Get("Content-Security-Policy"); !strings.Contains(policy, "connect-src 'self';") {
+		t.Errorf("the policy is %s", policy)
+	}
+}
+
+// With the built-in issuer off, the front serves none of its paths.
+func TestRoutes_NoBuiltinIssuer(t *testing.T) {
+	t.Parallel()
+	issuer := authtest.NewIssuer(t, "https://issuer.example", authtest.NewKey(t, "1", jwt.SigningMethodES256))
+	f := withIssuer(t, issuer.URL, issuer, true)
+	for _, target := range []string{"POST /oauth/token", "GET /.well-known/jwks.json", "GET /.well-known/oauth-authorization-server"} {
+		method, path, _ := strings.Cut(target, " ")
+		a := newAnswer()
+		f.ServeHTTP(a, httptest.NewRequestWithContext(t.Context(), method, path, strings.NewReader("grant_type=client_credentials")))
+		a.checkProblem(t, http.StatusNotFound, "no_such_path: ")
 	}
 }

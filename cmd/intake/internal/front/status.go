@@ -11,6 +11,8 @@ import (
 	"go.uber.org/zap"
 
 	"intake"
+	"intake/cmd/intake/internal/auth"
+	"intake/cmd/intake/internal/problem"
 	"intake/worker"
 )
 
@@ -37,38 +39,39 @@ type Questions interface {
 const statusTimeout = 5 * time.Second
 
 var (
-	errNoBatch = &problem{code: codeNoBatch, detail: "there is no batch with this id, or not any more"}
-	errLost    = &problem{code: codeBatchLost, detail: "what became of a part of the batch is not known; send it again"}
-	errNoRoom  = &problem{code: codeNoMemory, retryAfter: time.Second, detail: "other questions take all their memory"}
-	errUnknown = &problem{code: codeStoreUnavailable, retryAfter: time.Second, detail: "what became of the batch can't be told now"}
+	errNoBatch = &problem.Problem{Code: problem.NoBatch, Detail: "there is no batch with this id, or not any more"}
+	errLost    = &problem.Problem{Code: problem.BatchLost, Detail: "what became of a part of the batch is not known; send it again"}
+	errNoRoom  = &problem.Problem{Code: problem.NoMemory, RetryAfter: time.Second, Detail: "other questions take all their memory"}
+	errUnknown = &problem.Problem{Code: problem.StoreUnavailable, RetryAfter: time.Second, Detail: "what became of the batch can't be told now"}
 )
 
 // status is GET /api/v1/clients/status/{id}.
 func (f *Front) status(w http.ResponseWriter, r *http.Request) {
-	partner, _, ok := f.authenticate(w, r, scopeRead)
+	who, ok := f.authenticate(w, r, auth.ScopeRead)
 	if !ok {
 		return
 	}
+	partner := who.Partner
 	id, err := uuid.Parse(strings.TrimPrefix(r.URL.Path, statusPath))
 	if err != nil || statusPath+id.String() != r.URL.Path {
-		writeProblem(w, *errNoBatch)
+		errNoBatch.Write(w)
 		return
 	}
-	pass, refusal := f.enter(r.Context(), &partner)
+	slot, refusal := f.enter(r.Context(), &partner)
 	if refusal != nil {
-		writeProblem(w, *refusal)
+		refusal.Write(w)
 		return
 	}
-	defer pass.Leave()
+	defer slot.Leave()
 	share := f.questions.share(partner.ID)
 	defer share.release()
 	if !share.add(questionBytes) {
-		writeProblem(w, *errNoRoom)
+		errNoRoom.Write(w)
 		return
 	}
 	batch, refusal := f.recall(r.Context(), f.opts.Questions, share, partner, id)
 	if refusal != nil {
-		writeProblem(w, *refusal)
+		refusal.Write(w)
 		return
 	}
 	prefer := readPreferences(r.Header)
@@ -85,7 +88,7 @@ func (f *Front) status(w http.ResponseWriter, r *http.Request) {
 // and what the log and the dead letters have of its beginning.
 func (f *Front) recall(
 	ctx context.Context, states States, share *share, partner intake.Partner, id uuid.UUID,
-) (*intake.Batch, *problem) {
+) (*intake.Batch, *problem.Problem) {
 	held := share.held
 	// Chunks go from the log to the data store or to the dead letters, and from
 	// there back into the log, maybe just behind the one who looks. One that is
@@ -110,7 +113,7 @@ func (f *Front) recall(
 
 // look looks for the chunks of a batch everywhere, once. It takes no room before
 // the data store has answered.
-func (f *Front) look(ctx context.Context, states States, share *share, search worker.Search) (*recalled, *problem) {
+func (f *Front) look(ctx context.Context, states States, share *share, search worker.Search) (*recalled, *problem.Problem) {
 	asking, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
 	finished, err := states.Finished(asking, search.Partner.ID, search.Batch)
@@ -198,7 +201,7 @@ func (r *recalled) isWhole() bool {
 }
 
 // batch puts a batch together that is whole.
-func (r *recalled) batch(share *share, partner intake.Partner, id uuid.UUID) (*intake.Batch, *problem) {
+func (r *recalled) batch(share *share, partner intake.Partner, id uuid.UUID) (*intake.Batch, *problem.Problem) {
 	size, bytes := 0, int64(0)
 	for number := range r.chunks() {
 		finished, queued := r.finished[number], r.queued[number]

@@ -18,7 +18,9 @@ import (
 	"go.uber.org/zap"
 
 	"intake"
+	"intake/cmd/intake/internal/auth"
 	"intake/cmd/intake/internal/limit"
+	"intake/cmd/intake/internal/problem"
 )
 
 // Bounds of a stream.
@@ -62,26 +64,26 @@ type streamed struct {
 	body    []byte
 	done    chan struct{} // closed when the rest is there
 	object  *object
-	refusal *problem
+	refusal *problem.Problem
 	broken  bool // no answer is true: see worker.ErrUncertain
 }
 
 // stream is POST /api/v1/clients of a stream of batches. Lines are read, taken in
 // and answered at the same time; the answers come in the order of the lines.
-func (f *Front) stream(w http.ResponseWriter, r *http.Request, partner intake.Partner, token *pass, key string) {
+func (f *Front) stream(w http.ResponseWriter, r *http.Request, who auth.Identity, key string) {
 	if key != "" {
-		writeProblem(w, problem{code: codeKeyOnStream, detail: "a stream takes no Idempotency-Key: send each batch of it as a request of its own, or again"})
+		(&problem.Problem{Code: problem.KeyOnStream, Detail: "a stream takes no Idempotency-Key: send each batch of it as a request of its own, or again"}).Write(w)
 		return
 	}
-	pass, exceeded := f.opts.Limiter.Open(r.Context(), &partner)
+	slot, exceeded := f.opts.Limiter.Open(r.Context(), &who.Partner)
 	if exceeded != nil {
-		writeProblem(w, *limitProblem(exceeded))
+		limitProblem(exceeded).Write(w)
 		return
 	}
-	defer pass.Leave()
-	lines, refusal := f.openStream(w, r, partner.ID, token)
+	defer slot.Leave()
+	lines, refusal := f.openStream(w, r, who)
 	if refusal != nil {
-		writeProblem(w, *refusal)
+		refusal.Write(w)
 		return
 	}
 	defer lines.close()
@@ -103,12 +105,12 @@ func (f *Front) stream(w http.ResponseWriter, r *http.Request, partner intake.Pa
 	defer cancel()
 	answers := make(chan *streamed, streamBatches) // in the order of the lines
 	slots := make(chan struct{}, streamBatches)    // has an entry for each batch in flight
-	last := make(chan *problem, 1)                 // why the stream ends, if not at the client's end of it
+	last := make(chan *problem.Problem, 1)         // why the stream ends, if not at the client's end of it
 	go func() {
 		defer close(answers)
 		end := f.readStream(ctx, lines, slots, func(s *streamed) {
 			answers <- s
-			go f.takeLine(ctx, token, pass, s, prefer)
+			go f.takeLine(ctx, who, slot, s, prefer)
 		})
 		if end == errBrokenOff {
 			cancel()
@@ -118,19 +120,19 @@ func (f *Front) stream(w http.ResponseWriter, r *http.Request, partner intake.Pa
 	f.writeStream(w, controller, answers, slots, cancel)
 	if end := <-last; end != nil {
 		_ = limitWrite(w, 0)
-		_, _ = w.Write(end.line())
+		_, _ = w.Write(end.Line())
 	}
 }
 
 // readStream reads lines until the stream ends or must end, and tells why.
-func (f *Front) readStream(ctx context.Context, lines *lineReader, slots chan<- struct{}, take func(*streamed)) *problem {
+func (f *Front) readStream(ctx context.Context, lines *lineReader, slots chan<- struct{}, take func(*streamed)) *problem.Problem {
 	defer lines.wire.end()
 	stop := context.AfterFunc(ctx, lines.wire.interrupt)
 	defer stop()
 	ended := make(chan struct{})
 	defer close(ended)
 	go func() {
-		if f.mustEnd(lines.token, ended) {
+		if f.mustEnd(lines.who, ended) {
 			lines.wire.interrupt()
 		}
 	}()
@@ -157,13 +159,13 @@ func (f *Front) readStream(ctx context.Context, lines *lineReader, slots chan<- 
 
 // mustEnd waits until a stream must end, because the front stops or the token that
 // it was opened with lets nobody in any more. It returns false when it has ended.
-func (f *Front) mustEnd(token *pass, ended <-chan struct{}) bool {
+func (f *Front) mustEnd(who auth.Identity, ended <-chan struct{}) bool {
 	ticker := time.NewTicker(tokenEvery)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ticker.C:
-			if _, refusal := f.holderOf(token); refusal != nil {
+			if _, err := f.opts.Auth.Recheck(who); err != nil {
 				return true
 			}
 		case <-f.closing:
@@ -175,7 +177,7 @@ func (f *Front) mustEnd(token *pass, ended <-chan struct{}) bool {
 }
 
 // takeLine takes the batch of a line in, by what is known of its partner now.
-func (f *Front) takeLine(ctx context.Context, token *pass, pass *limit.Pass, s *streamed, prefer preferences) {
+func (f *Front) takeLine(ctx context.Context, who auth.Identity, slot *limit.Slot, s *streamed, prefer preferences) {
 	if s.refusal != nil {
 		return
 	}
@@ -193,11 +195,11 @@ func (f *Front) takeLine(ctx context.Context, token *pass, pass *limit.Pass, s *
 		return
 	}
 	bytes := int64(len(s.body))
-	partner, refusal := f.enterLine(ctx, token, pass, bytes)
+	partner, refusal := f.enterLine(ctx, who, slot, bytes)
 	if s.refusal = refusal; refusal != nil {
 		return
 	}
-	defer pass.Remove(bytes)
+	defer slot.Remove(bytes)
 	request, answer, refusal := f.take(ctx, &incoming{partner: partner, body: s.body, share: s.share, prefer: prefer, line: true})
 	if s.refusal = refusal; refusal != nil {
 		return
@@ -228,7 +230,7 @@ func (f *Front) writeStream(w http.ResponseWriter, controller *http.ResponseCont
 			var err error
 			if s.refusal != nil {
 				if err = limitWrite(w, 0); err == nil {
-					_, err = w.Write(s.refusal.line())
+					_, err = w.Write(s.refusal.Line())
 				}
 			} else {
 				err = s.object.send(w)
@@ -256,18 +258,18 @@ type lineReader struct {
 	source  *bufio.Reader
 	wire    *streamReader // what source reads from in the end
 	decoder io.Closer
-	share   *share // of the stream's being open
-	token   *pass  // that it was opened with
+	share   *share        // of the stream's being open
+	who     auth.Identity // who has opened it
 }
 
 // openStream reads what a stream is said to be.
-func (f *Front) openStream(w http.ResponseWriter, r *http.Request, partner int32, token *pass) (*lineReader, *problem) {
+func (f *Front) openStream(w http.ResponseWriter, r *http.Request, who auth.Identity) (*lineReader, *problem.Problem) {
 	encoding, refusal := checkEncoding(w, r)
 	if refusal != nil {
 		return nil, refusal
 	}
 	l := &lineReader{
-		front: f, share: f.budget.share(partner), token: token,
+		front: f, share: f.budget.share(who.Partner.ID), who: who,
 		wire: &streamReader{body: r.Body, controller: http.NewResponseController(w), silence: f.streamSilence},
 	}
 	bytes := int64(streamBytes)
@@ -304,7 +306,7 @@ func (l *lineReader) close() {
 // next reads a line that isn't blank. end says that there is none, and the
 // refusal why, if that is not because the client has ended the stream. Another
 // refusal is of the line, and the stream goes on.
-func (l *lineReader) next(ctx context.Context, share *share) (line []byte, refusal *problem, end bool) {
+func (l *lineReader) next(ctx context.Context, share *share) (line []byte, refusal *problem.Problem, end bool) {
 	l.wire.startLine()
 	for {
 		piece, err := l.source.ReadSlice('\n')
@@ -313,9 +315,9 @@ func (l *lineReader) next(ctx context.Context, share *share) (line []byte, refus
 			switch {
 			case refusal != nil:
 			case len(line)+len(piece) > intake.MaxBodyBytes+1:
-				refusal, line = &problem{code: codeBodyTooLarge, detail: "the line is longer than 32 MiB"}, nil
+				refusal, line = &problem.Problem{Code: problem.BodyTooLarge, Detail: "the line is longer than 32 MiB"}, nil
 			case !waitRoom(ctx, func() bool { return share.grow(int64(max(2*cap(line), len(line)+len(piece), minBodyBuffer))) }):
-				refusal, line = &problem{code: codeNoMemory, retryAfter: time.Second, detail: errFull.detail}, nil
+				refusal, line = &problem.Problem{Code: problem.NoMemory, RetryAfter: time.Second, Detail: errFull.Detail}, nil
 			default:
 				line = append(line, piece...)
 			}
@@ -337,25 +339,25 @@ func (l *lineReader) next(ctx context.Context, share *share) (line []byte, refus
 }
 
 // endOf says why a stream is ended that its client has not ended.
-func (l *lineReader) endOf(ctx context.Context, err error) *problem {
+func (l *lineReader) endOf(ctx context.Context, err error) *problem.Problem {
 	switch {
 	case l.front.isClosing():
-		return &problem{code: codeShuttingDown, detail: "shutting down; all lines before this one are answered, send the others again"}
+		return &problem.Problem{Code: problem.ShuttingDown, Detail: "shutting down; all lines before this one are answered, send the others again"}
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return &problem{code: codeStreamTooOld, detail: "the stream is older than " + streamAge.String() + "; go on with another one"}
+		return &problem.Problem{Code: problem.StreamTooOld, Detail: "the stream is older than " + streamAge.String() + "; go on with another one"}
 	case l.wire.stopped.Load():
-		_, refusal := l.front.holderOf(l.token)
+		_, refusal := l.front.recheck(l.who)
 		return refusal
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return &problem{code: codeStreamTooSlow, detail: "nothing came for " + l.wire.silence.String() + ", or a line slower than 64 KiB a second"}
+		return &problem.Problem{Code: problem.StreamTooSlow, Detail: "nothing came for " + l.wire.silence.String() + ", or a line slower than 64 KiB a second"}
 	case errors.Is(err, errCompression):
-		return &problem{code: codeBadCompression, detail: err.Error()}
+		return &problem.Problem{Code: problem.BadCompression, Detail: err.Error()}
 	}
 	return errBrokenOff
 }
 
 // errBrokenOff is of a stream whose client is gone.
-var errBrokenOff = &problem{code: codeBodyIncomplete, detail: "the body ended early; a line that was begun is not taken in"}
+var errBrokenOff = &problem.Problem{Code: problem.BodyIncomplete, Detail: "the body ended early; a line that was begun is not taken in"}
 
 func isBlank(line []byte) bool {
 	for _, c := range line {

@@ -20,6 +20,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"intake"
+	"intake/cmd/intake/internal/auth/authtest"
 	"intake/cmd/intake/internal/front"
 	"intake/sink"
 	"intake/worker"
@@ -307,10 +308,8 @@ func TestStream_PartnerChanges(t *testing.T) {
 	f := startFront(t)
 	change := func(change func(*sink.PartnerRecord)) {
 		t.Helper()
-		f.registry.change(change)
-		if err := f.Reload(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		f.registry.Change("acme", change)
+		f.reload(t)
 	}
 	item := `[{"partner_client_id":"a","entity_type":"SoleTrader","revenue_claims":[{"start_date":"2025-01-01T00:00:00.000Z",` +
 		`"end_date":"2025-01-31T23:59:59.999Z","time_period":"Monthly","currency":"GBP","total_amount":1,"transaction_count":1}]}]` + "\n"
@@ -342,11 +341,11 @@ func TestStream_PartnerChanges(t *testing.T) {
 	s.write(item)
 	waitFor(t, func() bool { return f.queue.submitted() > queued })
 	change(func(p *sink.PartnerRecord) { p.Disabled = true })
-	silent.wantLine(`"status":401`, "may not come in")
+	silent.wantLine(`"status":401`, "is unknown or disabled")
 	silent.wantEnd()
 	close(saved)
 	s.wantLine(`"code":"saved"`)
-	s.wantLine(`"status":401`, "may not come in")
+	s.wantLine(`"status":401`, "is unknown or disabled")
 	s.wantEnd()
 
 	change(func(p *sink.PartnerRecord) { p.Disabled = false })
@@ -354,7 +353,7 @@ func TestStream_PartnerChanges(t *testing.T) {
 	change(func(p *sink.PartnerRecord) { p.Disabled = true })
 	queued = f.queue.submitted()
 	s.write(item)
-	s.wantLine(`"status":401`, "may not come in")
+	s.wantLine(`"status":401`, "is unknown or disabled")
 	if f.queue.submitted() > queued {
 		t.Error("a line of a partner that is disabled is queued")
 	}
@@ -392,11 +391,11 @@ func TestStream_TokenIsOver(t *testing.T) {
 	t.Run("withdrawn", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			key := newKey(t, "1", jwt.SigningMethodES256)
-			issuer := newIssuer(t, "https://issuer.example", key)
-			f := withIssuer(t, issuer.url, issuer, nil)
-			s := open(t, f, issuer.token(t))
-			issuer.setKeys(newKey(t, "2", jwt.SigningMethodES256))
+			key := authtest.NewKey(t, "1", jwt.SigningMethodES256)
+			issuer := authtest.NewIssuer(t, "https://issuer.example", key)
+			f := withIssuer(t, issuer.URL, issuer, false)
+			s := open(t, f, issuer.Token(t))
+			issuer.SetKeys(authtest.NewKey(t, "2", jwt.SigningMethodES256))
 			time.Sleep(31 * time.Second)
 			s.write(items("b") + "\n")
 			s.wantLine(`"code":"saved"`)

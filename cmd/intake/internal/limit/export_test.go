@@ -2,5 +2,5 @@ package limit
 
 import "context"
 
-// Renew has a pass go on, as Run does from time to time.
-func (p *Pass) Renew(ctx context.Context) { p.renew(ctx) }
+// Renew has a slot go on, as Run does from time to time.
+func (s *Slot) Renew(ctx context.Context) { s.renew(ctx) }

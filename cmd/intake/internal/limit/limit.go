@@ -40,7 +40,7 @@ type Limiter struct {
 	name    string // of this process, in Redis
 
 	mu       sync.Mutex
-	last     int                // guarded by mu; number of the last pass
+	last     int                // guarded by mu; number of the last slot
 	partners map[int32]*account // guarded by mu
 }
 
@@ -49,7 +49,7 @@ type account struct {
 	rate    *rate.Limiter
 	blocked time.Time // until then its items were refused already
 	bytes   int64
-	passes  map[string]*Pass // of the requests in flight
+	slots   map[string]*Slot // of the requests in flight
 }
 
 // The limits, as a program is told of them.
@@ -123,7 +123,7 @@ func (l *Limiter) shared(ctx context.Context, ask func(context.Context) error) b
 func (l *Limiter) accountOf(partner int32) *account {
 	a := l.partners[partner]
 	if a == nil {
-		a = &account{passes: make(map[string]*Pass), rate: rate.NewLimiter(0, 0)}
+		a = &account{slots: make(map[string]*Slot), rate: rate.NewLimiter(0, 0)}
 		l.partners[partner] = a
 	}
 	return a

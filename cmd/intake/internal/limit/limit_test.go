@@ -77,13 +77,13 @@ func TestLimiter(t *testing.T) {
 			t.Errorf("another partner: %+v %+v", usage, exceeded)
 		}
 
-		var passes []*limit.Pass
+		var slots []*limit.Slot
 		for n, front := range []*limit.Limiter{a, b, a} {
-			pass, exceeded := front.Enter(ctx, partner, 100)
+			slot, exceeded := front.Enter(ctx, partner, 100)
 			if exceeded != nil {
 				t.Fatalf("request %d: %+v", n, exceeded)
 			}
-			passes = append(passes, pass)
+			slots = append(slots, slot)
 		}
 		if _, exceeded := b.Enter(ctx, partner, 100); exceeded == nil {
 			t.Error("a request too many")
@@ -91,12 +91,12 @@ func TestLimiter(t *testing.T) {
 		if _, exceeded := b.Enter(ctx, other, 100); exceeded != nil {
 			t.Errorf("another partner: %+v", exceeded)
 		}
-		passes[0].Leave()
+		slots[0].Leave()
 		grow := func(bytes int64) *limit.Exceeded {
-			if exceeded := passes[1].Grow(bytes); exceeded != nil {
+			if exceeded := slots[1].Grow(bytes); exceeded != nil {
 				return exceeded
 			}
-			return passes[1].Settle(ctx)
+			return slots[1].Settle(ctx)
 		}
 		if exceeded := grow(900); exceeded != nil {
 			t.Errorf("%+v", exceeded)
@@ -107,16 +107,16 @@ func TestLimiter(t *testing.T) {
 		if _, exceeded := a.Enter(ctx, partner, 1); exceeded == nil {
 			t.Error("a byte too many, of another request")
 		}
-		passes[1].Leave()
-		passes[2].Leave()
-		pass, exceeded := a.Enter(ctx, partner, 5_000)
+		slots[1].Leave()
+		slots[2].Leave()
+		slot, exceeded := a.Enter(ctx, partner, 5_000)
 		if exceeded != nil {
 			t.Errorf("one that is too large may be in by itself: %+v", exceeded)
 		}
 		if _, exceeded := b.Enter(ctx, partner, 1); exceeded == nil {
 			t.Error("another one beside it")
 		}
-		pass.Leave()
+		slot.Leave()
 	})
 }
 
@@ -129,18 +129,18 @@ func TestLimiter_NoLimits(t *testing.T) {
 		if _, exceeded := l.Take(t.Context(), partner, 10_000); exceeded != nil {
 			t.Error(exceeded)
 		}
-		pass, exceeded := l.Enter(t.Context(), partner, 1<<40)
-		if exceeded != nil || pass.Grow(1<<50) != nil || pass.Settle(t.Context()) != nil {
+		slot, exceeded := l.Enter(t.Context(), partner, 1<<40)
+		if exceeded != nil || slot.Grow(1<<50) != nil || slot.Settle(t.Context()) != nil {
 			t.Error(exceeded)
 		}
-		defer pass.Leave()
+		defer slot.Leave()
 	}
 	if exceeded := l.Blocked(partner); exceeded != nil {
 		t.Error(exceeded)
 	}
 }
 
-// Requests of a front that has died are in flight no longer than a pass lasts;
+// Requests of a front that has died are in flight no longer than a slot lasts;
 // those of one that lives for as long as they are.
 func TestLimiter_Renewal(t *testing.T) {
 	t.Parallel()
@@ -157,12 +157,12 @@ func TestLimiter_Renewal(t *testing.T) {
 	}
 	deadline := time.After(time.Minute)
 	for {
-		pass, exceeded := asking.Enter(t.Context(), partner, 1)
+		slot, exceeded := asking.Enter(t.Context(), partner, 1)
 		if exceeded == nil {
 			if _, exceeded := asking.Enter(t.Context(), partner, 1); exceeded == nil {
 				t.Error("the living front's request is not counted")
 			}
-			pass.Leave()
+			slot.Leave()
 			break
 		}
 		select {
@@ -177,23 +177,23 @@ func TestLimiter_Renewal(t *testing.T) {
 	}
 }
 
-// Lines of a stream come and go as bytes of its pass.
+// Lines of a stream come and go as bytes of its slot.
 func TestPass_Add(t *testing.T) {
 	t.Parallel()
 	onTwoFronts(t, func(t *testing.T, a, b *limit.Limiter) {
 		ctx := t.Context()
-		enter := func(l *limit.Limiter, limits intake.Limits) *limit.Pass {
+		enter := func(l *limit.Limiter, limits intake.Limits) *limit.Slot {
 			t.Helper()
-			pass, exceeded := l.Open(ctx, &intake.Partner{ID: 1, Limits: limits})
+			slot, exceeded := l.Open(ctx, &intake.Partner{ID: 1, Limits: limits})
 			if exceeded != nil {
 				t.Fatalf("%+v", exceeded)
 			}
-			return pass
+			return slot
 		}
 		limits := intake.Limits{Requests: 2, Bytes: 1_000}
 		one, other := enter(a, limits), enter(b, limits)
 		steps := []struct {
-			pass    *limit.Pass
+			slot    *limit.Slot
 			add     int64 // or remove
 			allowed bool
 		}{
@@ -211,8 +211,8 @@ func TestPass_Add(t *testing.T) {
 		}
 		for n, step := range steps {
 			if step.add < 0 {
-				step.pass.Remove(-step.add)
-			} else if exceeded := step.pass.Add(ctx, limits, step.add); (exceeded == nil) != step.allowed {
+				step.slot.Remove(-step.add)
+			} else if exceeded := step.slot.Add(ctx, limits, step.add); (exceeded == nil) != step.allowed {
 				t.Errorf("step %d: %+v", n, exceeded)
 			}
 		}
@@ -225,7 +225,7 @@ func TestPass_Add(t *testing.T) {
 		// Limits that come, and go, while a stream is open hold for its next line.
 		one, other = enter(a, intake.Limits{}), enter(b, intake.Limits{})
 		for n, c := range []struct {
-			pass    *limit.Pass
+			slot    *limit.Slot
 			limits  intake.Limits
 			add     int64
 			allowed bool
@@ -240,8 +240,8 @@ func TestPass_Add(t *testing.T) {
 			{one, intake.Limits{}, 5_000, true},
 		} {
 			if c.add < 0 {
-				c.pass.Remove(-c.add)
-			} else if exceeded := c.pass.Add(ctx, c.limits, c.add); (exceeded == nil) != c.allowed {
+				c.slot.Remove(-c.add)
+			} else if exceeded := c.slot.Add(ctx, c.limits, c.add); (exceeded == nil) != c.allowed {
 				t.Errorf("with other limits, step %d: %+v", n, exceeded)
 			}
 		}
@@ -256,12 +256,12 @@ func TestPass_LateRenewal(t *testing.T) {
 	t.Parallel()
 	url := localtest.Redis(t)
 	partner := &intake.Partner{ID: 1, Limits: intake.Limits{Requests: 1}}
-	pass, exceeded := newLimiter(t, url).Enter(t.Context(), partner, 0)
+	slot, exceeded := newLimiter(t, url).Enter(t.Context(), partner, 0)
 	if exceeded != nil {
 		t.Fatalf("%+v", exceeded)
 	}
-	pass.Leave()
-	pass.Renew(t.Context())
+	slot.Leave()
+	slot.Renew(t.Context())
 	if _, exceeded := newLimiter(t, url).Enter(t.Context(), partner, 0); exceeded != nil {
 		t.Errorf("%+v", exceeded)
 	}

@@ -1,4 +1,4 @@
-package front
+package auth
 
 import (
 	"context"
@@ -22,8 +22,7 @@ type issuerKey struct {
 	public crypto.PublicKey
 }
 
-// fits tells whether tokens of this algorithm may be signed with the key (RFC 8725
-// §3.1, §3.5).
+// fits reports whether the key may sign tokens of an algorithm (RFC 8725 §3.1, §3.5).
 func (k *issuerKey) fits(alg string) bool {
 	if k.alg != "" && k.alg != alg {
 		return false
@@ -45,28 +44,41 @@ func (k *issuerKey) equal(other *issuerKey) bool {
 	return ok && k.id == other.id && k.alg == other.alg && public.Equal(other.public)
 }
 
-// A keyPace is how often, and for how long, the keys of an issuer are asked for.
+// A keyPace is how often the keys of an issuer are fetched.
 type keyPace struct {
-	every    time.Duration // from one fetch to the next
-	cooldown time.Duration // at least, whoever asks; also from a failure to the next try
+	every    time.Duration // between two fetches
+	cooldown time.Duration // the least time between two fetches, also after a failure
 	timeout  time.Duration // of a fetch
 	patience time.Duration // of a request that waits for a fetch
 }
 
-var defaultKeyPace = keyPace{every: time.Minute, cooldown: 5 * time.Second, timeout: 10 * time.Second, patience: 2 * time.Second}
+var defaultKeyPace = keyPace{
+	every: time.Minute, cooldown: 5 * time.Second, timeout: 10 * time.Second, patience: 2 * time.Second,
+}
 
-// A keySet keeps up with the keys of an external issuer: all fetches are run's,
-// one at a time. When they fail, the keys read last stay.
+// A keySet keeps up with the keys of an external issuer. Only run fetches them, one
+// fetch at a time. When fetches fail, the keys read last stay in force.
+//
+// The fetching is hand-written, because no library does all of it: fetch regularly, so
+// that a withdrawn key is dropped within a minute; fetch for an unknown kid too, so
+// that a new key works at once, but never more often than the cooldown, whatever
+// strangers send; let requests with a new key wait for a fetch under way instead of
+// refusing them; and bound what is read. go-oidc's RemoteKeySet fetches for every
+// unknown kid, and keeps a withdrawn key until then. keyfunc refuses requests with a
+// new key while a fetch for another one is under way, and does no discovery. Neither
+// bounds what it reads. jwx would bring a second JWT library beside golang-jwt/jwt,
+// which verifies these tokens as it does the built-in issuer's. Key sets are parsed
+// with go-jose, as go-oidc does.
 type keySet struct {
 	fetch   func(ctx context.Context) ([]issuerKey, error)
 	pace    keyPace
 	logger  *zap.Logger
 	metrics *issuerMetrics
 	keys    atomic.Pointer[[]issuerKey] // nil until they have been read once
-	wake    chan struct{}               // has an entry when a fetch is wanted at once
+	wake    chan struct{}               // has an entry when a fetch is wanted now
 
 	mu       sync.Mutex
-	fetching chan struct{} // guarded by mu; closed when the fetch that is due or under way has ended; nil when none is
+	fetching chan struct{} // guarded by mu; closed when the fetch that is due or under way ends; nil if none is
 	ended    time.Time     // guarded by mu; when the last fetch ended
 }
 
@@ -76,8 +88,8 @@ func newKeySet(fetch func(ctx context.Context) ([]issuerKey, error), logger *zap
 
 func (s *keySet) wasRead() bool { return s.keys.Load() != nil }
 
-// find gives the key that a token of this key id, or of none, must be signed
-// with. Where several come into question there is none.
+// find returns the key that a token with this key id, or with none, must be signed
+// with. It returns nil if there is no such key, or more than one.
 func (s *keySet) find(id *string, alg string) (found *issuerKey) {
 	keys := s.keys.Load()
 	if keys == nil {
@@ -96,15 +108,15 @@ func (s *keySet) find(id *string, alg string) (found *issuerKey) {
 	return found
 }
 
-// has tells whether a key is in the set, still.
+// has reports whether a key is still in the set.
 func (s *keySet) has(key *issuerKey) bool {
 	keys := s.keys.Load()
 	return keys != nil && slices.ContainsFunc(*keys, func(k issuerKey) bool { return k.equal(key) })
 }
 
-// refetch has the keys fetched for a request that misses one, and waits for the
-// end of it, but not for long. It does nothing shortly after a fetch: tokens
-// that strangers make up must not have the issuer asked again and again.
+// refetch asks for a fetch on behalf of a request that misses a key, and waits a short
+// time for its end. It does nothing shortly after a fetch: tokens that strangers make
+// up must not cause fetch after fetch.
 func (s *keySet) refetch(ctx context.Context) {
 	fetched := s.demand()
 	if fetched == nil {
@@ -119,8 +131,8 @@ func (s *keySet) refetch(ctx context.Context) {
 	}
 }
 
-// demand gives the end of the fetch that is under way, or of one that it asks
-// for; nil if it is too early for that.
+// demand returns a channel that is closed at the end of the fetch that is under way, or
+// of one that it asks for. It returns nil if it is too early for another fetch.
 func (s *keySet) demand() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -178,9 +190,9 @@ func (s *keySet) run(ctx context.Context) {
 		case err == nil && failing:
 			s.logger.Info("the keys of the external issuer can be read again")
 		case err != nil && !failing && s.wasRead():
-			s.logger.Warn("cannot read the keys of the external issuer, going on with those known", zap.Error(err))
+			s.logger.Warn("cannot read the keys of the external issuer, using those read before", zap.Error(err))
 		case err != nil && !failing:
-			s.logger.Warn("cannot read the keys of the external issuer, its tokens are refused with 503 until they are read", zap.Error(err))
+			s.logger.Warn("cannot read the keys of the external issuer, its tokens get 503 until they are read", zap.Error(err))
 		}
 		if failing = err != nil; failing {
 			wait = s.pace.cooldown
@@ -200,7 +212,7 @@ func (s *keySet) read(ctx context.Context) error {
 	s.metrics.read.SetToCurrentTime()
 	old := s.keys.Swap(&fresh)
 	if old == nil || !slices.EqualFunc(*old, fresh, func(a, b issuerKey) bool { return a.equal(&b) }) {
-		s.logger.Info("the keys of the external issuer are new", zap.Strings("kids", keyIDs(fresh)))
+		s.logger.Info("the keys of the external issuer have changed", zap.Strings("kids", keyIDs(fresh)))
 	}
 	return nil
 }

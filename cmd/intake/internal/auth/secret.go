@@ -1,4 +1,4 @@
-package front
+package auth
 
 import (
 	"crypto/rand"
@@ -6,7 +6,8 @@ import (
 	"encoding/base64"
 )
 
-// NewSecret makes a client secret of 256 random bits, and what is kept of it.
+// NewSecret returns a new client secret of 256 random bits, and the hash that is stored
+// of it.
 func NewSecret() (secret string, hash [32]byte) {
 	var random [32]byte
 	rand.Read(random[:]) // never fails

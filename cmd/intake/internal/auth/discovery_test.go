@@ -1,8 +1,9 @@
-package front_test
+package auth_test
 
 import (
 	"encoding/json"
 	"fmt"
+	"intake/cmd/intake/internal/auth/authtest"
 	"net/http"
 	"strings"
 	"testing"
@@ -36,8 +37,8 @@ func say(text string) http.HandlerFunc {
 // it says is not taken on trust.
 func TestIssuer_Discovery(t *testing.T) {
 	t.Parallel()
-	key := newKey(t, "1", jwt.SigningMethodES256)
-	provider := newIssuer(t, "https://issuer.example", key)
+	key := authtest.NewKey(t, "1", jwt.SigningMethodES256)
+	provider := authtest.NewIssuer(t, "https://issuer.example", key)
 	set := func() http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
 			r.URL.Path = "/keys"
@@ -88,10 +89,10 @@ func TestIssuer_Discovery(t *testing.T) {
 				for route, handler := range c.routes {
 					mux.HandleFunc(route, handler)
 				}
-				f := withIssuer(t, c.issuer, inMemory{mux}, nil)
-				claims := provider.claims()
+				f := withIssuer(t, c.issuer, authtest.InMemory{Handler: mux}, nil)
+				claims := provider.Claims()
 				claims["iss"] = c.issuer
-				a := f.post(t, key.sign(t, claims))
+				a := f.post(t, key.Sign(t, claims))
 				if c.says == "" {
 					if a.status != http.StatusOK {
 						t.Errorf("answered %d %s: %v", a.status, a.Bytes(), f.logs.All())
@@ -99,7 +100,7 @@ func TestIssuer_Discovery(t *testing.T) {
 					return
 				}
 				a.checkProblem(t, http.StatusServiceUnavailable, "issuer_unavailable: the keys")
-				logged := f.logs.FilterMessageSnippet("refused with 503").All()
+				logged := f.logs.FilterMessageSnippet("its tokens get 503").All()
 				if len(logged) != 1 || !strings.Contains(fmt.Sprint(logged[0].ContextMap()["error"]), c.says) {
 					t.Errorf("logged %v, want an error that says %q", logged, c.says)
 				}

@@ -1,4 +1,4 @@
-package front_test
+package auth_test
 
 import (
 	"context"
@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
@@ -22,12 +23,13 @@ import (
 	"golang.org/x/oauth2"
 	"golang.org/x/oauth2/clientcredentials"
 
-	"intake/cmd/intake/internal/front"
+	"intake/cmd/intake/internal/auth"
+	"intake/cmd/intake/internal/auth/authtest"
 	"intake/sink"
 )
 
 // ask asks for a token with a form as name, value, …; user is the header's, if any.
-func (f *testFront) ask(t testing.TB, user *url.Userinfo, form ...string) (*answer, map[string]any) {
+func (f *testAuth) ask(t testing.TB, user *url.Userinfo, form ...string) (*answer, map[string]any) {
 	t.Helper()
 	values := url.Values{}
 	for i := 0; i < len(form); i += 2 {
@@ -52,12 +54,10 @@ func (f *testFront) ask(t testing.TB, user *url.Userinfo, form ...string) (*answ
 
 func TestToken(t *testing.T) {
 	t.Parallel()
-	f := startFront(t)
-	f.registry.add("other")
-	gone := f.registry.add("gone")
-	f.registry.mu.Lock()
-	f.registry.records[2].Disabled = true
-	f.registry.mu.Unlock()
+	f := startAuth(t)
+	f.registry.Add("other")
+	gone := f.registry.Add("gone")
+	f.registry.Change("gone", func(p *sink.PartnerRecord) { p.Disabled = true })
 	if err := f.Reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +113,7 @@ func TestToken(t *testing.T) {
 			if said["token_type"] != "Bearer" || said["expires_in"] != 3600.0 || said["scope"] != c.scope {
 				t.Errorf("answered %v", said)
 			}
-			if a := f.do(t, f.create(t, said["access_token"].(string), strings.NewReader(items("a")))); strings.Contains(c.scope, "write") != (a.status == 200) {
+			if a := f.do(t, f.request(t, said["access_token"].(string))); strings.Contains(c.scope, "write") != (a.status == 200) {
 				t.Errorf("the token gets %d", a.status)
 			}
 		})
@@ -137,11 +137,11 @@ func TestToken(t *testing.T) {
 // The way that other programs get tokens works, either way.
 func TestToken_ClientCredentials(t *testing.T) {
 	t.Parallel()
-	f := startFront(t)
+	f := startAuth(t)
 	for _, style := range []oauth2.AuthStyle{oauth2.AuthStyleAutoDetect, oauth2.AuthStyleInHeader, oauth2.AuthStyleInParams} {
 		config := clientcredentials.Config{ClientID: "acme", ClientSecret: f.secret, TokenURL: f.url + "/oauth/token", Scopes: []string{"clients:write"}, AuthStyle: style}
 		client := config.Client(context.WithValue(t.Context(), oauth2.HTTPClient, f.client))
-		response, err := client.Post(f.url+"/api/v1/clients", "application/json", strings.NewReader(items("a")))
+		response, err := client.Post(f.url+"/api/v1/clients", "application/json", http.NoBody)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -156,7 +156,7 @@ func TestToken_ClientCredentials(t *testing.T) {
 // (RFC 8414) lead to.
 func TestToken_Verified(t *testing.T) {
 	t.Parallel()
-	f := startFront(t)
+	f := startAuth(t)
 	get := func(path string) (document map[string]any) {
 		t.Helper()
 		response, err := f.client.Get(f.url + path)
@@ -172,7 +172,7 @@ func TestToken_Verified(t *testing.T) {
 	}
 	metadata := get("/.well-known/oauth-authorization-server")
 	want := map[string]any{
-		"issuer": publicURL, "token_endpoint": publicURL + "/oauth/token", "jwks_uri": publicURL + "/.well-known/jwks.json",
+		"issuer": authtest.PublicURL, "token_endpoint": authtest.PublicURL + "/oauth/token", "jwks_uri": authtest.PublicURL + "/.well-known/jwks.json",
 		"scopes_supported": []any{"clients:write", "clients:read"}, "response_types_supported": []any{},
 		"grant_types_supported":                 []any{"client_credentials"},
 		"token_endpoint_auth_methods_supported": []any{"client_secret_basic", "client_secret_post"},
@@ -180,7 +180,7 @@ func TestToken_Verified(t *testing.T) {
 	if diff := cmp.Diff(want, metadata); diff != "" {
 		t.Error(diff)
 	}
-	keys := get(strings.TrimPrefix(metadata["jwks_uri"].(string), publicURL))["keys"].([]any)
+	keys := get(strings.TrimPrefix(metadata["jwks_uri"].(string), authtest.PublicURL))["keys"].([]any)
 	if len(keys) != 1 {
 		t.Fatalf("keys: %v", keys)
 	}
@@ -214,7 +214,7 @@ func TestToken_Verified(t *testing.T) {
 	if issued.Before(before) || expires.Sub(issued.Time) != time.Hour || claims["jti"] == "" {
 		t.Errorf("claims: %v", claims)
 	}
-	for name, want := range map[string]any{"iss": publicURL, "aud": []any{publicURL}, "sub": "acme", "client_id": "acme", "scope": "clients:write"} {
+	for name, want := range map[string]any{"iss": authtest.PublicURL, "aud": []any{authtest.PublicURL}, "sub": "acme", "client_id": "acme", "scope": "clients:write"} {
 		if diff := cmp.Diff(want, claims[name]); diff != "" {
 			t.Errorf("%s: %s", name, diff)
 		}
@@ -224,8 +224,8 @@ func TestToken_Verified(t *testing.T) {
 // Only tokens that a front has issued, for itself, for now, get in.
 func TestToken_Refused(t *testing.T) {
 	t.Parallel()
-	f := startFront(t)
-	key := f.registry.keys[0].Private
+	f := startAuth(t)
+	key := f.registry.Keys()[0].Private
 	another, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -294,7 +294,7 @@ func TestToken_Refused(t *testing.T) {
 				t.Fatal(err)
 			}
 			for range 2 { // what is refused must not be in the cache then
-				a := f.do(t, f.create(t, signed, strings.NewReader(items("a"))))
+				a := f.do(t, f.request(t, signed))
 				if a.status != c.status {
 					t.Errorf("answered %d %s, want %d", a.status, a.Bytes(), c.status)
 				}
@@ -306,7 +306,7 @@ func TestToken_Refused(t *testing.T) {
 // Each byte of a token matters.
 func TestToken_Tampered(t *testing.T) {
 	t.Parallel()
-	f := newFront(t, nil)
+	f := newAuth(t, nil)
 	token := f.token(t)
 	for i := range token {
 		for _, tampered := range []string{token[:i], token[:i] + "A" + token[i+1:], token[:i] + "B" + token[i:]} {
@@ -314,7 +314,7 @@ func TestToken_Tampered(t *testing.T) {
 				continue
 			}
 			a := newAnswer()
-			f.ServeHTTP(a, f.create(t, tampered, strings.NewReader(items("a"))))
+			f.ServeHTTP(a, f.request(t, tampered))
 			if a.status != http.StatusUnauthorized {
 				t.Fatalf("answered %d to a token changed at %d", a.status, i)
 			}
@@ -326,19 +326,19 @@ func TestToken_Tampered(t *testing.T) {
 // store nothing.
 func TestToken_Rotated(t *testing.T) {
 	t.Parallel()
-	f := startFront(t)
+	f := startAuth(t)
 	old, held := f.secret, f.token(t)
-	fresh, hash := front.NewSecret()
-	f.registry.change(func(p *sink.PartnerRecord) { p.SecretHash = hash })
-	reads := f.registry.reads
+	fresh, hash := auth.NewSecret()
+	f.registry.Change("acme", func(p *sink.PartnerRecord) { p.SecretHash = hash })
+	reads := f.registry.Reads()
 	grant := []string{"grant_type", "client_credentials"}
 	for range 5 {
 		if a, _ := f.ask(t, url.UserPassword("acme", "guess"), grant...); a.status != http.StatusUnauthorized {
 			t.Fatalf("answered %d to a guess", a.status)
 		}
 	}
-	if f.registry.reads != reads {
-		t.Errorf("the partners were read %d times for guesses", f.registry.reads-reads)
+	if f.registry.Reads() != reads {
+		t.Errorf("the partners were read %d times for guesses", f.registry.Reads()-reads)
 	}
 	if err := f.Reload(t.Context()); err != nil {
 		t.Fatal(err)
@@ -348,7 +348,7 @@ func TestToken_Rotated(t *testing.T) {
 			t.Errorf("answered %d, want %d", a.status, want)
 		}
 	}
-	if a := f.do(t, f.create(t, held, strings.NewReader(items("a")))); a.status != http.StatusOK {
+	if a := f.do(t, f.request(t, held)); a.status != http.StatusOK {
 		t.Errorf("answered %d to a token from before", a.status)
 	}
 }
@@ -356,10 +356,10 @@ func TestToken_Rotated(t *testing.T) {
 // An old secret gets tokens for as long as it is known.
 func TestToken_OldSecrets(t *testing.T) {
 	t.Parallel()
-	f := startFront(t)
-	older, olderHash := front.NewSecret()
+	f := startAuth(t)
+	older, olderHash := auth.NewSecret()
 	old := f.secret
-	fresh, freshHash := front.NewSecret()
+	fresh, freshHash := auth.NewSecret()
 	grant := []string{"grant_type", "client_credentials"}
 	for _, c := range []struct {
 		hashes [][32]byte // before the fresh one
@@ -369,7 +369,7 @@ func TestToken_OldSecrets(t *testing.T) {
 		{[][32]byte{sha256.Sum256([]byte(old))}, map[string]int{older: 401, old: 200, fresh: 200}},
 		{nil, map[string]int{older: 401, old: 401, fresh: 200}},
 	} {
-		f.registry.change(func(p *sink.PartnerRecord) { p.SecretHash, p.OldSecretHashes = freshHash, c.hashes })
+		f.registry.Change("acme", func(p *sink.PartnerRecord) { p.SecretHash, p.OldSecretHashes = freshHash, c.hashes })
 		if err := f.Reload(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -379,7 +379,7 @@ func TestToken_OldSecrets(t *testing.T) {
 			}
 		}
 	}
-	f.registry.change(func(p *sink.PartnerRecord) { p.Disabled, p.OldSecretHashes = true, [][32]byte{olderHash} })
+	f.registry.Change("acme", func(p *sink.PartnerRecord) { p.Disabled, p.OldSecretHashes = true, [][32]byte{olderHash} })
 	if err := f.Reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -392,10 +392,11 @@ func TestToken_OldSecrets(t *testing.T) {
 // token has expired, and a dropped one no more, also where a token is known already.
 func TestToken_KeyRotated(t *testing.T) {
 	t.Parallel()
-	f := startFront(t)
-	f.registry.ahead = 3 * time.Hour
-	first := f.registry.keys[0]
-	second := newSigningKey(time.Now().Add(f.registry.ahead + time.Hour))
+	f := startAuth(t)
+	const ahead = 3 * time.Hour
+	f.registry.SetClock(ahead)
+	first := f.registry.Keys()[0]
+	second := authtest.NewSigningKey(time.Now().Add(ahead + time.Hour))
 	held := f.token(t)
 	for _, c := range []struct {
 		name      string
@@ -423,7 +424,7 @@ func TestToken_KeyRotated(t *testing.T) {
 		}, []string{first.ID, second.ID}, second.ID, 200},
 		{"the first is dropped", func(keys []sink.SigningKey, _ time.Time) []sink.SigningKey { return keys[1:] }, []string{second.ID}, second.ID, 401},
 	} {
-		f.registry.changeKeys(c.change)
+		f.registry.ChangeKeys(c.change)
 		if err := f.Reload(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -435,7 +436,7 @@ func TestToken_KeyRotated(t *testing.T) {
 			t.Errorf("%s: %s signs, want %s", c.name, signer, c.signer)
 		}
 		for token, want := range map[string]int{held: c.held, fresh: 200} {
-			if a := f.do(t, f.create(t, token, strings.NewReader(items("a")))); a.status != want {
+			if a := f.do(t, f.request(t, token)); a.status != want {
 				t.Errorf("%s: a token is answered %d, want %d", c.name, a.status, want)
 			}
 		}
@@ -446,17 +447,17 @@ func TestToken_KeyRotated(t *testing.T) {
 // the same; and refuses to issue tokens while none signs.
 func TestToken_KeyRotatedUnread(t *testing.T) {
 	t.Parallel()
-	f := startFront(t)
+	f := startAuth(t)
 	var second sink.SigningKey
-	f.registry.changeKeys(func(keys []sink.SigningKey, now time.Time) []sink.SigningKey {
-		second = newSigningKey(now.Add(time.Second))
+	f.registry.ChangeKeys(func(keys []sink.SigningKey, now time.Time) []sink.SigningKey {
+		second = authtest.NewSigningKey(now.Add(time.Second))
 		keys[0].SignsUntil = now
 		return append(keys, second)
 	})
 	if err := f.Reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	f.registry.setAway(true)
+	f.registry.SetAway(true)
 	for deadline := time.Now().Add(20 * time.Second); ; <-time.After(10 * time.Millisecond) {
 		a, said := f.ask(t, url.UserPassword("acme", f.secret), "grant_type", "client_credentials")
 		if a.status == http.StatusOK {
@@ -483,7 +484,7 @@ func keyOf(t *testing.T, token string) string {
 	return parsed.Header["kid"].(string)
 }
 
-func (f *testFront) publishedKeys(t *testing.T) (ids []string) {
+func (f *testAuth) publishedKeys(t *testing.T) (ids []string) {
 	t.Helper()
 	response, err := f.client.Get(f.url + "/.well-known/jwks.json")
 	if err != nil {
@@ -508,14 +509,14 @@ func (f *testFront) publishedKeys(t *testing.T) (ids []string) {
 // is gone.
 func TestToken_Disabled(t *testing.T) {
 	t.Parallel()
-	f := startFront(t)
+	f := startAuth(t)
 	token := f.token(t)
 	post := func(want int) {
 		t.Helper()
 		if err := f.Reload(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		a := f.do(t, f.create(t, token, strings.NewReader(items("a"))))
+		a := f.do(t, f.request(t, token))
 		if a.status != want {
 			t.Errorf("answered %d, want %d", a.status, want)
 		}
@@ -524,36 +525,35 @@ func TestToken_Disabled(t *testing.T) {
 		}
 	}
 	post(http.StatusOK)
-	f.registry.change(func(p *sink.PartnerRecord) { p.Disabled = true })
+	f.registry.Change("acme", func(p *sink.PartnerRecord) { p.Disabled = true })
 	post(http.StatusUnauthorized)
-	f.registry.change(func(p *sink.PartnerRecord) { p.Disabled = false })
+	f.registry.Change("acme", func(p *sink.PartnerRecord) { p.Disabled = false })
 	post(http.StatusOK)
-	f.registry.change(func(p *sink.PartnerRecord) { p.Name = "renamed" })
+	f.registry.Change("acme", func(p *sink.PartnerRecord) { p.Name = "renamed" })
 	post(http.StatusUnauthorized)
 }
 
-// A front that does not know the partners yet lets nobody in, and says when to
-// come again.
-func TestFront_BeforePartnersAreKnown(t *testing.T) {
+// Before the partners are known, nobody gets in and no token is issued, and each refusal
+// says when to try again.
+func TestAuthenticator_BeforePartnersAreKnown(t *testing.T) {
 	t.Parallel()
-	registry := &fakeRegistry{away: true}
-	registry.add("acme")
-	f, err := front.New(front.Options{Queue: &fakeQueue{}, Ledger: &fakeLedger{}, Questions: &fakeLedger{}, SeenSet: &fakeSeenSet{}, Registry: registry, PublicURL: publicURL})
+	registry := &authtest.Registry{}
+	registry.SetAway(true)
+	a, err := auth.New(auth.Options{Registry: registry, PublicURL: authtest.PublicURL})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Reload(t.Context()); err == nil || f.CheckDirectory(t.Context()) == nil {
+	if err := a.Reload(t.Context()); err == nil || a.Ready(t.Context()) == nil {
 		t.Fatal("it thinks that it knows the partners")
 	}
 	for _, target := range []string{"POST /api/v1/clients", "POST /oauth/token", "GET /.well-known/jwks.json"} {
 		method, path, _ := strings.Cut(target, " ")
-		request, _ := http.NewRequestWithContext(t.Context(), method, "http://front"+path, strings.NewReader("x"))
-		a := newAnswer()
-		f.ServeHTTP(a, request)
-		a.checkProblem(t, http.StatusServiceUnavailable, "starting: ")
+		w := newAnswer()
+		handlerOf(a).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), method, path, strings.NewReader("x")))
+		w.checkProblem(t, http.StatusServiceUnavailable, "starting: ")
 	}
-	registry.setAway(false)
-	if err := f.Reload(t.Context()); err != nil || f.CheckDirectory(t.Context()) != nil {
+	registry.SetAway(false)
+	if err := a.Reload(t.Context()); err != nil || a.Ready(t.Context()) != nil {
 		t.Errorf("it does not know them yet: %v", err)
 	}
 }
@@ -561,19 +561,15 @@ func TestFront_BeforePartnersAreKnown(t *testing.T) {
 // Two fronts sign with the same key: a token of one is good at the other.
 func TestToken_SharedKey(t *testing.T) {
 	t.Parallel()
-	f := newFront(t, nil)
-	g := newFront(t, func(o *front.Options) { o.Registry = f.registry })
-	a := newAnswer()
-	g.ServeHTTP(a, g.create(t, f.token(t), strings.NewReader(items("a"))))
-	if a.status != http.StatusOK {
-		t.Errorf("answered %d %s", a.status, a.Bytes())
-	}
+	f := newAuth(t, nil)
+	g := newAuth(t, func(o *auth.Options) { o.Registry = f.registry })
+	g.wantPost(t, f.token(t), http.StatusOK)
 }
 
 func TestNewSecret(t *testing.T) {
 	t.Parallel()
-	one, hash := front.NewSecret()
-	other, _ := front.NewSecret()
+	one, hash := auth.NewSecret()
+	other, _ := auth.NewSecret()
 	random, err := base64.RawURLEncoding.DecodeString(one)
 	if err != nil || len(random) != 32 || one == other || hash != sha256.Sum256([]byte(one)) {
 		t.Errorf("a secret of %d bytes (%v)", len(random), err)
@@ -582,7 +578,7 @@ func TestNewSecret(t *testing.T) {
 
 func TestNew_Missing(t *testing.T) {
 	t.Parallel()
-	if _, err := front.New(front.Options{}); err == nil {
-		t.Error("a front of nothing was made")
+	if _, err := auth.New(auth.Options{}); err == nil {
+		t.Error("an authenticator of nothing was made")
 	}
 }

@@ -1,4 +1,4 @@
-package front
+package auth
 
 import (
 	"context"
@@ -16,7 +16,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 )
 
-// A discovery finds and reads the keys of an external issuer.
+// A discovery finds the keys of an external issuer, and reads them.
 type discovery struct {
 	issuer string
 	url    *url.URL // of the issuer
@@ -24,20 +24,23 @@ type discovery struct {
 	tokens atomic.Pointer[string] // the token endpoint; may be nil
 }
 
-func newDiscovery(issuer string) (*discovery, error) {
+func newDiscovery(issuer string, transport http.RoundTripper) (*discovery, error) {
 	parsed, err := url.Parse(issuer)
 	if err != nil {
-		return nil, fmt.Errorf("the external issuer's URL: %w", err)
+		return nil, fmt.Errorf("--oauth-issuer is not a URL: %w", err)
 	}
 	if parsed.Host == "" || parsed.User != nil || parsed.RawQuery != "" || parsed.ForceQuery || strings.Contains(issuer, "#") {
-		return nil, fmt.Errorf("the external issuer's URL %q must have a host, and no user, query or fragment", parsed.Redacted())
+		return nil, fmt.Errorf("--oauth-issuer %q must have a host, and no user, query or fragment", parsed.Redacted())
 	}
 	d := &discovery{issuer: issuer, url: parsed}
 	if parsed.Scheme != "https" && !(parsed.Scheme == "http" && isLoopback(parsed.Hostname())) {
-		return nil, fmt.Errorf("the external issuer's URL %q must be https; http is for this machine only", issuer)
+		return nil, fmt.Errorf("--oauth-issuer %q must be https; http is allowed for this machine only", issuer)
 	}
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.MaxResponseHeaderBytes = 64 << 10
+	if transport == nil {
+		bounded := http.DefaultTransport.(*http.Transport).Clone()
+		bounded.MaxResponseHeaderBytes = 64 << 10
+		transport = bounded
+	}
 	d.client = &http.Client{Transport: transport, CheckRedirect: func(r *http.Request, via []*http.Request) error {
 		if len(via) > 3 {
 			return errors.New("too many redirects")
@@ -51,8 +54,8 @@ func isLoopback(host string) bool {
 	return host == "localhost" || net.ParseIP(host).IsLoopback()
 }
 
-// check tells whether keys may come from an address: never over plain http where
-// the issuer itself is at https.
+// check returns an error if keys must not be read from an address: over plain http
+// where the issuer itself is at https.
 func (d *discovery) check(address *url.URL) error {
 	if address.Scheme == "https" || d.url.Scheme == "http" && address.Scheme == "http" && isLoopback(address.Hostname()) {
 		return nil
@@ -60,7 +63,7 @@ func (d *discovery) check(address *url.URL) error {
 	return fmt.Errorf("%s is not https", address.Redacted())
 }
 
-// keys fetches the keys. Those that no token may be signed with are left out.
+// keys fetches the keys, without those that no token may be signed with.
 func (d *discovery) keys(ctx context.Context) ([]issuerKey, error) {
 	address, err := d.keysAddress(ctx)
 	if err != nil {
@@ -84,8 +87,8 @@ func (d *discovery) keys(ctx context.Context) ([]issuerKey, error) {
 	return keys, nil
 }
 
-// parseKey reads a key of a set. One that isn't understood is to be ignored
-// (RFC 7517 §5).
+// parseKey parses a key of a set. A key that isn't understood must be ignored (RFC 7517
+// §5).
 func parseKey(raw json.RawMessage) (issuerKey, bool) {
 	var jwk jose.JSONWebKey
 	if err := json.Unmarshal(raw, &jwk); err != nil {
@@ -96,8 +99,8 @@ func parseKey(raw json.RawMessage) (issuerKey, bool) {
 	return key, usable
 }
 
-// keysAddress asks the issuer where its keys are: by OpenID Connect Discovery, or
-// else by RFC 8414.
+// keysAddress asks the issuer where its keys are, by OpenID Connect Discovery or else
+// by RFC 8414.
 func (d *discovery) keysAddress(ctx context.Context) (string, error) {
 	origin := d.url.Scheme + "://" + d.url.Host
 	path := strings.TrimSuffix(d.url.EscapedPath(), "/")
@@ -140,8 +143,7 @@ func (d *discovery) readMetadata(ctx context.Context, address string) (keys stri
 	return metadata.Keys, nil
 }
 
-// tokenURL gives the issuer's token endpoint, for those who read about it; "" if
-// there is none, or it is not known yet.
+// tokenURL returns the issuer's token endpoint, "" if it has none or none is known yet.
 func (d *discovery) tokenURL() string {
 	if tokens := d.tokens.Load(); tokens != nil {
 		return *tokens
@@ -149,7 +151,7 @@ func (d *discovery) tokenURL() string {
 	return ""
 }
 
-// maxDocument bounds what is read of an answer.
+// maxDocument bounds what is read of an answer, in bytes.
 const maxDocument = 1 << 20
 
 func (d *discovery) get(ctx context.Context, address string, document any) error {

@@ -13,45 +13,45 @@ import (
 	"intake"
 )
 
-// A Pass lets a request be in flight. It must be given back with Leave. A nil Pass is
+// A Slot lets a request be in flight. It must be given back with Leave. A nil Slot is
 // of a partner without limits, and does nothing.
-type Pass struct {
+type Slot struct {
 	limiter *Limiter
 	partner int32
 	id      string
 	bytes   int64 // guarded by limiter.mu
 
-	sharing sync.Mutex    // held while Redis is told of the pass
-	limits  intake.Limits // guarded by sharing where Add changes them; the partner's
-	told    int64         // guarded by sharing; the bytes that Redis was told of; -1: it wasn't told of the pass
-	left    bool          // guarded by sharing
+	publishing sync.Mutex    // held while Redis is published of the slot
+	limits     intake.Limits // guarded by publishing where Add changes them; the partner's
+	published  int64         // guarded by publishing; the bytes that Redis was published of; -1: it wasn't published of the slot
+	left       bool          // guarded by publishing
 }
 
 // Enter lets a request of so many bytes in, if the partner may have one more.
-func (l *Limiter) Enter(ctx context.Context, partner *intake.Partner, bytes int64) (*Pass, *Exceeded) {
+func (l *Limiter) Enter(ctx context.Context, partner *intake.Partner, bytes int64) (*Slot, *Exceeded) {
 	if !areShared(partner.Limits) {
 		return nil, nil
 	}
 	return l.enter(ctx, partner, bytes)
 }
 
-// Open lets a stream in, as Enter does a request. Its Pass also counts for a partner
+// Open lets a stream in, as Enter does a request. Its Slot also counts for a partner
 // without limits, which may get some while the stream is open.
-func (l *Limiter) Open(ctx context.Context, partner *intake.Partner) (*Pass, *Exceeded) {
+func (l *Limiter) Open(ctx context.Context, partner *intake.Partner) (*Slot, *Exceeded) {
 	return l.enter(ctx, partner, 0)
 }
 
-func (l *Limiter) enter(ctx context.Context, partner *intake.Partner, bytes int64) (*Pass, *Exceeded) {
+func (l *Limiter) enter(ctx context.Context, partner *intake.Partner, bytes int64) (*Slot, *Exceeded) {
 	limits := partner.Limits
-	pass := &Pass{limiter: l, partner: partner.ID, limits: limits, bytes: bytes, told: -1}
-	pass.sharing.Lock()
+	slot := &Slot{limiter: l, partner: partner.ID, limits: limits, bytes: bytes, published: -1}
+	slot.publishing.Lock()
 	l.mu.Lock()
 	a := l.accountOf(partner.ID)
-	exceeded := l.check(limits, len(a.passes), a.bytes, bytes)
+	exceeded := l.check(limits, len(a.slots), a.bytes, bytes)
 	if exceeded == nil {
 		l.last++
-		pass.id = fmt.Sprint(l.name, "-", l.last)
-		a.passes[pass.id] = pass
+		slot.id = fmt.Sprint(l.name, "-", l.last)
+		a.slots[slot.id] = slot
 		a.bytes += bytes
 	}
 	l.mu.Unlock()
@@ -59,14 +59,14 @@ func (l *Limiter) enter(ctx context.Context, partner *intake.Partner, bytes int6
 		return nil, exceeded
 	}
 	if areShared(limits) {
-		exceeded = pass.share(ctx, 0, bytes, limits)
+		exceeded = slot.publish(ctx, 0, bytes, limits)
 	}
-	pass.sharing.Unlock()
+	slot.publishing.Unlock()
 	if exceeded != nil {
-		pass.Leave()
+		slot.Leave()
 		return nil, exceeded
 	}
-	return pass, nil
+	return slot, nil
 }
 
 // areShared reports whether there are limits that all fronts hold a partner's
@@ -92,94 +92,94 @@ func (l *Limiter) check(limits intake.Limits, requests int, inFlight, bytes int6
 
 // Grow says that a request that is being read has so many bytes by now. Only this
 // front knows of them before Settle.
-func (p *Pass) Grow(bytes int64) *Exceeded {
-	if p == nil {
+func (s *Slot) Grow(bytes int64) *Exceeded {
+	if s == nil {
 		return nil
 	}
-	l := p.limiter
+	l := s.limiter
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if bytes <= p.bytes {
+	if bytes <= s.bytes {
 		return nil
 	}
-	exceeded := l.check(intake.Limits{Bytes: p.limits.Bytes}, 0, l.accountOf(p.partner).bytes-p.bytes, bytes)
+	exceeded := l.check(intake.Limits{Bytes: s.limits.Bytes}, 0, l.accountOf(s.partner).bytes-s.bytes, bytes)
 	if exceeded == nil {
-		p.setSize(bytes)
+		s.setSize(bytes)
 	}
 	return exceeded
 }
 
 // Settle holds a request that was read to what the partner may have in flight on all
 // fronts.
-func (p *Pass) Settle(ctx context.Context) *Exceeded {
-	if p == nil || p.limits.Bytes == 0 {
+func (s *Slot) Settle(ctx context.Context) *Exceeded {
+	if s == nil || s.limits.Bytes == 0 {
 		return nil
 	}
-	p.sharing.Lock()
-	defer p.sharing.Unlock()
-	bytes := p.size()
-	if bytes <= p.told {
+	s.publishing.Lock()
+	defer s.publishing.Unlock()
+	bytes := s.size()
+	if bytes <= s.published {
 		return nil
 	}
-	return p.share(ctx, 0, bytes, intake.Limits{Bytes: p.limits.Bytes})
+	return s.publish(ctx, 0, bytes, intake.Limits{Bytes: s.limits.Bytes})
 }
 
 // Add says that so many bytes more are in flight, which Remove takes back: those of a
 // line of a stream. They are held to the limits that the partner has now.
-func (p *Pass) Add(ctx context.Context, limits intake.Limits, bytes int64) *Exceeded {
-	p.sharing.Lock()
-	defer p.sharing.Unlock()
-	p.limits = limits
+func (s *Slot) Add(ctx context.Context, limits intake.Limits, bytes int64) *Exceeded {
+	s.publishing.Lock()
+	defer s.publishing.Unlock()
+	s.limits = limits
 	limits.Requests = 0 // this one is in
-	l := p.limiter
+	l := s.limiter
 	l.mu.Lock()
-	before := p.bytes
-	exceeded := l.check(limits, 0, l.accountOf(p.partner).bytes, bytes)
+	before := s.bytes
+	exceeded := l.check(limits, 0, l.accountOf(s.partner).bytes, bytes)
 	if exceeded == nil {
-		p.setSize(before + bytes)
+		s.setSize(before + bytes)
 	}
 	l.mu.Unlock()
 	if exceeded != nil || limits.Bytes == 0 {
 		return exceeded
 	}
-	if exceeded = p.share(ctx, before, before+bytes, limits); exceeded != nil {
+	if exceeded = s.publish(ctx, before, before+bytes, limits); exceeded != nil {
 		l.mu.Lock()
-		p.setSize(before)
+		s.setSize(before)
 		l.mu.Unlock()
 	}
 	return exceeded
 }
 
 // Remove takes back what Add has added.
-func (p *Pass) Remove(bytes int64) {
-	p.sharing.Lock()
-	defer p.sharing.Unlock()
-	p.limiter.mu.Lock()
-	left := p.bytes - bytes
-	p.setSize(left)
-	p.limiter.mu.Unlock()
-	if p.limits.Bytes > 0 {
-		p.share(context.Background(), 0, left, intake.Limits{})
+func (s *Slot) Remove(bytes int64) {
+	s.publishing.Lock()
+	defer s.publishing.Unlock()
+	s.limiter.mu.Lock()
+	left := s.bytes - bytes
+	s.setSize(left)
+	s.limiter.mu.Unlock()
+	if s.limits.Bytes > 0 {
+		s.publish(context.Background(), 0, left, intake.Limits{})
 	}
 }
 
-func (p *Pass) size() int64 {
-	p.limiter.mu.Lock()
-	defer p.limiter.mu.Unlock()
-	return p.bytes
+func (s *Slot) size() int64 {
+	s.limiter.mu.Lock()
+	defer s.limiter.mu.Unlock()
+	return s.bytes
 }
 
 // setSize must be called with mu held.
-func (p *Pass) setSize(bytes int64) {
-	p.limiter.accountOf(p.partner).bytes += bytes - p.bytes
-	p.bytes = bytes
+func (s *Slot) setSize(bytes int64) {
+	s.limiter.accountOf(s.partner).bytes += bytes - s.bytes
+	s.bytes = bytes
 }
 
-// A pass lasts for passTime in Redis unless it is renewed: those of a front that
+// A slot lasts for slotTime in Redis unless it is renewed: those of a front that
 // has died end by themselves.
 const (
-	passTime   = 15 * time.Second
-	renewEvery = passTime / 3
+	slotTime   = 15 * time.Second
+	renewEvery = slotTime / 3
 )
 
 // enter adds a request to those in flight of all fronts, or gives one another size,
@@ -214,17 +214,17 @@ if redis.call('ZREM', KEYS[1], ARGV[1]) == 1 then
 end
 return 0`)
 
-func (p *Pass) keys() []string {
-	return []string{keyOf(p.partner, "requests"), keyOf(p.partner, "bytes")}
+func (s *Slot) keys() []string {
+	return []string{keyOf(s.partner, "requests"), keyOf(s.partner, "bytes")}
 }
 
-// share has all fronts know of the pass, if it is within limits. So many of its
+// publish has all fronts know of the slot, if it is within limits. So many of its
 // bytes were there before, and stay.
-func (p *Pass) share(ctx context.Context, stay, bytes int64, limits intake.Limits) (exceeded *Exceeded) {
-	l := p.limiter
-	p.told = bytes
+func (s *Slot) publish(ctx context.Context, stay, bytes int64, limits intake.Limits) (exceeded *Exceeded) {
+	l := s.limiter
+	s.published = bytes
 	l.shared(ctx, func(ctx context.Context) error {
-		which, err := enter.Run(ctx, l.redis, p.keys(), p.id, bytes, stay, limits.Requests, limits.Bytes, passTime.Milliseconds()).Int()
+		which, err := enter.Run(ctx, l.redis, s.keys(), s.id, bytes, stay, limits.Requests, limits.Bytes, slotTime.Milliseconds()).Int()
 		switch {
 		case err != nil:
 			return err
@@ -238,36 +238,36 @@ func (p *Pass) share(ctx context.Context, stay, bytes int64, limits intake.Limit
 	return exceeded
 }
 
-// Leave gives the pass back.
-func (p *Pass) Leave() {
-	if p == nil {
+// Leave gives the slot back.
+func (s *Slot) Leave() {
+	if s == nil {
 		return
 	}
-	p.sharing.Lock()
-	defer p.sharing.Unlock()
-	l := p.limiter
+	s.publishing.Lock()
+	defer s.publishing.Unlock()
+	l := s.limiter
 	l.mu.Lock()
-	delete(l.accountOf(p.partner).passes, p.id)
-	p.setSize(0)
+	delete(l.accountOf(s.partner).slots, s.id)
+	s.setSize(0)
 	l.mu.Unlock()
-	p.left = true
-	if p.told < 0 {
+	s.left = true
+	if s.published < 0 {
 		return
 	}
 	l.shared(context.Background(), func(ctx context.Context) error {
-		return leave.Run(ctx, l.redis, p.keys(), p.id).Err()
+		return leave.Run(ctx, l.redis, s.keys(), s.id).Err()
 	})
 }
 
-// Run renews passes in Redis until ctx ends.
+// Run renews slots in Redis until ctx ends.
 func (l *Limiter) Run(ctx context.Context) error {
 	ticker := time.NewTicker(renewEvery)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ticker.C:
-			for _, pass := range l.all() {
-				pass.renew(ctx)
+			for _, slot := range l.all() {
+				slot.renew(ctx)
 			}
 		case <-ctx.Done():
 			return nil
@@ -275,20 +275,20 @@ func (l *Limiter) Run(ctx context.Context) error {
 	}
 }
 
-func (l *Limiter) all() (passes []*Pass) {
+func (l *Limiter) all() (slots []*Slot) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, a := range l.partners {
-		passes = slices.AppendSeq(passes, maps.Values(a.passes))
+		slots = slices.AppendSeq(slots, maps.Values(a.slots))
 	}
-	return passes
+	return slots
 }
 
-// renew has the pass go on, whatever the limits are by now.
-func (p *Pass) renew(ctx context.Context) {
-	p.sharing.Lock()
-	defer p.sharing.Unlock()
-	if !p.left && areShared(p.limits) {
-		p.share(ctx, 0, p.size(), intake.Limits{})
+// renew has the slot go on, whatever the limits are by now.
+func (s *Slot) renew(ctx context.Context) {
+	s.publishing.Lock()
+	defer s.publishing.Unlock()
+	if !s.left && areShared(s.limits) {
+		s.publish(ctx, 0, s.size(), intake.Limits{})
 	}
 }

@@ -1,36 +1,37 @@
-package front
+package auth
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
-
-	"intake/cmd/intake/internal/reference"
 )
 
-// An ExternalIssuer is an authorization server whose tokens let partners in,
-// beside those that the front issues itself, or instead of them.
+// An ExternalIssuer is an authorization server whose tokens are taken beside those of
+// the built-in issuer, or instead of them.
 type ExternalIssuer struct {
-	// URL is the issuer as its tokens name it. There is none when it is empty.
+	// URL is the issuer as its tokens name it. There is no external issuer if it is empty.
 	URL string
-	// Audience must be among those of a token; the front's public URL when empty.
+	// Audience must be one of a token's audiences. The default is the public URL.
 	Audience string
-	// PartnerClaim is the claim that has the partner's name; client_id when empty.
+	// PartnerClaim is the claim that holds the partner's name. The default is client_id.
 	PartnerClaim string
+	// Transport reaches the issuer. The default is like [http.DefaultTransport].
+	Transport http.RoundTripper
 }
 
-// algorithms are those that an external issuer may sign with (RFC 8725 §3.1):
-// neither none, nor those whose key both sides share.
+// algorithms are those that an external issuer may sign with (RFC 8725 §3.1): not
+// "none", and none whose key both sides share.
 var algorithms = []string{"ES256", "ES384", "RS256", "PS256", "EdDSA"}
 
-// errKeysUnread says that no keys of the external issuer have been read yet, so
-// that nothing can be said about its tokens.
-var errKeysUnread = errors.New("the keys of the external issuer are not read yet")
+// errKeysUnread is returned while no keys of the external issuer have been read, so
+// that its tokens can't be checked.
+var errKeysUnread = errors.New("the keys of the external issuer have not been read yet")
 
 // An issuer verifies the tokens of an external issuer.
 type issuer struct {
@@ -47,7 +48,7 @@ func newIssuer(external ExternalIssuer, publicURL string, logger *zap.Logger, re
 	if external.PartnerClaim == "" {
 		external.PartnerClaim = "client_id"
 	}
-	discovery, err := newDiscovery(external.URL)
+	discovery, err := newDiscovery(external.URL, external.Transport)
 	if err != nil {
 		return nil, err
 	}
@@ -60,23 +61,15 @@ func newIssuer(external ExternalIssuer, publicURL string, logger *zap.Logger, re
 	}, nil
 }
 
-// tokenIssuer is the external issuer as the reference has it.
-func (f *Front) tokenIssuer() reference.Issuer {
-	if f.issuer == nil {
-		return reference.Issuer{}
-	}
-	return reference.Issuer{TokenURL: f.issuer.discovery.tokenURL, Only: f.opts.NoBuiltinIssuer}
-}
-
 // run keeps up with the issuer's keys until ctx ends.
 func (i *issuer) run(ctx context.Context) {
 	defer i.discovery.client.CloseIdleConnections()
 	i.keys.run(ctx)
 }
 
-// verify checks a token as RFC 9068 §4 and RFC 8725 have it. It returns
-// errKeysUnread when there is nothing to check it with.
-func (i *issuer) verify(ctx context.Context, token string) (*pass, error) {
+// verify checks a token (RFC 9068 §4, RFC 8725). It returns errKeysUnread while there
+// are no keys to check it with.
+func (i *issuer) verify(ctx context.Context, token string) (*verifiedToken, error) {
 	claims, key := jwt.MapClaims{}, (*issuerKey)(nil)
 	if _, err := i.parser.ParseWithClaims(token, claims, func(t *jwt.Token) (_ any, err error) {
 		if key, err = i.keyOf(ctx, t); err != nil {
@@ -94,11 +87,11 @@ func (i *issuer) verify(ctx context.Context, token string) (*pass, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &pass{partner: partner, scopes: knownScopes(scopesOf(claims)), expires: expires.Time, issuer: i, key: key}, nil
+	return &verifiedToken{partner: partner, scopes: knownScopes(scopesOf(claims)), expires: expires.Time, issuer: i, key: key}, nil
 }
 
-// keyOf finds the key that a token must be signed with. What the token says of
-// keys besides kid (jwk, jku, x5c, x5u) counts for nothing.
+// keyOf returns the key that a token must be signed with. All that the token says about
+// keys beside kid (jwk, jku, x5c, x5u) is ignored.
 func (i *issuer) keyOf(ctx context.Context, t *jwt.Token) (*issuerKey, error) {
 	if err := i.checkHeader(t); err != nil {
 		return nil, err
@@ -125,7 +118,7 @@ func (i *issuer) keyOf(ctx context.Context, t *jwt.Token) (*issuerKey, error) {
 	return nil, errors.New("the token is signed with a key that its issuer doesn't have")
 }
 
-// checkHeader refuses what no key is needed for.
+// checkHeader refuses a token that is wrong whatever its key.
 func (i *issuer) checkHeader(t *jwt.Token) error {
 	typ, _ := t.Header["typ"].(string)
 	switch strings.ToLower(typ) {
@@ -142,8 +135,8 @@ func (i *issuer) checkHeader(t *jwt.Token) error {
 	return nil
 }
 
-// scopesOf reads scope (RFC 8693 §4.2) or, where there is none, scp as other
-// issuers have it: a string or an array.
+// scopesOf returns the scopes in scope (RFC 8693 §4.2) or, without it, in scp, which
+// some issuers use: a string or an array.
 func scopesOf(claims jwt.MapClaims) (scopes []string) {
 	if scope, ok := claims["scope"].(string); ok {
 		return strings.Fields(scope)
@@ -161,7 +154,7 @@ func scopesOf(claims jwt.MapClaims) (scopes []string) {
 	return scopes
 }
 
-// issuerOf reads whose token it says that it is.
+// issuerOf returns the issuer that a token names, unverified.
 func issuerOf(token string) string {
 	var claims jwt.RegisteredClaims
 	if _, _, err := jwt.NewParser().ParseUnverified(token, &claims); err != nil {

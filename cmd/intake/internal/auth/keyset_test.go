@@ -1,4 +1,4 @@
-package front_test
+package auth_test
 
 import (
 	"context"
@@ -13,7 +13,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
-	"intake/cmd/intake/internal/front"
+	"intake/cmd/intake/internal/auth"
+	"intake/cmd/intake/internal/auth/authtest"
 )
 
 // A key that is new gets in at once, and one that is withdrawn is refused within
@@ -21,33 +22,33 @@ import (
 func TestKeySet_Rotation(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		first, second := newKey(t, "1", jwt.SigningMethodES256), newKey(t, "2", jwt.SigningMethodES256)
-		issuer := newIssuer(t, "https://issuer.example", first)
-		f := withIssuer(t, issuer.url, issuer, nil)
-		old := first.sign(t, issuer.claims())
+		first, second := authtest.NewKey(t, "1", jwt.SigningMethodES256), authtest.NewKey(t, "2", jwt.SigningMethodES256)
+		issuer := authtest.NewIssuer(t, "https://issuer.example", first)
+		f := withIssuer(t, issuer.URL, issuer, nil)
+		old := first.Sign(t, issuer.Claims())
 		f.wantPost(t, old, http.StatusOK)
 		time.Sleep(10 * time.Second)
-		issuer.setKeys(second, first)
-		fresh := second.sign(t, issuer.claims())
+		issuer.SetKeys(second, first)
+		fresh := second.Sign(t, issuer.Claims())
 		var together sync.WaitGroup
 		for range 50 {
 			together.Go(func() { f.wantPost(t, fresh, http.StatusOK) })
 		}
 		together.Wait()
 		f.wantPost(t, old, http.StatusOK)
-		if fetched := len(issuer.fetched()); fetched != 2 {
+		if fetched := len(issuer.Fetches()); fetched != 2 {
 			t.Errorf("%d fetches, want 2", fetched)
 		}
-		issuer.setKeys(second)
+		issuer.SetKeys(second)
 		time.Sleep(time.Minute + time.Second)
 		f.wantPost(t, old, http.StatusUnauthorized)
 		f.wantPost(t, fresh, http.StatusOK)
 		// Another key of the same name is another key.
-		issuer.setKeys(newKey(t, "2", jwt.SigningMethodES256))
+		issuer.SetKeys(authtest.NewKey(t, "2", jwt.SigningMethodES256))
 		time.Sleep(time.Minute + time.Second)
 		f.wantPost(t, fresh, http.StatusUnauthorized)
-		f.wantPost(t, issuer.token(t), http.StatusOK)
-		issuer.setKeys()
+		f.wantPost(t, issuer.Token(t), http.StatusOK)
+		issuer.SetKeys()
 		time.Sleep(time.Minute + time.Second)
 		f.wantPost(t, fresh, http.StatusUnauthorized)
 	})
@@ -59,10 +60,10 @@ func TestKeySet_Away(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		registry := prometheus.NewRegistry()
-		first := newKey(t, "1", jwt.SigningMethodES256)
-		issuer := newIssuer(t, "https://issuer.example", first)
-		issuer.setAway(http.StatusBadGateway)
-		f := withIssuer(t, issuer.url, issuer, func(o *front.Options) { o.Registerer = registry })
+		first := authtest.NewKey(t, "1", jwt.SigningMethodES256)
+		issuer := authtest.NewIssuer(t, "https://issuer.example", first)
+		issuer.SetAway(http.StatusBadGateway)
+		f := withIssuer(t, issuer.URL, issuer, func(o *auth.Options) { o.Registerer = registry })
 		logged := func(says string, want int) {
 			t.Helper()
 			if got := f.logs.FilterMessageSnippet(says).Len(); got != want {
@@ -70,32 +71,32 @@ func TestKeySet_Away(t *testing.T) {
 			}
 		}
 		for range 20 {
-			f.post(t, first.sign(t, issuer.claims())).checkProblem(t, http.StatusServiceUnavailable, "issuer_unavailable: the keys")
+			f.post(t, first.Sign(t, issuer.Claims())).checkProblem(t, http.StatusServiceUnavailable, "issuer_unavailable: the keys")
 			time.Sleep(time.Second)
 		}
 		f.wantPost(t, f.token(t), http.StatusOK)
-		claims := issuer.claims()
+		claims := issuer.Claims()
 		claims["iss"] = "https://evil.example"
-		f.wantPost(t, first.sign(t, claims), http.StatusUnauthorized)
+		f.wantPost(t, first.Sign(t, claims), http.StatusUnauthorized)
 		logged("cannot read the keys", 1)
 
-		issuer.setAway(0)
+		issuer.SetAway(0)
 		time.Sleep(6 * time.Second)
-		token := first.sign(t, issuer.claims())
+		token := first.Sign(t, issuer.Claims())
 		f.wantPost(t, token, http.StatusOK)
 		logged("can be read again", 1)
 
-		issuer.setAway(http.StatusInternalServerError)
+		issuer.SetAway(http.StatusInternalServerError)
 		time.Sleep(50 * time.Minute)
 		f.wantPost(t, token, http.StatusOK)
-		f.wantPost(t, first.sign(t, issuer.claims()), http.StatusOK)
-		f.wantPost(t, newKey(t, "2", jwt.SigningMethodES256).sign(t, issuer.claims()), http.StatusUnauthorized)
-		logged("going on with those known", 1)
+		f.wantPost(t, first.Sign(t, issuer.Claims()), http.StatusOK)
+		f.wantPost(t, authtest.NewKey(t, "2", jwt.SigningMethodES256).Sign(t, issuer.Claims()), http.StatusUnauthorized)
+		logged("using those read before", 1)
 		if failed := counted(t, registry, "intake_front_issuer_fetches_total", "failed"); failed < 500 {
 			t.Errorf("%v failures are counted", failed)
 		}
 
-		issuer.setAway(0)
+		issuer.SetAway(0)
 		time.Sleep(6 * time.Second)
 		logged("can be read again", 2)
 		if n, err := testutil.GatherAndCount(registry, "intake_front_issuer_keys_read_timestamp_seconds"); n != 1 || err != nil {
@@ -126,25 +127,25 @@ func counted(t testing.TB, registry *prometheus.Registry, name, label string) fl
 func TestKeySet_Storm(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		key, unknown := newKey(t, "1", jwt.SigningMethodES256), newKey(t, "x", jwt.SigningMethodES256)
-		issuer := newIssuer(t, "https://issuer.example", key)
-		f := withIssuer(t, issuer.url, issuer, nil)
-		token := issuer.token(t)
+		key, unknown := authtest.NewKey(t, "1", jwt.SigningMethodES256), authtest.NewKey(t, "x", jwt.SigningMethodES256)
+		issuer := authtest.NewIssuer(t, "https://issuer.example", key)
+		f := withIssuer(t, issuer.URL, issuer, nil)
+		token := issuer.Token(t)
 		f.wantPost(t, token, http.StatusOK)
 		var strangers sync.WaitGroup
 		for stranger := range 20 {
 			strangers.Go(func() {
 				for n := range 300 {
 					key := unknown
-					key.id = fmt.Sprint(stranger, ":", n)
-					f.wantPost(t, key.sign(t, issuer.claims()), http.StatusUnauthorized)
+					key.KID = fmt.Sprint(stranger, ":", n)
+					f.wantPost(t, key.Sign(t, issuer.Claims()), http.StatusUnauthorized)
 					time.Sleep(100 * time.Millisecond)
 				}
 			})
 		}
 		strangers.Wait()
 		f.wantPost(t, token, http.StatusOK)
-		fetched := issuer.fetched()
+		fetched := issuer.Fetches()
 		if len(fetched) < 3 || len(fetched) > 8 { // 30 s
 			t.Errorf("%d fetches", len(fetched))
 		}
@@ -161,14 +162,14 @@ func TestKeySet_Storm(t *testing.T) {
 func TestKeySet_Hangs(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		key := newKey(t, "1", jwt.SigningMethodES256)
-		issuer := newIssuer(t, "https://issuer.example", key)
+		key := authtest.NewKey(t, "1", jwt.SigningMethodES256)
+		issuer := authtest.NewIssuer(t, "https://issuer.example", key)
 		hang := func(r *http.Request) (bool, int) {
 			<-r.Context().Done()
 			return true, http.StatusOK
 		}
-		issuer.setAnswer(hang)
-		f := withIssuer(t, issuer.url, issuer, nil)
+		issuer.SetAnswer(hang)
+		f := withIssuer(t, issuer.URL, issuer, nil)
 		within := func(limit time.Duration, token string, status int) {
 			t.Helper()
 			began := time.Now()
@@ -177,24 +178,24 @@ func TestKeySet_Hangs(t *testing.T) {
 				t.Errorf("took %s", took)
 			}
 		}
-		token := issuer.token(t)
+		token := issuer.Token(t)
 		for range 30 {
 			within(2*time.Second, token, http.StatusServiceUnavailable)
 		}
-		issuer.setAway(0)
+		issuer.SetAway(0)
 		time.Sleep(20 * time.Second)
 		within(0, token, http.StatusOK)
-		issuer.setAnswer(hang)
+		issuer.SetAnswer(hang)
 		time.Sleep(2 * time.Minute)
 		within(0, token, http.StatusOK)
-		within(0, issuer.token(t), http.StatusOK)
-		within(2*time.Second, newKey(t, "2", jwt.SigningMethodES256).sign(t, issuer.claims()), http.StatusUnauthorized)
+		within(0, issuer.Token(t), http.StatusOK)
+		within(2*time.Second, authtest.NewKey(t, "2", jwt.SigningMethodES256).Sign(t, issuer.Claims()), http.StatusUnauthorized)
 
 		// Nor does one whose client has gone.
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		began := time.Now()
-		request := f.create(t, newKey(t, "2", jwt.SigningMethodES256).sign(t, issuer.claims()), http.NoBody)
+		request := f.request(t, authtest.NewKey(t, "2", jwt.SigningMethodES256).Sign(t, issuer.Claims()))
 		f.ServeHTTP(newAnswer(), request.WithContext(ctx))
 		if took := time.Since(began); took != 0 {
 			t.Errorf("took %s", took)

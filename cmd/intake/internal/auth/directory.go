@@ -1,38 +1,39 @@
-package front
+package auth
 
 import (
 	"context"
 	"crypto/ecdsa"
 	"time"
 
+	"intake"
 	"intake/sink"
 )
 
-// A directory is who may come in, and the keys of the tokens that the front issues
-// them; it has none where the built-in issuer is off. It never changes;
-// a new one takes its place.
+// A directory is the partners, and the signing keys of the built-in issuer; it has no
+// keys where that is off. A directory never changes: a new one replaces it.
 type directory struct {
 	partners map[string]*sink.PartnerRecord // by name
 	keys     []signingKey                   // in the order in which they sign
 }
 
-// A signingKey is a key of the built-in issuer. Its times are by this process's
-// clock, so that a front changes keys in time even if it can't read them then.
+// A signingKey is a key of the built-in issuer. Its times are by this process's clock,
+// so that keys change in time even when they can't be read at that moment.
 type signingKey struct {
 	id                    string // its thumbprint (RFC 7638)
 	private               *ecdsa.PrivateKey
 	signsFrom, signsUntil time.Time // signsUntil is zero if no other key follows
 }
 
-// A front signs with a key for a little too long at most, and the tokens are valid
-// for their lifetime after that.
-const _ = uint64(sink.KeyKept - tokenLifetime - clockLeeway - 2*directoryEvery)
+// A key is kept for longer than any token that it has signed is valid. A process may
+// sign with it for a little too long, until it has read the keys again; hence twice
+// the interval. The conversion fails to compile if the difference is negative.
+const _ = uint64(sink.KeyKept - tokenLifetime - clockLeeway - 2*ReloadInterval)
 
 // Reload reads the partners and the keys.
-func (f *Front) Reload(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, directoryEvery)
+func (a *Authenticator) Reload(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, ReloadInterval)
 	defer cancel()
-	records, err := f.opts.Registry.Partners(ctx)
+	records, err := a.opts.Registry.Partners(ctx)
 	if err != nil {
 		return err
 	}
@@ -40,12 +41,12 @@ func (f *Front) Reload(ctx context.Context) error {
 	for i := range records {
 		fresh.partners[records[i].Name] = &records[i]
 	}
-	if !f.opts.NoBuiltinIssuer {
-		if err := fresh.readKeys(ctx, f.opts.Registry); err != nil {
+	if !a.opts.NoBuiltinIssuer {
+		if err := fresh.readKeys(ctx, a.opts.Registry); err != nil {
 			return err
 		}
 	}
-	f.directory.Store(fresh)
+	a.directory.Store(fresh)
 	return nil
 }
 
@@ -54,7 +55,7 @@ func (d *directory) readKeys(ctx context.Context, registry Registry) error {
 	if err != nil {
 		return err
 	}
-	// Late by as long as the answer took: a key must not sign too early.
+	// now is late by the time that the answer took: a key must not sign too early.
 	now := time.Now()
 	for _, k := range keys {
 		key := signingKey{id: k.ID, private: k.Private, signsFrom: now.Add(k.SignsFrom.Sub(thereNow))}
@@ -66,8 +67,8 @@ func (d *directory) readKeys(ctx context.Context, registry Registry) error {
 	return nil
 }
 
-// signer returns the key that signs now. It is nil for a moment when the one that
-// did was dropped.
+// signer returns the key that signs now. It is nil for a moment after the key that
+// signed was dropped.
 func (d *directory) signer() (signer *signingKey) {
 	now := time.Now()
 	for i := range d.keys {
@@ -78,7 +79,7 @@ func (d *directory) signer() (signer *signingKey) {
 	return signer
 }
 
-// key returns the key of an id whose tokens are valid, nil if there is none.
+// key returns the key of an id, nil if there is none whose tokens are still valid.
 func (d *directory) key(id string) *signingKey {
 	for i := range d.keys {
 		if k := &d.keys[i]; k.id == id && !k.isOver() {
@@ -91,4 +92,13 @@ func (d *directory) key(id string) *signingKey {
 // isOver reports whether all tokens of the key have expired.
 func (k *signingKey) isOver() bool {
 	return !k.signsUntil.IsZero() && time.Since(k.signsUntil) > sink.KeyKept
+}
+
+// partnerOf returns the partner that a token names, if it is known and enabled.
+func (d *directory) partnerOf(t *verifiedToken) (intake.Partner, bool) {
+	partner := d.partners[t.partner]
+	if partner == nil || partner.Disabled || t.number != 0 && t.number != partner.ID {
+		return intake.Partner{}, false
+	}
+	return partner.Partner, true
 }
