@@ -9,9 +9,10 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"intake"
+	"intake/internal/local/localtest"
+	"intake/worker/queue"
 )
 
 // A message is delivered again while the transaction of its first delivery still
@@ -37,12 +38,12 @@ func TestWorker_DeliveredAgainWhileItIsBeingSaved(t *testing.T) {
 		}
 	}
 	start(t, r.worker(t, Options{AckWait: time.Hour}).Run) // it gives no sign of life
-	q := r.queue(t, r.nc, QueueOptions{Ledger: silentLedger{r.store}})
+	q := r.queue(t, r.nc, queue.Options{Ledger: silentLedger{r.store}})
 	batch := newBatch("a", "b")
-	ticket := q.submit(t, batch)
-	eventually(t, "it is being saved", waiting(1))
+	ticket := submit(t, q, batch)
+	localtest.Eventually(t, "it is being saved", waiting(1))
 	start(t, r.worker(t, Options{AckWait: time.Second}).Run) // which changes the consumer
-	eventually(t, "it is being saved twice", waiting(2))
+	localtest.Eventually(t, "it is being saved twice", waiting(2))
 	if err := lock.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -58,16 +59,16 @@ func TestWorker_AckLost(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	nc, mute := r.mute(t)
-	w, err := New(nc, Options{Store: r.store, AckWait: time.Second, Stream: StreamOptions{MaxBytes: 64 << 20}})
+	w, err := New(nc, Options{Store: r.store, AckWait: time.Second, Stream: queue.StreamOptions{MaxBytes: 64 << 20}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.committed = sync.OnceFunc(mute)
 	start(t, w.Run)
-	q := r.queue(t, r.nc, QueueOptions{Ledger: silentLedger{r.store}})
+	q := r.queue(t, r.nc, queue.Options{Ledger: silentLedger{r.store}})
 	batch := newBatch("a", "b")
-	ticket := q.submit(t, batch)
-	eventually(t, "it is saved", func() bool {
+	ticket := submit(t, q, batch)
+	localtest.Eventually(t, "it is saved", func() bool {
 		outcomes, err := r.store.Outcomes(t.Context(), []uuid.UUID{batch.ID})
 		return err == nil && len(outcomes) == 1
 	})
@@ -83,28 +84,24 @@ func TestWorker_AckLost(t *testing.T) {
 func TestWorker_DuplicateWindowPassed(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	q := r.queue(t, r.nc, QueueOptions{Ledger: silentLedger{r.store}})
+	q := r.queue(t, r.nc, queue.Options{Ledger: silentLedger{r.store}})
 	batch := newBatch("a", "b")
-	ticket := q.submit(t, batch)
+	ticket := submit(t, q, batch)
 	stream := r.stream(t)
 	stored, err := stream.GetMsg(t.Context(), 1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	js, err := jetstream.New(r.nc)
-	if err != nil {
-		t.Fatal(err)
-	}
 	config := stream.CachedInfo().Config
 	config.Duplicates = 100 * time.Millisecond
-	eventually(t, "the message is stored again", func() bool {
+	localtest.Eventually(t, "the message is stored again", func() bool {
 		// The server forgets by the window that it had if it looks at its messages
 		// before it has taken up the new one; another change has it look again.
 		config.Duplicates += time.Millisecond
-		if _, err := js.UpdateStream(t.Context(), config); err != nil {
+		if _, err := r.js.UpdateStream(t.Context(), config); err != nil {
 			t.Fatal(err)
 		}
-		ack, err := js.PublishMsg(t.Context(), &nats.Msg{Subject: stored.Subject, Header: stored.Header, Data: stored.Data})
+		ack, err := r.js.PublishMsg(t.Context(), &nats.Msg{Subject: stored.Subject, Header: stored.Header, Data: stored.Data})
 		return err == nil && !ack.Duplicate
 	})
 	start(t, r.worker(t, Options{}).Run)

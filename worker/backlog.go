@@ -7,6 +7,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"intake"
+	"intake/internal/fair"
+	"intake/worker/queue"
 )
 
 // A held message was taken from the stream and is neither acknowledged nor
@@ -19,22 +21,6 @@ type held struct {
 	delivery uint64
 	items    int
 	size     int // of the message and of what was read from it, in memory
-}
-
-// memoryOf tells about how many bytes a chunk takes that was read from a
-// message. Compressed it may be a thousand times smaller.
-func memoryOf(chunk *intake.Chunk) int {
-	const client, claim, verdict = 112, 48, 40 // sizes of the structs
-	n := 0
-	for i := range chunk.Clients {
-		c := &chunk.Clients[i]
-		// readClients keeps what it was given, and a copy of it for the strings.
-		n += client + 2*(len(c.ID)+len(c.EntityType)+len(c.OtherIdentifiers)) + (claim+claimSize)*len(c.Claims)
-	}
-	for i := range chunk.Rejected {
-		n += verdict + len(chunk.Rejected[i].Text)
-	}
-	return n
 }
 
 // isSuspect tells of a message that was handed back again and again: it may be
@@ -86,13 +72,13 @@ type backlog struct {
 	gauge prometheus.Gauge
 
 	mu      sync.Mutex
-	changed *sync.Cond           // on mu
-	waiting []*held              // of the waiting lane, in the order of the stream
-	later   turns[string, *held] // by lane
-	held    map[*held]struct{}   // those there, in a gathering, or about to be added
-	sizes   map[string]size      // of those there and in a gathering, by lane
-	late    size                 // of the later lanes' together, with what is reserved
-	ahead   int                  // gatherings of waiting since the last one of later
+	changed *sync.Cond                // on mu
+	waiting []*held                   // of the waiting lane, in the order of the stream
+	later   fair.Queue[string, *held] // by lane
+	held    map[*held]struct{}        // those there, in a gathering, or about to be added
+	sizes   map[string]size           // of those there and in a gathering, by lane
+	late    size                      // of the later lanes' together, with what is reserved
+	ahead   int                       // gatherings of waiting since the last one of later
 	closed  bool
 }
 
@@ -139,7 +125,7 @@ func (b *backlog) unreserve() {
 // hasRoom reports whether a message of the waiting lane may be added. One that is
 // larger than the bound may be there by itself.
 func (b *backlog) hasRoom(h *held) bool {
-	waiting := b.sizes[waitingLane]
+	waiting := b.sizes[queue.WaitingLane]
 	return waiting.items == 0 || !waiting.plus(h).exceeds(backlogBound)
 }
 
@@ -150,7 +136,7 @@ func (b *backlog) fill(h *held, chunks []*intake.Chunk, reply string) {
 	h.chunks, h.reply, h.size = chunks, reply, len(h.msg.Data())
 	for _, chunk := range chunks {
 		h.items += chunk.Len
-		h.size += memoryOf(chunk)
+		h.size += queue.MemoryOf(chunk)
 	}
 }
 
@@ -159,7 +145,7 @@ func (b *backlog) fill(h *held, chunks []*intake.Chunk, reply string) {
 func (b *backlog) add(h *held) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for !b.closed && h.lane == waitingLane && !b.hasRoom(h) {
+	for !b.closed && h.lane == queue.WaitingLane && !b.hasRoom(h) {
 		b.changed.Wait()
 	}
 	if b.closed {
@@ -167,10 +153,10 @@ func (b *backlog) add(h *held) {
 		delete(b.held, h)
 		return
 	}
-	if h.lane == waitingLane {
+	if h.lane == queue.WaitingLane {
 		b.waiting = append(b.waiting, h)
 	} else {
-		b.later.add(h.lane, h)
+		b.later.Add(h.lane, h)
 		b.late = b.late.plus(h)
 	}
 	b.sizes[h.lane] = b.sizes[h.lane].plus(h)
@@ -182,16 +168,16 @@ func (b *backlog) add(h *held) {
 func (b *backlog) take() []*held {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for !b.closed && len(b.waiting) == 0 && b.later.isEmpty() {
+	for !b.closed && len(b.waiting) == 0 && b.later.IsEmpty() {
 		b.changed.Wait()
 	}
 	switch {
 	case b.closed:
 		return nil
-	case len(b.waiting) == 0 || b.ahead >= maxAhead && !b.later.isEmpty():
+	case len(b.waiting) == 0 || b.ahead >= maxAhead && !b.later.IsEmpty():
 		b.ahead = 0
 		return b.gatherLater()
-	case !b.later.isEmpty():
+	case !b.later.IsEmpty():
 		b.ahead++
 	}
 	return b.gatherWaiting()
@@ -215,13 +201,13 @@ func (b *backlog) gatherWaiting() []*held {
 // gatherLater gathers a message of each lane in turn.
 func (b *backlog) gatherLater() (gathering []*held) {
 	var sum size
-	for !b.later.isEmpty() {
-		h := b.later.next()[0]
+	for !b.later.IsEmpty() {
+		h := b.later.Next()[0]
 		if !fits(sum, len(gathering), h, laterGatheringBound) {
 			break
 		}
 		sum = sum.plus(h)
-		gathering = append(gathering, b.later.take(1)...)
+		gathering = append(gathering, b.later.Pop(1)...)
 		if h.isSuspect() {
 			break
 		}
@@ -241,7 +227,7 @@ func (b *backlog) release(gathering []*held) {
 	for _, h := range gathering {
 		delete(b.held, h)
 		b.sizes[h.lane] = b.sizes[h.lane].minus(h)
-		if h.lane != waitingLane {
+		if h.lane != queue.WaitingLane {
 			b.late = b.late.minus(h)
 		}
 	}
@@ -277,7 +263,7 @@ func (b *backlog) isClosed() bool {
 // handBack hands what was never taken back to the stream, for other workers.
 func (b *backlog) handBack() {
 	b.mu.Lock()
-	waiting := append(b.waiting, b.later.all()...)
+	waiting := append(b.waiting, b.later.Drain()...)
 	b.waiting = nil
 	b.mu.Unlock()
 	for _, h := range waiting {

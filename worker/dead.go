@@ -10,6 +10,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
+
+	"intake/worker/queue"
 )
 
 // Headers of a dead letter, beside its text.
@@ -26,7 +28,7 @@ const maxReason = 256
 // bury moves a message to the dead letters that can't be read, or can't be saved. It
 // leaves the queue only when it has arrived there.
 func (w *Worker) bury(ctx context.Context, msg jetstream.Msg, delivery uint64, reason error) {
-	letter := nats.NewMsg(deadSubjectPrefix + strings.TrimPrefix(msg.Subject(), subjectPrefix))
+	letter := nats.NewMsg(queue.DeadSubjectPrefix + strings.TrimPrefix(msg.Subject(), queue.SubjectPrefix))
 	letter.Data = msg.Data()
 	letter.Header.Set(reasonHeader, strings.ToValidUTF8(reason.Error()[:min(len(reason.Error()), maxReason)], ""))
 	letter.Header.Set(subjectHeader, msg.Subject())
@@ -56,7 +58,7 @@ func (w *Worker) bury(ctx context.Context, msg jetstream.Msg, delivery uint64, r
 // isBuried reports whether a letter is among the dead letters already: its message was
 // delivered again, after a worker died that had moved it there.
 func (w *Worker) isBuried(ctx context.Context, letter *nats.Msg) bool {
-	stream, err := w.js.Stream(ctx, DeadStreamName)
+	stream, err := w.js.Stream(ctx, queue.DeadStreamName)
 	if err != nil {
 		return false
 	}

@@ -11,6 +11,9 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
+
+	"intake/internal/sleep"
+	"intake/worker/queue"
 )
 
 // tidyEvery is how often a worker looks at the log. What is purged then is
@@ -23,7 +26,7 @@ const measureEvery = 5
 // tidy keeps the log within its room until ctx ends. All workers do it at once;
 // purging what another has purged does nothing.
 func (w *Worker) tidy(ctx context.Context) {
-	for n := 0; sleep(ctx, tidyEvery); n++ {
+	for n := 0; sleep.For(ctx, tidyEvery); n++ {
 		try, cancel := context.WithTimeout(ctx, 5*time.Second)
 		err := w.purgeProcessed(try)
 		if n%measureEvery == 0 {
@@ -40,7 +43,7 @@ func (w *Worker) tidy(ctx context.Context) {
 // many more as it takes for half of the room to be free. It never drops one
 // that isn't processed, nor any behind it.
 func (w *Worker) purgeProcessed(ctx context.Context) error {
-	stream, err := w.js.Stream(ctx, StreamName)
+	stream, err := w.js.Stream(ctx, queue.StreamName)
 	if err != nil {
 		return err
 	}
@@ -79,7 +82,7 @@ func (w *Worker) firstUnprocessed(ctx context.Context, stream jetstream.Stream, 
 	if first >= end {
 		return first, nil
 	}
-	consumers, err := laneConsumers(ctx, stream)
+	consumers, err := queue.LaneConsumers(ctx, stream)
 	if err != nil {
 		return 0, err
 	}
@@ -98,21 +101,6 @@ func (w *Worker) firstUnprocessed(ctx context.Context, stream jetstream.Stream, 
 		}
 	}
 	return firstUncovered(ctx, stream, first, end, filters)
-}
-
-// laneConsumers returns the consumers of all lanes, of this and of other versions.
-func laneConsumers(ctx context.Context, stream jetstream.Stream) (consumers []*jetstream.ConsumerInfo, err error) {
-	all := stream.ListConsumers(ctx)
-	for info := range all.Info() {
-		// Others, as that of Recover, only read.
-		if info.Config.AckPolicy == jetstream.AckExplicitPolicy {
-			consumers = append(consumers, info)
-		}
-	}
-	if err := all.Err(); err != nil {
-		return nil, fmt.Errorf("list the consumers of stream %s: %w", StreamName, err)
-	}
-	return consumers, nil
 }
 
 func filtersOf(info *jetstream.ConsumerInfo) []string {
@@ -201,15 +189,15 @@ func subjectMatches(subject, filter string) bool {
 // measureAge measures how long the oldest message that isn't processed has waited, by the
 // clock of NATS, in the waiting lane and in the later ones.
 func (w *Worker) measureAge(ctx context.Context) error {
-	stream, err := w.js.Stream(ctx, StreamName)
+	stream, err := w.js.Stream(ctx, queue.StreamName)
 	if err != nil {
 		return err
 	}
-	consumers, err := laneConsumers(ctx, stream)
+	consumers, err := queue.LaneConsumers(ctx, stream)
 	if err != nil {
 		return err
 	}
-	ages := map[string]time.Duration{waitingLane: 0, anyLater: 0}
+	ages := map[string]time.Duration{queue.WaitingLane: 0, laterLanes: 0}
 	for _, info := range consumers {
 		if info.NumPending == 0 && info.NumAckPending == 0 {
 			continue
@@ -221,9 +209,9 @@ func (w *Worker) measureAge(ctx context.Context) error {
 		if msg == nil {
 			continue
 		}
-		lane := anyLater
-		if info.Name == consumerOf(waitingLane) {
-			lane = waitingLane
+		lane := laterLanes
+		if info.Name == queue.ConsumerName(queue.WaitingLane) {
+			lane = queue.WaitingLane
 		}
 		ages[lane] = max(ages[lane], stream.CachedInfo().TimeStamp.Sub(msg.Time))
 	}

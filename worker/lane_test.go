@@ -7,9 +7,9 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"intake"
+	"intake/internal/local/localtest"
+	"intake/worker/queue"
 )
 
 // A gate is a store that saves one gathering each time that it is let through,
@@ -46,13 +46,13 @@ func (g *gate) Save(ctx context.Context, chunks []*intake.Chunk) (intake.Saved, 
 func TestWorker_Lanes(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	q := r.queue(t, r.nc, QueueOptions{})
+	q := r.queue(t, r.nc, queue.Options{})
 	partners := []string{1: "acme"}
 	for n := 2; n <= 4; n++ {
 		partners = append(partners, fmt.Sprint("partner", n))
 		r.addPartner(t, partners[n])
 	}
-	submit := func(partner int32, lane Lane, id string, items int) *Ticket {
+	submit := func(partner int32, lane queue.Lane, id string, items int) queue.Ticket {
 		t.Helper()
 		ids := make([]string, items)
 		for i := range ids {
@@ -60,29 +60,24 @@ func TestWorker_Lanes(t *testing.T) {
 		}
 		batch := newBatch(ids...)
 		batch.Partner.ID, batch.Partner.Name = partner, partners[partner]
-		ticket, err := q.Submit(t.Context(), batch, lane)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(ticket.Release)
-		return ticket
+		return submitTo(t, q, batch, lane)
 	}
-	var tickets []*Ticket
+	var tickets []queue.Ticket
 	for n := range 40 {
-		tickets = append(tickets, submit(1, Later, fmt.Sprintf("a%d-", n), 500))
+		tickets = append(tickets, submit(1, queue.Later, fmt.Sprintf("a%d-", n), 500))
 	}
 	store := &gate{Store: r.store, open: make(chan struct{})}
 	w := r.worker(t, Options{Store: store, Savers: 1})
 	start(t, w.Run)
-	heldOf := func(lane Lane, partner int32) int {
-		name := lane.nameOf(&intake.Partner{ID: partner})
+	heldOf := func(lane queue.Lane, partner int32) int {
+		name := lane.Name(&intake.Partner{ID: partner})
 		w.backlog.mu.Lock()
 		defer w.backlog.mu.Unlock()
 		return w.backlog.sizes[name].items
 	}
-	eventually(t, "a saver has begun with the many", func() bool { return heldOf(Later, 1) == laneBound.items })
-	tickets = append(tickets, submit(2, Later, "b", 1), submit(3, Waiting, "c", 1), submit(4, Waiting, "d", 1))
-	eventually(t, "the worker has the others", func() bool { return heldOf(Waiting, 3) == 2 && heldOf(Later, 2) == 1 })
+	localtest.Eventually(t, "a saver has begun with the many", func() bool { return heldOf(queue.Later, 1) == laneBound.items })
+	tickets = append(tickets, submit(2, queue.Later, "b", 1), submit(3, queue.Waiting, "c", 1), submit(4, queue.Waiting, "d", 1))
+	localtest.Eventually(t, "the worker has the others", func() bool { return heldOf(queue.Waiting, 3) == 2 && heldOf(queue.Later, 2) == 1 })
 	close(store.open)
 	for _, ticket := range tickets {
 		waitFor(t, ticket)
@@ -101,60 +96,4 @@ func TestWorker_Lanes(t *testing.T) {
 			t.Errorf("%d chunks that nobody waits for were saved at once", n)
 		}
 	}
-}
-
-// Those who wait are ahead, but not for ever: others have a share.
-func TestBacklog_Share(t *testing.T) {
-	t.Parallel()
-	b := newBacklog(newWorkerMetrics(nil).held)
-	add := func(lane string) { b.add(&held{lane: lane, delivery: 1, items: gatheringBound.items}) }
-	add("later-1")
-	var order []string
-	for range 3 * (maxAhead + 1) {
-		add(waitingLane)
-		gathering := b.take()
-		order = append(order, gathering[0].lane)
-		b.release(gathering)
-		if gathering[0].lane != waitingLane {
-			add("later-1")
-		}
-	}
-	for i, lane := range order {
-		if want := i%(maxAhead+1) == maxAhead; want != (lane != waitingLane) {
-			t.Errorf("gathering %d is of %s", i, lane)
-		}
-	}
-}
-
-// What nobody waits for is refused before the stream is full, and in time
-// accepted again.
-func TestQueue_RoomForThoseWhoWait(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
-	w := r.worker(t, Options{})
-	if _, err := setUp(t.Context(), w.js, StreamOptions{MaxBytes: 1 << 20}, w.opts.AckWait); err != nil {
-		t.Fatal(err)
-	}
-	q := r.queue(t, r.nc, QueueOptions{})
-	for range 8 {
-		if _, err := w.js.Publish(t.Context(), subjectPrefix+"waiting.acme.x.0", make([]byte, 100<<10)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	accepts := func(lane Lane) bool {
-		ticket, err := q.Submit(t.Context(), newBatch("a"), lane)
-		if err != nil {
-			return false
-		}
-		ticket.Release()
-		return true
-	}
-	eventually(t, "batches that nobody waits for are refused", func() bool { return !accepts(Later) })
-	if !accepts(Waiting) {
-		t.Error("a batch that someone waits for is refused")
-	}
-	if err := r.stream(t).Purge(t.Context(), jetstream.WithPurgeKeep(1)); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "they are accepted again", func() bool { return accepts(Later) })
 }

@@ -10,9 +10,9 @@ import (
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"google.golang.org/protobuf/encoding/protowire"
 
 	"intake"
+	"intake/worker/queue"
 )
 
 // A DeadLetter is a message that no worker could read or save.
@@ -44,9 +44,9 @@ func OpenDeadLetters(ctx context.Context, nc *nats.Conn) (*DeadLetters, error) {
 	if err != nil {
 		return nil, fmt.Errorf("use JetStream: %w", err)
 	}
-	stream, err := js.Stream(ctx, DeadStreamName)
+	stream, err := js.Stream(ctx, queue.DeadStreamName)
 	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
-		return nil, fmt.Errorf("stream %s: %w", DeadStreamName, err)
+		return nil, fmt.Errorf("stream %s: %w", queue.DeadStreamName, err)
 	}
 	return &DeadLetters{js, stream}, nil
 }
@@ -88,27 +88,15 @@ func (d *DeadLetters) Get(ctx context.Context, sequence uint64) (*DeadLetter, er
 		Sequence: sequence, Time: msg.Time, Reason: msg.Header.Get(reasonHeader), Bytes: len(msg.Data),
 		subject: msg.Header.Get(subjectHeader), data: msg.Data,
 	}
-	letter.Partner = partnerOf(letter.subject)
+	letter.Partner = queue.PartnerOf(letter.subject)
 	if parts := strings.Split(letter.subject, "."); len(parts) > 1 {
 		letter.Batch, _ = uuid.Parse(parts[len(parts)-2])
 	}
 	return letter, nil
 }
 
-// Items gives the items as they were sent, as far as they can be read.
-func (l *DeadLetter) Items() (items [][]byte) {
-	if len(l.data) == 0 {
-		return nil
-	}
-	_ = eachField(l.data[1:], func(field protowire.Number, _ int, text []byte) error {
-		if field == fieldChunk {
-			some, _ := readItems(text)
-			items = append(items, some...)
-		}
-		return nil
-	})
-	return items
-}
+// Items returns the items as they were sent, as far as they can be read.
+func (l *DeadLetter) Items() [][]byte { return queue.ReadItems(l.data) }
 
 // Retry queues a letter again, as it was, as a new message, and forgets it. If it still
 // can't be read or saved, it comes back as another letter.
@@ -134,32 +122,13 @@ type StatusKeeper interface {
 // so. It reports whether all of it could be read: items that could not be have no
 // state any more.
 func (d *DeadLetters) Drop(ctx context.Context, letter *DeadLetter, keeper StatusKeeper) (all bool, err error) {
-	chunks, all := letter.chunks()
+	chunks, all := queue.ReadChunks(letter.data, letter.subject)
 	for _, chunk := range chunks {
 		if err := keeper.GiveUp(ctx, letter.Partner, chunk); err != nil {
 			return false, fmt.Errorf("give up dead letter %d: %w", letter.Sequence, err)
 		}
 	}
 	return all, d.forget(ctx, letter)
-}
-
-// chunks returns the letter's chunks, and whether these are all. Of one that can't
-// be read it returns what it covers.
-func (l *DeadLetter) chunks() (chunks []*intake.Chunk, all bool) {
-	all = true
-	_, err := eachChunk(l.data, func(batch uuid.UUID, _ *intake.Holder, text []byte) error {
-		chunk := &intake.Chunk{Batch: batch}
-		if readChunk(chunk, text) != nil {
-			chunk = placeOf(chunk, batch, numberOf(l.subject))
-		}
-		if chunk.Len == 0 {
-			all = false
-			return nil
-		}
-		chunks = append(chunks, chunk)
-		return nil
-	})
-	return chunks, all && err == nil && len(chunks) > 0
 }
 
 func (d *DeadLetters) forget(ctx context.Context, letter *DeadLetter) error {

@@ -3,33 +3,9 @@ package worker
 import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"intake/worker/queue"
 )
-
-type queueMetrics struct {
-	publish   prometheus.Histogram
-	published prometheus.Counter
-	failures  *prometheus.CounterVec
-	backlog   prometheus.Gauge
-}
-
-func newQueueMetrics(r prometheus.Registerer) *queueMetrics {
-	m := promauto.With(r)
-	return &queueMetrics{
-		publish: m.NewHistogram(prometheus.HistogramOpts{
-			Name: "intake_queue_publish_seconds", Help: "Time of one publish to the stream, failed ones included.",
-			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
-		}),
-		published: m.NewCounter(prometheus.CounterOpts{
-			Name: "intake_queue_published_messages_total", Help: "Messages that are known to be queued; each holds several batches, or a part of one.",
-		}),
-		failures: m.NewCounterVec(prometheus.CounterOpts{
-			Name: "intake_queue_failures_total", Help: "Batches that were not queued: refused by JetStream, withdrawn after no answer, or uncertain.",
-		}, []string{"kind"}),
-		backlog: m.NewGauge(prometheus.GaugeOpts{
-			Name: "intake_queue_backlog_messages", Help: "Messages queued and not processed, as this front has seen it last; it looks while batches come.",
-		}),
-	}
-}
 
 type workerMetrics struct {
 	gathering   prometheus.Histogram
@@ -42,6 +18,9 @@ type workerMetrics struct {
 	held        prometheus.Gauge
 	age         *prometheus.GaugeVec
 }
+
+// laterLanes is the metrics' label for all later lanes together.
+const laterLanes = "later"
 
 func newWorkerMetrics(r prometheus.Registerer) *workerMetrics {
 	m := promauto.With(r)
@@ -77,7 +56,7 @@ func newWorkerMetrics(r prometheus.Registerer) *workerMetrics {
 			Help: "How long the oldest message of the queue that is not processed has waited, whichever worker has it; 0 if there is none.",
 		}, []string{"lane"}),
 	}
-	for _, lane := range []string{waitingLane, anyLater} {
+	for _, lane := range []string{queue.WaitingLane, laterLanes} {
 		w.age.WithLabelValues(lane)
 	}
 	return w

@@ -8,6 +8,9 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
+
+	"intake/internal/sleep"
+	"intake/worker/queue"
 )
 
 // Bounds of a pull from the waiting lane. What comes of one is held while it waits for
@@ -22,17 +25,17 @@ const (
 
 // pullWaiting moves messages from the waiting lane to the backlog until ctx ends, or the
 // consumer is gone.
-func (w *Worker) pullWaiting(ctx context.Context, lane string, consumer jetstream.Consumer) error {
-	maxBytes := max(prefetchBytes, int(w.nc.MaxPayload())+overhead)
+func (w *Worker) pullWaiting(ctx context.Context, consumer queue.LaneConsumer) error {
+	maxBytes := max(prefetchBytes, int(w.nc.MaxPayload())+queue.MessageOverhead)
 	for ctx.Err() == nil {
 		batch, err := consumer.Fetch(prefetchMessages, jetstream.FetchMaxBytes(maxBytes), jetstream.FetchMaxWait(pullTime))
 		if err == nil {
-			for h := range w.hold(lane, batch, prefetchMessages) {
+			for h := range w.hold(consumer.Lane, batch, prefetchMessages) {
 				w.read(ctx, h)
 			}
 			err = batch.Error()
 		}
-		if err := w.afterPull(ctx, lane, err); err != nil {
+		if err := w.afterPull(ctx, consumer.Lane, err); err != nil {
 			return err
 		}
 	}
@@ -42,14 +45,14 @@ func (w *Worker) pullWaiting(ctx context.Context, lane string, consumer jetstrea
 // pullLater moves messages from a later lane to the backlog until ctx ends, or the
 // consumer is gone. It asks for a message only when there is one, and then only when
 // there is room for it: pulls that wait in all lanes could all be answered at once.
-func (w *Worker) pullLater(ctx context.Context, lane string, consumer jetstream.Consumer) error {
+func (w *Worker) pullLater(ctx context.Context, consumer queue.LaneConsumer) error {
 	for ctx.Err() == nil {
 		err := w.awaitMessage(ctx, consumer)
-		for more := true; more && err == nil && w.backlog.reserve(lane); {
-			more, err = w.pullOne(ctx, lane, consumer)
+		for more := true; more && err == nil && w.backlog.reserve(consumer.Lane); {
+			more, err = w.pullOne(ctx, consumer)
 			w.backlog.unreserve()
 		}
-		if err := w.afterPull(ctx, lane, err); err != nil {
+		if err := w.afterPull(ctx, consumer.Lane, err); err != nil {
 			return err
 		}
 	}
@@ -71,12 +74,12 @@ func (w *Worker) awaitMessage(ctx context.Context, consumer jetstream.Consumer) 
 }
 
 // pullOne moves a message to the backlog if there is one in the lane.
-func (w *Worker) pullOne(ctx context.Context, lane string, consumer jetstream.Consumer) (pulled bool, err error) {
+func (w *Worker) pullOne(ctx context.Context, consumer queue.LaneConsumer) (pulled bool, err error) {
 	batch, err := consumer.FetchNoWait(1)
 	if err != nil {
 		return false, err
 	}
-	for h := range w.hold(lane, batch, 1) {
+	for h := range w.hold(consumer.Lane, batch, 1) {
 		w.read(ctx, h)
 		pulled = true
 	}
@@ -110,11 +113,11 @@ func (w *Worker) afterPull(ctx context.Context, lane string, err error) error {
 	}
 	try, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	if _, err := w.js.Consumer(try, StreamName, consumerOf(lane)); isGone(err) {
-		return fmt.Errorf("pull from consumer %s: %w", consumerOf(lane), err)
+	if _, err := w.js.Consumer(try, queue.StreamName, queue.ConsumerName(lane)); isGone(err) {
+		return fmt.Errorf("pull from consumer %s: %w", queue.ConsumerName(lane), err)
 	}
 	w.opts.Logger.Debug("a pull failed, pulling again", zap.String("lane", lane), zap.Error(err))
-	sleep(ctx, 250*time.Millisecond)
+	sleep.For(ctx, 250*time.Millisecond)
 	return nil
 }
 
@@ -128,17 +131,17 @@ func (w *Worker) read(ctx context.Context, h *held) {
 	if h.delivery > 1 {
 		w.metrics.redelivered.Inc()
 	}
-	chunks, reply, err := readMessage(h.msg.Data())
+	chunks, reply, err := queue.ReadMessage(h.msg.Data())
 	if err == nil {
 		for _, chunk := range chunks {
-			chunk.PartnerName = partnerOf(h.msg.Subject())
+			chunk.PartnerName = queue.PartnerOf(h.msg.Subject())
 		}
 		w.backlog.fill(h, chunks, reply)
 		w.backlog.add(h)
 		return
 	}
 	defer w.backlog.release([]*held{h})
-	if errors.Is(err, errNewer) && !w.isHopeless(h.msg) {
+	if errors.Is(err, queue.ErrNewer) && !w.isHopeless(h.msg) {
 		w.opts.Logger.Error("a newer version has queued a message, leaving it to newer workers", zap.String("subject", h.msg.Subject()))
 		_ = h.msg.NakWithDelay(w.nakDelay(h.delivery))
 		return

@@ -8,6 +8,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"intake"
+	"intake/internal/local/localtest"
+	"intake/worker/queue"
 )
 
 // Many partners have queued large batches that they don't wait for: what a worker has
@@ -15,23 +17,27 @@ import (
 func TestWorker_BusyLanesWithinMemory(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	q := r.queue(t, r.nc, QueueOptions{})
-	perMessage := 0
+	q := r.queue(t, r.nc, queue.Options{})
+	laterLanes := len(queue.LaneNames()) - 1
 	for n := range laterLanes {
 		for range 3 {
 			batch := bulky(2, fmt.Sprint(n))
 			batch.Partner = intake.Partner{ID: int32(n), Name: fmt.Sprint("partner-", n), Currency: "GBP"}
 			if n == 0 {
-				batch.Partner.ID = laterLanes
+				batch.Partner.ID = int32(laterLanes)
 			}
-			ticket, err := q.Submit(t.Context(), batch, Later)
-			if err != nil {
-				t.Fatal(err)
-			}
-			ticket.Release()
-			perMessage = memoryOf(cut(batch, maxChunkBytes)[0])
+			submitTo(t, q, batch, queue.Later).Release()
 		}
 	}
+	first, err := r.stream(t).GetMsg(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	chunks, _, err := queue.ReadMessage(first.Data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	perMessage := queue.MemoryOf(chunks[0])
 	start(t, r.worker(t, Options{Store: stuckStore{}, ShutdownTimeout: 100 * time.Millisecond}).Run)
 	// taken is how many messages the worker has taken, wherever they are by now.
 	taken := func() (n int) {
@@ -46,7 +52,7 @@ func TestWorker_BusyLanesWithinMemory(t *testing.T) {
 		return n
 	}
 	most, same := 0, 0
-	eventually(t, "the worker takes no more", func() bool {
+	localtest.Eventually(t, "the worker takes no more", func() bool {
 		now := taken()
 		if now > most {
 			most, same = now, 0
@@ -63,26 +69,26 @@ func TestWorker_BusyLanesWithinMemory(t *testing.T) {
 func TestWorker_KeepsAliveWhatWaits(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	q := r.queue(t, r.nc, QueueOptions{Ledger: silentLedger{r.store}})
+	q := r.queue(t, r.nc, queue.Options{Ledger: silentLedger{r.store}})
 	const batches = 30 // more than a backlog has room for
 	for n := range batches {
-		ids := make([]string, maxChunkItems)
+		ids := make([]string, queue.MaxChunkItems)
 		for i := range ids {
 			ids[i] = fmt.Sprint(n, "-", i)
 		}
-		q.submit(t, newBatch(ids...))
+		submit(t, q, newBatch(ids...))
 	}
 	const ackWait = 3 * time.Second
 	start(t, r.worker(t, Options{Store: stuckStore{}, AckWait: ackWait, ShutdownTimeout: 100 * time.Millisecond}).Run)
 	info := func() *jetstream.ConsumerInfo {
 		t.Helper()
-		consumer, err := r.stream(t).Consumer(t.Context(), consumerOf(waitingLane))
+		consumer, err := r.stream(t).Consumer(t.Context(), queue.ConsumerName(queue.WaitingLane))
 		if err != nil {
 			return new(jetstream.ConsumerInfo)
 		}
 		return consumer.CachedInfo()
 	}
-	eventually(t, "the worker has taken all", func() bool { return info().NumAckPending == batches })
+	localtest.Eventually(t, "the worker has taken all", func() bool { return info().NumAckPending == batches })
 	// Another consumer, whose one message nobody keeps alive, shows when twice the ack
 	// wait is over.
 	other, err := r.stream(t).CreateConsumer(t.Context(), jetstream.ConsumerConfig{

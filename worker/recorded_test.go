@@ -1,46 +1,25 @@
 package worker
 
 import (
-	"encoding/json"
-	"flag"
-	"fmt"
-	"intake/internal/decode"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
-	"time"
 
-	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/google/uuid"
-	"github.com/nats-io/nats.go/jetstream"
 
-	"intake"
+	"intake/internal/local/localtest"
+	"intake/worker/queue"
 )
 
-var record = flag.String("record", "", "write messages as they are now to testdata/recorded, with names that begin so")
-
-const recorded = "testdata/recorded"
-
-// Messages that were recorded as earlier versions have queued them (1 and 2 by
-// some that knew fewer fields), with what those read of them, are read alike, and
-// saved, by this one.
-func TestRecordedMessages(t *testing.T) {
+// Messages that earlier versions have queued, and package queue has recorded, are saved by this one.
+func TestWorker_RecordedMessages(t *testing.T) {
 	t.Parallel()
-	if *record != "" {
-		recordMessages(t, *record)
-	}
-	files, err := filepath.Glob(filepath.Join(recorded, "*.msg"))
+	files, err := filepath.Glob("queue/testdata/recorded/*.msg")
 	if err != nil || len(files) < 6 {
 		t.Fatalf("%d messages (%v)", len(files), err)
 	}
 	r := newRig(t)
-	r.queue(t, r.nc, QueueOptions{}) // makes the stream
-	js, err := jetstream.New(r.nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r.queue(t, r.nc, queue.Options{}) // makes the stream
 	start(t, r.worker(t, Options{}).Run)
 	records := 0
 	for _, file := range files {
@@ -48,29 +27,15 @@ func TestRecordedMessages(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		text, err := os.ReadFile(strings.TrimSuffix(file, ".msg") + ".json")
-		if err != nil {
-			t.Fatal(err)
-		}
-		var want []*intake.Chunk
-		if err := json.Unmarshal(text, &want); err != nil {
-			t.Fatal(err)
-		}
-		got, _, err := readMessage(data)
+		chunks, _, err := queue.ReadMessage(data)
 		if err != nil {
 			t.Fatalf("%s: %v", file, err)
 		}
-		knowsFewer := cmp.FilterPath(func(p cmp.Path) bool { return p.Last().String() == ".RejectedKeys" }, cmp.Comparer(func(got, want []string) bool {
-			return want == nil || cmp.Equal(got, want)
-		}))
-		if diff := cmp.Diff(got, want, cmpopts.EquateEmpty(), knowsFewer); diff != "" {
-			t.Errorf("%s: %s", file, diff)
-		}
-		if _, err := js.Publish(t.Context(), subjectPrefix+waitingLane+".acme."+filepath.Base(file)+".0", data); err != nil {
+		if _, err := r.js.Publish(t.Context(), queue.SubjectPrefix+queue.WaitingLane+".acme."+filepath.Base(file)+".0", data); err != nil {
 			t.Fatal(err)
 		}
-		for _, chunk := range want {
-			eventually(t, file+" is saved", func() bool {
+		for _, chunk := range chunks {
+			localtest.Eventually(t, file+" is saved", func() bool {
 				outcomes, err := r.store.Outcomes(t.Context(), []uuid.UUID{chunk.Batch})
 				return err == nil && len(outcomes) == 1 && len(outcomes[0].NotSaved) == len(chunk.Rejected)
 			})
@@ -81,76 +46,4 @@ func TestRecordedMessages(t *testing.T) {
 	if err := r.connect(t).QueryRow(t.Context(), "select count(*) from partner_clients").Scan(&saved); err != nil || saved != records {
 		t.Errorf("%d records, want %d (%v)", saved, records, err)
 	}
-}
-
-// recordMessages writes a message that several batches share, and one of a batch
-// with an Idempotency-Key, and what is read of them.
-func recordMessages(t *testing.T, prefix string) {
-	t.Helper()
-	base := func() uuid.UUID {
-		id, err := newBase()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return id
-	}
-	data := func(name string, n int) []byte {
-		_, datas, err := encode(recordedBatch(prefix+name, n), 8<<20)
-		if err != nil || len(datas) != 1 {
-			t.Fatalf("%d chunks (%v)", len(datas), err)
-		}
-		return datas[0]
-	}
-	several := appendMessage(nil, base(), outcomePrefix+"x", 0, nil, data("one", 7))
-	for name, message := range map[string][]byte{
-		"several": appendChunks(several, 1, nil, data("two", 4)),
-		"key":     appendMessage(nil, base(), "", 0, &intake.Holder{Key: "order-1", BodyHash: [32]byte{1, 2, 3}}, data("large", 9)),
-	} {
-		chunks, _, err := readMessage(message)
-		if err != nil {
-			t.Fatal(err)
-		}
-		text, err := json.MarshalIndent(chunks, "", "\t")
-		if err != nil {
-			t.Fatal(err)
-		}
-		file := filepath.Join(recorded, prefix+name)
-		if err := os.WriteFile(file+".msg", message, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(file+".json", append(text, '\n'), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-// recordedBatch has items with and without all that is optional, and some that
-// were rejected.
-func recordedBatch(name string, n int) *intake.Batch {
-	at := func(day int) intake.Timestamp {
-		return intake.Timestamp(time.Date(2025, 1, day, 0, 0, 0, 0, time.UTC).UnixMicro())
-	}
-	b := &intake.Batch{Partner: intake.Partner{ID: 1, Name: "acme", Currency: "GBP"}, Verdicts: make([]intake.Verdict, n)}
-	for i := range n {
-		id := fmt.Sprintf("%s-%d", name, i)
-		raw := fmt.Appendf(nil, `{"partner_client_id":%q}`, id)
-		item := intake.Item{Raw: raw, Key: id}
-		if i%5 == 3 {
-			b.Verdicts[i] = intake.Invalid("entity_type: required")
-			b.Items = append(b.Items, item)
-			continue
-		}
-		item.Client = intake.PartnerClient{Item: i, ID: id, EntityType: "SoleTrader", StartDate: intake.NoTimestamp, Fingerprint: decode.Fingerprint(raw)}
-		if i%2 == 0 {
-			item.Client.StartDate, item.Client.OtherIdentifiers = at(3), []byte(`[{"key":"MerchantId","values":["1","ü"]}]`)
-		}
-		for day := range i % 3 {
-			item.Client.Claims = append(item.Client.Claims, intake.RevenueClaim{
-				Start: at(day + 1), End: at(day+2) - 1000, Period: intake.Daily,
-				TotalAmount: intake.Amount{Abs: 9_999_999_999_999_999_999, Neg: day > 0}, TransactionCount: int64(1_000_000_000_000 * (1 - 2*day)),
-			})
-		}
-		b.Items = append(b.Items, item)
-	}
-	return b
 }

@@ -11,6 +11,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"intake"
+	"intake/internal/sleep"
+	"intake/worker/queue"
 )
 
 // A RecoveryStore is a data store that may have lost what it had saved.
@@ -66,9 +68,9 @@ func Recover(ctx context.Context, nc *nats.Conn, opts RecoverOptions) (*Recovere
 	if err != nil {
 		return nil, fmt.Errorf("use JetStream: %w", err)
 	}
-	stream, err := js.Stream(ctx, StreamName)
+	stream, err := js.Stream(ctx, queue.StreamName)
 	if err != nil {
-		return nil, fmt.Errorf("stream %s: %w", StreamName, err)
+		return nil, fmt.Errorf("stream %s: %w", queue.StreamName, err)
 	}
 	state := stream.CachedInfo().State
 	r := &recovery{opts: opts, recovered: Recovered{LogBegins: state.FirstTime, NotSaved: make(map[string]int)}}
@@ -127,7 +129,7 @@ type recovery struct {
 
 func (r *recovery) read(msg jetstream.Msg) {
 	r.recovered.Messages++
-	chunks, _, err := readMessage(msg.Data())
+	chunks, _, err := queue.ReadMessage(msg.Data())
 	if err != nil {
 		r.fail("message %s can't be read: %v", msg.Subject(), err)
 		return
@@ -137,12 +139,12 @@ func (r *recovery) read(msg jetstream.Msg) {
 		r.recovered.Items += chunk.Len
 		// A partner that was added since the backup is gone too, and another one
 		// may have its number by now.
-		if name, want := r.opts.Partners[chunk.Partner], partnerOf(msg.Subject()); name != want {
+		if name, want := r.opts.Partners[chunk.Partner], queue.PartnerOf(msg.Subject()); name != want {
 			r.fail("batch %s, %d items, is of partner %s, number %d, which is not there", chunk.Batch, chunk.Len, want, chunk.Partner)
 			continue
 		}
 		r.chunks = append(r.chunks, chunk)
-		r.size = size{r.size.items + chunk.Len, r.size.bytes + memoryOf(chunk)}
+		r.size = size{r.size.items + chunk.Len, r.size.bytes + queue.MemoryOf(chunk)}
 	}
 }
 
@@ -201,7 +203,7 @@ func (r *recovery) save(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
-		if n == tries || !sleep(ctx, time.Second) {
+		if n == tries || !sleep.For(ctx, time.Second) {
 			return errors.Join(fmt.Errorf("save what is missing: %w", err), ctx.Err())
 		}
 	}

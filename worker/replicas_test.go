@@ -15,6 +15,7 @@ import (
 	"intake"
 	"intake/internal/local/localtest"
 	"intake/internal/safety"
+	"intake/worker/queue"
 )
 
 // A front or worker that was not told how many replicas there are leaves them; one
@@ -23,7 +24,7 @@ func TestReplicas_NeverLowered(t *testing.T) {
 	t.Parallel()
 	nc := connect(t, localtest.NATSCluster(t, 3)[0].URL())
 	for _, step := range []struct{ wanted, have int }{{1, 1}, {3, 3}, {1, 3}} {
-		opts := StreamOptions{Replicas: step.wanted, MaxBytes: 64 << 20}
+		opts := queue.StreamOptions{Replicas: step.wanted, MaxBytes: 64 << 20}
 		// A worker that was updated changes other settings of the stream too.
 		opts.MaxBytes += int64(step.wanted)
 		core, logged := observer.New(zap.InfoLevel)
@@ -32,11 +33,11 @@ func TestReplicas_NeverLowered(t *testing.T) {
 			t.Fatal(err)
 		}
 		stop := start(t, w.Run)
-		eventually(t, "the worker is ready", func() bool { return w.Ready(t.Context()) == nil })
-		for _, name := range []string{StreamName, DeadStreamName} {
-			eventually(t, name+" is as it should be", func() bool {
+		localtest.Eventually(t, "the worker is ready", func() bool { return w.Ready(t.Context()) == nil })
+		for _, name := range []string{queue.StreamName, queue.DeadStreamName} {
+			localtest.Eventually(t, name+" is as it should be", func() bool {
 				config := configOf(t, nc, name)
-				return config.Replicas == step.have && (name != StreamName || config.MaxBytes == opts.MaxBytes)
+				return config.Replicas == step.have && (name != queue.StreamName || config.MaxBytes == opts.MaxBytes)
 			})
 		}
 		stop()
@@ -47,92 +48,42 @@ func TestReplicas_NeverLowered(t *testing.T) {
 	}
 }
 
-// A front raises the replicas of the stream it finds, before it is ready.
-func TestReplicas_RaisedByAFront(t *testing.T) {
-	t.Parallel()
-	nc := connect(t, localtest.NATSCluster(t, 3)[0].URL())
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := createLog(t.Context(), js, StreamOptions{MaxBytes: 64 << 20}); err != nil {
-		t.Fatal(err)
-	}
-	q, err := NewQueue(nc, QueueOptions{Ledger: silentLedger{}, Stream: StreamOptions{Replicas: 3}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	start(t, q.Run)
-	eventually(t, "the front is ready", func() bool { return q.Ready(t.Context()) == nil })
-	if config := configOf(t, nc, StreamName); config.Replicas != 3 || config.MaxBytes != 64<<20 {
-		t.Errorf("%d replicas, %d bytes", config.Replicas, config.MaxBytes)
-	}
-}
-
-// Where there are not servers enough, fronts and workers refuse, whether there is
-// a stream or not, and go on with fewer replicas if they may.
+// Where there are not servers enough, a worker refuses, whether there is a stream or not, and goes
+// on with fewer replicas if it may.
 func TestReplicas_TooFewServers(t *testing.T) {
 	t.Parallel()
 	for name, before := range map[string]bool{"no stream": false, "a stream": true} {
-		for part, run := range map[string]func(*testing.T, *nats.Conn, Check) (func(context.Context) error, func(context.Context) error){
-			"front": func(t *testing.T, nc *nats.Conn, check Check) (run, ready func(context.Context) error) {
-				q, err := NewQueue(nc, QueueOptions{Ledger: silentLedger{}, Stream: StreamOptions{Replicas: 3}, Check: check})
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			nc := connect(t, localtest.NATS(t))
+			js, err := jetstream.New(nc)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if before {
+				if _, err := queue.SetUp(t.Context(), js, queue.StreamOptions{MaxBytes: 64 << 20}, time.Minute); err != nil {
+					t.Fatal(err)
+				}
+			}
+			worker := func(check queue.Check) *Worker {
+				t.Helper()
+				w, err := New(nc, Options{Store: noStore{}, Stream: queue.StreamOptions{Replicas: 3}, Check: check})
 				if err != nil {
 					t.Fatal(err)
 				}
-				return q.Run, q.Ready
-			},
-			"worker": func(t *testing.T, nc *nats.Conn, check Check) (run, ready func(context.Context) error) {
-				w, err := New(nc, Options{Store: noStore{}, Stream: StreamOptions{Replicas: 3}, Check: check})
-				if err != nil {
-					t.Fatal(err)
-				}
-				return w.Run, w.Ready
-			},
-		} {
-			t.Run(part+", "+name, func(t *testing.T) {
-				t.Parallel()
-				nc := connect(t, localtest.NATS(t))
-				js, err := jetstream.New(nc)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if before {
-					if err := createLog(t.Context(), js, StreamOptions{MaxBytes: 64 << 20}); err != nil {
-						t.Fatal(err)
-					}
-				}
-				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-				defer cancel()
-				refuse, _ := run(t, nc, Check{})
-				err = refuse(ctx)
-				var breach *safety.Breach
-				if !errors.As(err, &breach) || !strings.Contains(err.Error(), "replicas of stream INTAKE is 1, not 3") || !strings.Contains(err.Error(), "--queue-replicas=1") {
-					t.Fatalf("it ended with %v", err)
-				}
-				goOn, ready := run(t, nc, Check{AllowUnsafe: true})
-				start(t, goOn)
-				eventually(t, "it goes on", func() bool { return ready(t.Context()) == nil })
-			})
-		}
-	}
-}
-
-// A cluster that is too small can't raise the replicas of a stream either.
-func TestReplicas_TooSmallACluster(t *testing.T) {
-	t.Parallel()
-	nc := connect(t, localtest.NATSCluster(t, 2)[0].URL())
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := createLog(t.Context(), js, StreamOptions{MaxBytes: 64 << 20}); err != nil {
-		t.Fatal(err)
-	}
-	err = Check{}.check(t.Context(), nc, StreamOptions{Replicas: 3}, zap.NewNop())
-	var breach *safety.Breach
-	if !errors.As(err, &breach) || !strings.Contains(err.Error(), "replicas of stream INTAKE is 1, not 3") {
-		t.Errorf("%v", err)
+				return w
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			err = worker(queue.Check{}).Run(ctx)
+			var breach *safety.Breach
+			if !errors.As(err, &breach) || !strings.Contains(err.Error(), "replicas of stream INTAKE is 1, not 3") || !strings.Contains(err.Error(), "--queue-replicas=1") {
+				t.Fatalf("it ended with %v", err)
+			}
+			goesOn := worker(queue.Check{AllowUnsafe: true})
+			start(t, goesOn.Run)
+			localtest.Eventually(t, "the worker goes on", func() bool { return goesOn.Ready(t.Context()) == nil })
+		})
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"intake"
+	"intake/internal/local/localtest"
+	"intake/worker/queue"
 )
 
 // impatient makes a worker give up a message as soon as it may: after a few deliveries,
@@ -21,13 +23,13 @@ func impatient(w *Worker) *Worker {
 }
 
 // saveUntil saves batches of others until something is true.
-func (r *rig) saveUntil(t *testing.T, q *Queue, what string, true func() bool) {
+func (r *rig) saveUntil(t *testing.T, q *queue.Queue, what string, condition func() bool) {
 	t.Helper()
 	n := 0
-	eventually(t, what, func() bool {
+	localtest.Eventually(t, what, func() bool {
 		n++
-		waitFor(t, q.submit(t, newBatch(fmt.Sprint("another-", n))))
-		return true()
+		waitFor(t, submit(t, q, newBatch(fmt.Sprint("another-", n))))
+		return condition()
 	})
 }
 
@@ -86,16 +88,16 @@ func TestWorker_UnsavableMessage(t *testing.T) {
 	mend := r.breakTable(t, "partner_clients", "new.partner_client_id = 'bad'")
 	w := impatient(r.worker(t, Options{Keep: time.Nanosecond}))
 	start(t, w.Run)
-	q := r.queue(t, r.nc, QueueOptions{})
+	q := r.queue(t, r.nc, queue.Options{})
 	bad := newBatch("bad", "good")
-	ticket := q.submit(t, bad)
+	ticket := submit(t, q, bad)
 	r.saveUntil(t, q, "it is a dead letter", func() bool { return len(r.letters(t)) > 0 })
 	letter := r.letters(t)[0]
 	if !strings.Contains(letter.Reason, "SQLSTATE XX002") || letter.Batch != bad.ID {
 		t.Errorf("letter of batch %s: %s", letter.Batch, letter.Reason)
 	}
 	r.wantAllAcked(t)
-	eventually(t, "the log is purged", func() bool {
+	localtest.Eventually(t, "the log is purged", func() bool {
 		info, err := r.stream(t).Info(t.Context())
 		return err == nil && w.purgeProcessed(t.Context()) == nil && info.State.Msgs == 0
 	})
@@ -116,8 +118,8 @@ func TestWorker_UnsavableMessageAgain(t *testing.T) {
 	r := newRig(t)
 	r.breakTable(t, "partner_clients", "new.partner_client_id = 'bad'")
 	start(t, impatient(r.worker(t, Options{})).Run)
-	q := r.queue(t, r.nc, QueueOptions{})
-	q.submit(t, newBatch("bad"))
+	q := r.queue(t, r.nc, queue.Options{})
+	submit(t, q, newBatch("bad"))
 	dead := func(letter uint64) *DeadLetter {
 		t.Helper()
 		r.saveUntil(t, q, fmt.Sprint("letter ", letter, " is there"), func() bool {
@@ -138,16 +140,16 @@ func TestWorker_NothingIsGivenUpInAnOutage(t *testing.T) {
 	r := newRig(t)
 	w := impatient(r.worker(t, Options{}))
 	start(t, w.Run)
-	q := r.queue(t, r.nc, QueueOptions{})
+	q := r.queue(t, r.nc, queue.Options{})
 	first := newBatch("first")
-	waitFor(t, q.submit(t, first))
+	waitFor(t, submit(t, q, first))
 	mend := r.breakTable(t, "batch_status", "true")
 	batches := []*intake.Batch{newBatch("a"), newBatch("b"), newBatch("c")}
-	var tickets []*Ticket
+	var tickets []queue.Ticket
 	for _, batch := range batches {
-		tickets = append(tickets, q.submit(t, batch))
+		tickets = append(tickets, submit(t, q, batch))
 	}
-	eventually(t, "they were handed back more often than others are before they are given up", func() bool {
+	localtest.Eventually(t, "they were handed back more often than others are before they are given up", func() bool {
 		return testutil.ToFloat64(w.metrics.redelivered) > 30
 	})
 	mend()
@@ -166,12 +168,12 @@ func TestWorker_NewerMessageIsGivenUp(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	start(t, impatient(r.worker(t, Options{})).Run)
-	q := r.queue(t, r.nc, QueueOptions{})
-	if _, err := q.js.Publish(t.Context(), subjectPrefix+"waiting.acme.y.0", []byte("\x7fnewer")); err != nil {
+	q := r.queue(t, r.nc, queue.Options{})
+	if _, err := r.js.Publish(t.Context(), queue.SubjectPrefix+"waiting.acme.y.0", []byte("\x7fnewer")); err != nil {
 		t.Fatal(err)
 	}
 	r.saveUntil(t, q, "it is a dead letter", func() bool { return len(r.letters(t)) > 0 })
-	if reason := r.letters(t)[0].Reason; reason != errNewer.Error() {
+	if reason := r.letters(t)[0].Reason; reason != queue.ErrNewer.Error() {
 		t.Error(reason)
 	}
 	r.wantAllAcked(t)
@@ -183,17 +185,17 @@ func TestWorker_BuriedTwice(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	w := r.worker(t, Options{})
-	consumers, err := setUp(t.Context(), w.js, StreamOptions{MaxBytes: 64 << 20}, time.Minute)
+	consumers, err := queue.SetUp(t.Context(), w.js, queue.StreamOptions{MaxBytes: 64 << 20}, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
 	// JetStream knows what is published again for a moment only.
-	config := configOf(t, r.nc, DeadStreamName)
+	config := configOf(t, r.nc, queue.DeadStreamName)
 	config.Duplicates = 100 * time.Millisecond
 	if _, err := w.js.UpdateStream(t.Context(), config); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.js.Publish(t.Context(), subjectPrefix+"waiting.acme.x.0", []byte("\x01rubbish")); err != nil {
+	if _, err := w.js.Publish(t.Context(), queue.SubjectPrefix+"waiting.acme.x.0", []byte("\x01rubbish")); err != nil {
 		t.Fatal(err)
 	}
 	msg, err := consumers[0].Next()
@@ -201,16 +203,16 @@ func TestWorker_BuriedTwice(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.bury(t.Context(), mutedMsg{msg}, 1, context.Canceled)
-	dead, err := w.js.Stream(t.Context(), DeadStreamName)
+	dead, err := w.js.Stream(t.Context(), queue.DeadStreamName)
 	if err != nil {
 		t.Fatal(err)
 	}
 	probe := func() bool { // whether the first one would be taken again
-		ack, err := w.js.Publish(t.Context(), deadSubjectPrefix+"probe", nil, jetstream.WithMsgID("probe"))
+		ack, err := w.js.Publish(t.Context(), queue.DeadSubjectPrefix+"probe", nil, jetstream.WithMsgID("probe"))
 		return err == nil && !ack.Duplicate && ack.Sequence > 2
 	}
-	eventually(t, "the duplicate window is over", probe)
-	if err := dead.Purge(t.Context(), jetstream.WithPurgeSubject(deadSubjectPrefix+"probe")); err != nil {
+	localtest.Eventually(t, "the duplicate window is over", probe)
+	if err := dead.Purge(t.Context(), jetstream.WithPurgeSubject(queue.DeadSubjectPrefix+"probe")); err != nil {
 		t.Fatal(err)
 	}
 	w.bury(t.Context(), msg, 2, context.Canceled)
@@ -230,11 +232,11 @@ func TestWorker_DeadLettersFull(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	w := r.worker(t, Options{})
-	consumers, err := setUp(t.Context(), w.js, StreamOptions{MaxBytes: 64 << 20}, time.Minute)
+	consumers, err := queue.SetUp(t.Context(), w.js, queue.StreamOptions{MaxBytes: 64 << 20}, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
-	config := configOf(t, r.nc, DeadStreamName)
+	config := configOf(t, r.nc, queue.DeadStreamName)
 	resize := func(bytes int64) {
 		t.Helper()
 		config.MaxBytes = bytes
@@ -244,7 +246,7 @@ func TestWorker_DeadLettersFull(t *testing.T) {
 	}
 	room := config.MaxBytes
 	resize(100)
-	if _, err := w.js.Publish(t.Context(), subjectPrefix+"waiting.acme.x.0", []byte("\x01rubbish")); err != nil {
+	if _, err := w.js.Publish(t.Context(), queue.SubjectPrefix+"waiting.acme.x.0", []byte("\x01rubbish")); err != nil {
 		t.Fatal(err)
 	}
 	bury := func() {
@@ -273,23 +275,23 @@ func TestWorker_DeadLettersFull(t *testing.T) {
 func TestWorker_UnknownPartner(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	q := r.queue(t, r.nc, QueueOptions{})
+	q := r.queue(t, r.nc, queue.Options{})
 	lost := r.addPartner(t, "lost")
-	submit := func(partner intake.Partner, id string) (*intake.Batch, *Ticket) {
+	queueFor := func(partner intake.Partner, id string) (*intake.Batch, queue.Ticket) {
 		t.Helper()
 		batch := newBatch(id)
 		batch.Partner = partner
-		return batch, q.submit(t, batch)
+		return batch, submit(t, q, batch)
 	}
 	// The backup was made before that partner was added; another one has its number.
 	r.exec(t, "delete from partners where name = 'lost'")
 	r.exec(t, "insert into partners (id, name, currency, secret_hash) overriding system value values (2, 'other', 'GBP', '')")
-	stranger, ticket := submit(lost, "a")
-	known, knownTicket := submit(newBatch().Partner, "b")
+	stranger, ticket := queueFor(lost, "a")
+	known, knownTicket := queueFor(newBatch().Partner, "b")
 	start(t, r.worker(t, Options{}).Run)
 	waitFor(t, knownTicket)
 	wantCodes(t, known, intake.CodeSaved)
-	eventually(t, "it is a dead letter", func() bool { return len(r.letters(t)) == 1 })
+	localtest.Eventually(t, "it is a dead letter", func() bool { return len(r.letters(t)) == 1 })
 	letter := r.letters(t)[0]
 	if letter.Partner != "lost" || !strings.Contains(letter.Reason, "partner lost with the number 2 is not in the data store") {
 		t.Errorf("letter of %s: %s", letter.Partner, letter.Reason)

@@ -18,6 +18,8 @@ import (
 	"intake"
 	"intake/internal/failpoint"
 	"intake/internal/safety"
+	"intake/internal/sleep"
+	"intake/worker/queue"
 )
 
 // A Store saves chunks: the data store.
@@ -41,7 +43,7 @@ type Marker interface {
 type Options struct {
 	Store  Store
 	Marker Marker // none when nil
-	Stream StreamOptions
+	Stream queue.StreamOptions
 	// Savers is how many transactions run at once; 2 when zero.
 	Savers int
 	// AckWait is how long JetStream waits for a sign of life before it delivers
@@ -54,7 +56,7 @@ type Options struct {
 	// ended; 10 s when zero.
 	ShutdownTimeout time.Duration
 	// Check is made before anything is saved.
-	Check      Check
+	Check      queue.Check
 	Logger     *zap.Logger
 	Registerer prometheus.Registerer
 }
@@ -101,7 +103,7 @@ func New(nc *nats.Conn, opts Options) (*Worker, error) {
 	if opts.Logger == nil {
 		opts.Logger = zap.NewNop()
 	}
-	opts.Stream.allowFewer = opts.Check.AllowUnsafe
+	opts.Stream.AllowFewer = opts.Check.AllowUnsafe
 	js, err := jetstream.New(nc)
 	if err != nil {
 		return nil, fmt.Errorf("use JetStream: %w", err)
@@ -119,8 +121,8 @@ func New(nc *nats.Conn, opts Options) (*Worker, error) {
 func (w *Worker) Ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	if _, err := w.js.Consumer(ctx, StreamName, consumerOf(waitingLane)); err != nil {
-		return fmt.Errorf("consumer %s: %w", consumerOf(waitingLane), err)
+	if _, err := w.js.Consumer(ctx, queue.StreamName, queue.ConsumerName(queue.WaitingLane)); err != nil {
+		return fmt.Errorf("consumer %s: %w", queue.ConsumerName(queue.WaitingLane), err)
 	}
 	return nil
 }
@@ -148,7 +150,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	checked := make(chan struct{})
 	others.Go(func() {
 		pass := sync.OnceFunc(func() { close(checked) })
-		if breach := w.opts.Check.run(ctx, w.nc, w.opts.Stream, w.opts.Logger, func(uint64) { pass() }); breach != nil {
+		if breach := w.opts.Check.Watch(ctx, w.nc, w.opts.Stream, w.opts.Logger, func(uint64) { pass() }); breach != nil {
 			end(breach)
 		}
 	})
@@ -177,7 +179,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		w.opts.Logger.Warn("some acknowledgements may be lost, their messages will be delivered again", zap.Error(err))
 	}
 	w.opts.Logger.Info("worker stopped")
-	return breachOf(ctx)
+	return safety.Cause(ctx)
 }
 
 // take moves messages from the stream to the backlog until ctx ends, or returns
@@ -189,7 +191,7 @@ func (w *Worker) take(ctx context.Context) error {
 				return breaches
 			}
 			w.opts.Logger.Warn("cannot take from the queue, trying again", zap.Error(err))
-			sleep(ctx, 500*time.Millisecond)
+			sleep.For(ctx, 500*time.Millisecond)
 		}
 	}
 	return nil
@@ -197,18 +199,18 @@ func (w *Worker) take(ctx context.Context) error {
 
 func (w *Worker) takeFrom(ctx context.Context) error {
 	try, cancel := context.WithTimeout(ctx, 15*time.Second)
-	consumers, err := setUp(try, w.js, w.opts.Stream, w.opts.AckWait)
+	consumers, err := queue.SetUp(try, w.js, w.opts.Stream, w.opts.AckWait)
 	cancel()
 	if err != nil {
 		return err
 	}
 	pulls, ctx := errgroup.WithContext(ctx)
-	for i, consumer := range consumers {
+	for _, consumer := range consumers {
 		pull := w.pullLater
-		if lanes[i] == waitingLane {
+		if consumer.Lane == queue.WaitingLane {
 			pull = w.pullWaiting
 		}
-		pulls.Go(func() error { return pull(ctx, lanes[i], consumer) })
+		pulls.Go(func() error { return pull(ctx, consumer) })
 	}
 	return pulls.Wait()
 }
@@ -271,7 +273,7 @@ func (w *Worker) saveGathering(ctx context.Context, gathering []*held) {
 		if (gathering[0].isSuspect() || time.Since(began) > w.patience) && w.reachesStore(ctx) {
 			break
 		}
-		if !sleep(ctx, delay) {
+		if !sleep.For(ctx, delay) {
 			break
 		}
 	}
@@ -366,7 +368,7 @@ func (w *Worker) remove(msg jetstream.Msg) {
 	meta, err := msg.Metadata()
 	if err == nil {
 		var stream jetstream.Stream
-		if stream, err = w.js.Stream(ctx, StreamName); err == nil {
+		if stream, err = w.js.Stream(ctx, queue.StreamName); err == nil {
 			err = stream.DeleteMsg(ctx, meta.Sequence.Stream)
 		}
 	}
@@ -413,10 +415,7 @@ func (w *Worker) tell(gathering []*held, outcomes []intake.Outcome) {
 			if own[i].Withdrawn {
 				continue // its front has refused it
 			}
-			if news[h.reply] == nil {
-				news[h.reply] = []byte{outcomeVersion}
-			}
-			news[h.reply] = appendOutcome(news[h.reply], own[i], chunk.Rejected)
+			news[h.reply] = queue.AppendOutcome(news[h.reply], own[i], chunk.Rejected)
 			if len(news[h.reply]) > large {
 				send(h.reply)
 			}
@@ -429,7 +428,7 @@ func (w *Worker) tell(gathering []*held, outcomes []intake.Outcome) {
 
 // keepAlive tells JetStream of every message held that it is being worked on.
 func (w *Worker) keepAlive(ctx context.Context) {
-	for sleep(ctx, w.opts.AckWait/3) {
+	for sleep.For(ctx, w.opts.AckWait/3) {
 		for _, msg := range w.backlog.messages() {
 			_ = msg.InProgress() // if it can't be told, it is delivered again
 		}

@@ -20,6 +20,7 @@ import (
 	"intake"
 	"intake/internal/local/localtest"
 	"intake/sink"
+	"intake/worker/queue"
 )
 
 // doomedEnv makes this test binary a worker that is killed at its first commit.
@@ -40,7 +41,7 @@ func runDoomedWorker(urls []string) {
 	if err != nil {
 		panic(err)
 	}
-	nc, err := Connect(urls[1], "doomed", nil)
+	nc, err := queue.Connect(urls[1], "doomed", nil)
 	if err != nil {
 		panic(err)
 	}
@@ -56,6 +57,7 @@ func runDoomedWorker(urls []string) {
 type rig struct {
 	natsURL, postgresURL string
 	nc                   *nats.Conn
+	js                   jetstream.JetStream
 	store                *sink.Store
 }
 
@@ -71,6 +73,9 @@ func newRig(t *testing.T) *rig {
 	}
 	t.Cleanup(r.store.Close)
 	r.nc = connect(t, r.natsURL)
+	if r.js, err = jetstream.New(r.nc); err != nil {
+		t.Fatal(err)
+	}
 	r.addPartner(t, "acme") // which is that of newBatch
 	return r
 }
@@ -87,7 +92,7 @@ func (r *rig) addPartner(t *testing.T, name string) intake.Partner {
 
 func connect(t *testing.T, url string) *nats.Conn {
 	t.Helper()
-	nc, err := Connect(url, t.Name(), nil)
+	nc, err := queue.Connect(url, t.Name(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,31 +131,20 @@ func (r *rig) worker(t *testing.T, opts Options) *Worker {
 	return w
 }
 
-// queue gives a running queue whose stream is there.
-func (r *rig) queue(t *testing.T, nc *nats.Conn, opts QueueOptions) *Queue {
+// queue returns a running queue whose stream is there.
+func (r *rig) queue(t *testing.T, nc *nats.Conn, opts queue.Options) *queue.Queue {
 	t.Helper()
 	if opts.Ledger == nil {
 		opts.Ledger = r.store
 	}
 	opts.Stream.MaxBytes = 64 << 20
-	q, err := NewQueue(nc, opts)
+	q, err := queue.New(nc, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
 	start(t, q.Run)
-	eventually(t, "the stream is there", func() bool { return q.Ready(t.Context()) == nil })
+	localtest.Eventually(t, "the stream is there", func() bool { return q.Ready(t.Context()) == nil })
 	return q
-}
-
-func eventually(t *testing.T, what string, true func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	for !true() {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain: %s", what)
-		}
-		<-time.After(10 * time.Millisecond)
-	}
 }
 
 func newBatch(ids ...string) *intake.Batch {
@@ -165,17 +159,24 @@ func newBatch(ids ...string) *intake.Batch {
 	return batch
 }
 
-func (q *Queue) submit(t *testing.T, batch *intake.Batch) *Ticket {
+// submit queues a batch that is waited for, and sets its ID.
+func submit(t *testing.T, q *queue.Queue, batch *intake.Batch) queue.Ticket {
 	t.Helper()
-	ticket, err := q.Submit(t.Context(), batch, Waiting)
+	return submitTo(t, q, batch, queue.Waiting)
+}
+
+func submitTo(t *testing.T, q *queue.Queue, batch *intake.Batch, lane queue.Lane) queue.Ticket {
+	t.Helper()
+	ticket, err := q.Submit(t.Context(), batch, lane)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(ticket.Release)
+	batch.ID = ticket.ID()
 	return ticket
 }
 
-func waitFor(t *testing.T, ticket *Ticket) {
+func waitFor(t *testing.T, ticket queue.Ticket) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
@@ -194,7 +195,7 @@ func wantCodes(t *testing.T, batch *intake.Batch, want ...intake.Code) {
 }
 
 // silentLedger knows nothing, so that outcomes can only come from workers.
-type silentLedger struct{ Ledger }
+type silentLedger struct{ queue.Ledger }
 
 func (silentLedger) Outcomes(context.Context, []uuid.UUID) ([]intake.Outcome, error) { return nil, nil }
 
@@ -204,20 +205,20 @@ func TestWorker(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	start(t, r.worker(t, Options{}).Run)
-	q := r.queue(t, r.nc, QueueOptions{Ledger: silentLedger{r.store}})
+	q := r.queue(t, r.nc, queue.Options{Ledger: silentLedger{r.store}})
 	small := newBatch("a", "b", "a2")
 	small.Verdicts[1] = intake.Invalid("entity_type: required")
-	waitFor(t, q.submit(t, small))
+	waitFor(t, submit(t, q, small))
 	wantCodes(t, small, intake.CodeSaved, intake.CodeInvalid, intake.CodeSaved)
 
-	ids := make([]string, 3*maxChunkItems+1)
+	ids := make([]string, 3*queue.MaxChunkItems+1)
 	want := make([]intake.Code, len(ids))
 	for i := range ids {
 		ids[i], want[i] = fmt.Sprint("large-", i), intake.CodeSaved
 	}
-	ids[maxChunkItems+5], want[maxChunkItems+5] = "a", intake.CodeDuplicateOfSaved
+	ids[queue.MaxChunkItems+5], want[queue.MaxChunkItems+5] = "a", intake.CodeDuplicateOfSaved
 	large := newBatch(ids...)
-	waitFor(t, q.submit(t, large))
+	waitFor(t, submit(t, q, large))
 	wantCodes(t, large, want...)
 }
 
@@ -226,9 +227,9 @@ func TestWorker(t *testing.T) {
 func TestWorker_KilledAfterCommit(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	q := r.queue(t, r.nc, QueueOptions{Ledger: silentLedger{r.store}})
+	q := r.queue(t, r.nc, queue.Options{Ledger: silentLedger{r.store}})
 	batch := newBatch("a", "b")
-	ticket := q.submit(t, batch)
+	ticket := submit(t, q, batch)
 	for range 2 {
 		doomed := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^$")
 		doomed.Env = append(os.Environ(), doomedEnv+"="+r.postgresURL+" "+r.natsURL)
@@ -245,20 +246,16 @@ func TestWorker_KilledAfterCommit(t *testing.T) {
 	waitFor(t, ticket)
 	wantCodes(t, batch, intake.CodeSaved, intake.CodeSaved)
 	again := newBatch("a", "b")
-	waitFor(t, q.submit(t, again))
+	waitFor(t, submit(t, q, again))
 	wantCodes(t, again, intake.CodeDuplicateOfSaved, intake.CodeDuplicateOfSaved)
 	r.wantAllAcked(t)
 }
 
 func (r *rig) wantAllAcked(t *testing.T) {
 	t.Helper()
-	js, err := jetstream.New(r.nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, lane := range lanes {
-		eventually(t, "every message is acknowledged", func() bool {
-			consumer, err := js.Consumer(t.Context(), StreamName, consumerOf(lane))
+	for _, lane := range queue.LaneNames() {
+		localtest.Eventually(t, "every message is acknowledged", func() bool {
+			consumer, err := r.js.Consumer(t.Context(), queue.StreamName, queue.ConsumerName(lane))
 			return err == nil && consumer.CachedInfo().NumAckPending == 0 && consumer.CachedInfo().NumPending == 0
 		})
 	}
@@ -269,41 +266,37 @@ func (r *rig) wantAllAcked(t *testing.T) {
 func TestWorker_UnreadableMessages(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	q := r.queue(t, r.nc, QueueOptions{})
-	js, err := jetstream.New(r.nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for subject, data := range map[string]string{subjectPrefix + "waiting.acme.x.0": "\x01rubbish", subjectPrefix + "waiting.acme.y.0": "\x7fnewer"} {
-		if _, err := js.Publish(t.Context(), subject, []byte(data)); err != nil {
+	q := r.queue(t, r.nc, queue.Options{})
+	for subject, data := range map[string]string{queue.SubjectPrefix + "waiting.acme.x.0": "\x01rubbish", queue.SubjectPrefix + "waiting.acme.y.0": "\x7fnewer"} {
+		if _, err := r.js.Publish(t.Context(), subject, []byte(data)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	start(t, r.worker(t, Options{}).Run)
 	batch := newBatch("a")
-	waitFor(t, q.submit(t, batch))
+	waitFor(t, submit(t, q, batch))
 	wantCodes(t, batch, intake.CodeSaved)
 
-	dead, err := js.Stream(t.Context(), DeadStreamName)
+	dead, err := r.js.Stream(t.Context(), queue.DeadStreamName)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var letter *jetstream.RawStreamMsg
-	eventually(t, "the dead letter is there", func() bool {
+	localtest.Eventually(t, "the dead letter is there", func() bool {
 		letter, err = dead.GetMsg(t.Context(), 1)
 		return err == nil
 	})
-	if string(letter.Data) != "\x01rubbish" || letter.Header.Get(reasonHeader) == "" || letter.Header.Get(subjectHeader) != subjectPrefix+"waiting.acme.x.0" {
+	if string(letter.Data) != "\x01rubbish" || letter.Header.Get(reasonHeader) == "" || letter.Header.Get(subjectHeader) != queue.SubjectPrefix+"waiting.acme.x.0" {
 		t.Errorf("dead letter %q with %v", letter.Data, letter.Header)
 	}
 	if _, err := dead.GetMsg(t.Context(), 2); !errors.Is(err, jetstream.ErrMsgNotFound) {
 		t.Errorf("a second dead letter: %v", err)
 	}
-	consumer, err := js.Consumer(t.Context(), StreamName, consumerOf(waitingLane))
+	consumer, err := r.js.Consumer(t.Context(), queue.StreamName, queue.ConsumerName(queue.WaitingLane))
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "only the newer message is left", func() bool {
+	localtest.Eventually(t, "only the newer message is left", func() bool {
 		info, err := consumer.Info(t.Context())
 		return err == nil && info.NumAckPending == 1 && info.NumPending == 0
 	})
@@ -341,9 +334,9 @@ func (s *faultyStore) Save(ctx context.Context, chunks []*intake.Chunk) (intake.
 func TestWorker_OneChunkCannotBeSaved(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	q := r.queue(t, r.nc, QueueOptions{Ledger: silentLedger{r.store}})
+	q := r.queue(t, r.nc, queue.Options{Ledger: silentLedger{r.store}})
 	bad, good := newBatch("bad"), newBatch("good")
-	badTicket, goodTicket := q.submit(t, bad), q.submit(t, good)
+	badTicket, goodTicket := submit(t, q, bad), submit(t, q, good)
 	store := &faultyStore{Store: r.store, bad: "bad"}
 	w := r.worker(t, Options{Store: store})
 	w.patience = 100 * time.Millisecond
@@ -360,12 +353,12 @@ func TestWorker_OneChunkCannotBeSaved(t *testing.T) {
 func TestWorker_HandsBackWhenStopped(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	q := r.queue(t, r.nc, QueueOptions{Ledger: silentLedger{r.store}})
+	q := r.queue(t, r.nc, queue.Options{Ledger: silentLedger{r.store}})
 	batch := newBatch("a")
-	ticket := q.submit(t, batch)
+	ticket := submit(t, q, batch)
 	stuck := r.worker(t, Options{Store: &faultyStore{Store: r.store, bad: "a"}, AckWait: time.Hour})
 	stop := start(t, stuck.Run)
-	eventually(t, "the worker holds the message", func() bool { return len(stuck.backlog.messages()) == 1 })
+	localtest.Eventually(t, "the worker holds the message", func() bool { return len(stuck.backlog.messages()) == 1 })
 	stop()
 	start(t, r.worker(t, Options{AckWait: time.Hour}).Run)
 	waitFor(t, ticket)
@@ -377,20 +370,20 @@ func TestWorker_StreamLost(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	start(t, r.worker(t, Options{}).Run)
-	q := r.queue(t, r.nc, QueueOptions{})
-	eventually(t, "the consumer is there", func() bool {
-		_, err := q.js.Consumer(t.Context(), StreamName, consumerOf(waitingLane))
+	q := r.queue(t, r.nc, queue.Options{})
+	localtest.Eventually(t, "the consumer is there", func() bool {
+		_, err := r.js.Consumer(t.Context(), queue.StreamName, queue.ConsumerName(queue.WaitingLane))
 		return err == nil
 	})
-	if err := q.js.DeleteStream(t.Context(), StreamName); err != nil {
+	if err := r.js.DeleteStream(t.Context(), queue.StreamName); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the consumer is there again", func() bool {
-		_, err := q.js.Consumer(t.Context(), StreamName, consumerOf(waitingLane))
+	localtest.Eventually(t, "the consumer is there again", func() bool {
+		_, err := r.js.Consumer(t.Context(), queue.StreamName, queue.ConsumerName(queue.WaitingLane))
 		return err == nil
 	})
 	batch := newBatch("a")
-	waitFor(t, q.submit(t, batch))
+	waitFor(t, submit(t, q, batch))
 	wantCodes(t, batch, intake.CodeSaved)
 }
 
@@ -400,12 +393,12 @@ func TestWorker_PurgeProcessed(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	w := r.worker(t, Options{Keep: time.Hour})
-	if _, err := setUp(t.Context(), w.js, StreamOptions{MaxBytes: 1 << 20}, time.Hour); err != nil {
+	if _, err := queue.SetUp(t.Context(), w.js, queue.StreamOptions{MaxBytes: 1 << 20}, time.Hour); err != nil {
 		t.Fatal(err)
 	}
 	publish := func(n int) {
 		for range n {
-			if _, err := w.js.Publish(t.Context(), subjectPrefix+"waiting.acme.x.0", make([]byte, 100<<10)); err != nil {
+			if _, err := w.js.Publish(t.Context(), queue.SubjectPrefix+"waiting.acme.x.0", make([]byte, 100<<10)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -413,7 +406,7 @@ func TestWorker_PurgeProcessed(t *testing.T) {
 	// process acknowledges so many messages.
 	process := func(n int) {
 		t.Helper()
-		consumer, err := w.js.Consumer(t.Context(), StreamName, consumerOf(waitingLane))
+		consumer, err := w.js.Consumer(t.Context(), queue.StreamName, queue.ConsumerName(queue.WaitingLane))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -452,8 +445,8 @@ func TestWorker_PurgeProcessed(t *testing.T) {
 	publish(1)
 	want("all are old, one is not processed", 10, 1)
 	process(1)
-	for _, lane := range []string{laterLane(3), waitingLane} {
-		if _, err := w.js.Publish(t.Context(), subjectPrefix+lane+".acme.x.0", nil); err != nil {
+	for _, lane := range []string{"later-3", queue.WaitingLane} {
+		if _, err := w.js.Publish(t.Context(), queue.SubjectPrefix+lane+".acme.x.0", nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -467,13 +460,13 @@ func TestWorker_PurgeKeepsOtherVersionsLanes(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	w := r.worker(t, Options{Keep: time.Nanosecond})
-	consumers, err := setUp(t.Context(), w.js, StreamOptions{MaxBytes: 64 << 20}, time.Hour)
+	consumers, err := queue.SetUp(t.Context(), w.js, queue.StreamOptions{MaxBytes: 64 << 20}, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
 	publish := func(lane string) {
 		t.Helper()
-		if _, err := w.js.Publish(t.Context(), subjectPrefix+lane+".acme.x.0", make([]byte, 100)); err != nil {
+		if _, err := w.js.Publish(t.Context(), queue.SubjectPrefix+lane+".acme.x.0", make([]byte, 100)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -497,14 +490,14 @@ func TestWorker_PurgeKeepsOtherVersionsLanes(t *testing.T) {
 			t.Errorf("%s: the log begins at %d, want %d (%v)", what, info.State.FirstSeq, first, err)
 		}
 	}
-	for _, lane := range []string{waitingLane, "urgent", waitingLane} {
+	for _, lane := range []string{queue.WaitingLane, "urgent", queue.WaitingLane} {
 		publish(lane)
 	}
 	process(consumers[0])
 	process(consumers[0])
 	want("no consumer has the lane", 2)
 	urgent, err := r.stream(t).CreateConsumer(t.Context(), jetstream.ConsumerConfig{
-		Durable: consumerOf("urgent"), FilterSubject: subjectPrefix + "urgent.>", AckPolicy: jetstream.AckExplicitPolicy,
+		Durable: queue.ConsumerName("urgent"), FilterSubject: queue.SubjectPrefix + "urgent.>", AckPolicy: jetstream.AckExplicitPolicy,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -520,7 +513,7 @@ func TestWorker_AgeOfTheOldest(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	w := r.worker(t, Options{})
-	consumers, err := setUp(t.Context(), w.js, StreamOptions{MaxBytes: 64 << 20}, time.Hour)
+	consumers, err := queue.SetUp(t.Context(), w.js, queue.StreamOptions{MaxBytes: 64 << 20}, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -529,16 +522,16 @@ func TestWorker_AgeOfTheOldest(t *testing.T) {
 		if err := w.measureAge(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		return testutil.ToFloat64(w.metrics.age.WithLabelValues(waitingLane)), testutil.ToFloat64(w.metrics.age.WithLabelValues(anyLater))
+		return testutil.ToFloat64(w.metrics.age.WithLabelValues(queue.WaitingLane)), testutil.ToFloat64(w.metrics.age.WithLabelValues(laterLanes))
 	}
 	if waiting, later := ages(); waiting != 0 || later != 0 {
 		t.Errorf("%v s and %v s of an empty log", waiting, later)
 	}
-	for n, lane := range lanes[:2] {
-		if _, err := w.js.Publish(t.Context(), subjectPrefix+lane+".acme.x.0", nil); err != nil {
+	for n, lane := range queue.LaneNames()[:2] {
+		if _, err := w.js.Publish(t.Context(), queue.SubjectPrefix+lane+".acme.x.0", nil); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "one of them is old", func() bool {
+		localtest.Eventually(t, "one of them is old", func() bool {
 			waiting, later := ages()
 			return waiting > 0.1 && (n == 0) == (later == 0) || later > 0.1
 		})
@@ -549,7 +542,7 @@ func TestWorker_AgeOfTheOldest(t *testing.T) {
 			t.Fatal(err)
 		}
 		before, _ := ages()
-		eventually(t, "it grows while a worker has it", func() bool {
+		localtest.Eventually(t, "it grows while a worker has it", func() bool {
 			waiting, later := ages()
 			return waiting > before || later > 0.1
 		})

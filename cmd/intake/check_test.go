@@ -14,7 +14,7 @@ import (
 	"intake/internal/local"
 	"intake/internal/local/localtest"
 	"intake/sink"
-	"intake/worker"
+	"intake/worker/queue"
 )
 
 // A front and a worker that find a server which may lose what it has stored say so,
@@ -200,7 +200,7 @@ func execute(t *testing.T, postgresURL string, statements ...string) {
 
 func makeStream(t *testing.T, natsURL string, change func(*jetstream.StreamConfig)) {
 	t.Helper()
-	nc, err := worker.Connect(natsURL, t.Name(), nil)
+	nc, err := queue.Connect(natsURL, t.Name(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,7 +209,7 @@ func makeStream(t *testing.T, natsURL string, change func(*jetstream.StreamConfi
 	if err != nil {
 		t.Fatal(err)
 	}
-	config := jetstream.StreamConfig{Name: worker.StreamName, Subjects: []string{"intake.batch.>"}, Discard: jetstream.DiscardNew, MaxBytes: 64 << 20}
+	config := jetstream.StreamConfig{Name: queue.StreamName, Subjects: []string{"intake.batch.>"}, Discard: jetstream.DiscardNew, MaxBytes: 64 << 20}
 	change(&config)
 	if _, err := js.CreateStream(t.Context(), config); err != nil {
 		t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 
 	"intake/sink"
 	"intake/worker"
+	"intake/worker/queue"
 )
 
 type deadCommand struct {
@@ -44,7 +45,7 @@ func (c *deadCommand) with(ctx context.Context, do func(context.Context, *worker
 
 // connectQueue connects to a queue that must be there: who runs a command waits.
 func connectQueue(ctx context.Context, url, name string) (*nats.Conn, error) {
-	nc, err := worker.Connect(url, name, nil)
+	nc, err := queue.Connect(url, name, nil)
 	if err != nil {
 		return nil, err
 	}

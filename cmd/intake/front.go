@@ -12,14 +12,13 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
-	"intake"
 	"intake/cmd/intake/internal/admin"
 	"intake/cmd/intake/internal/auth"
 	"intake/cmd/intake/internal/front"
 	"intake/cmd/intake/internal/limit"
 	"intake/cmd/intake/internal/origin"
 	"intake/sink"
-	"intake/worker"
+	"intake/worker/queue"
 )
 
 // issuerFlags say whose tokens let partners in.
@@ -65,7 +64,7 @@ type frontProcess struct {
 	logger *zap.Logger
 	parts
 	questions *sink.Store // for what partners ask
-	queue     *worker.Queue
+	queue     *queue.Queue
 	limiter   *limit.Limiter
 	auth      *auth.Authenticator
 	front     *front.Front
@@ -89,7 +88,7 @@ func newFrontProcess(ctx context.Context, c frontCommand, logger *zap.Logger) (_
 	if p.questions, err = sink.Open(ctx, c.storeOptions(conns)); err != nil {
 		return nil, err
 	}
-	if p.queue, err = worker.NewQueue(p.nats, worker.QueueOptions{
+	if p.queue, err = queue.New(p.nats, queue.Options{
 		Ledger: p.store, Stream: c.streamOptions(), Check: c.check(), MaxBacklog: c.MaxBacklog, Logger: logger, Registerer: p.metrics,
 	}); err != nil {
 		return nil, err
@@ -119,7 +118,7 @@ func newFrontProcess(ctx context.Context, c frontCommand, logger *zap.Logger) (_
 		return nil, err
 	}
 	p.front, err = front.New(front.Options{
-		Queue: queue{p.queue}, Ledger: p.store, Questions: p.questions, SeenSet: p.seen, Auth: p.auth,
+		Queue: p.queue, Ledger: p.store, Questions: p.questions, SeenSet: p.seen, Auth: p.auth,
 		MaxInflightBytes: c.MaxInflightBytes, Limiter: p.limiter, Certificate: certificate, DrainDelay: c.DrainDelay,
 		Proxies: proxies, MaxConnectionsPerAddress: c.MaxConnections, Ready: p.health.ServeReady, Live: p.health.ServeLive,
 		Logger: logger, Registerer: p.metrics,
@@ -198,17 +197,6 @@ func (p *frontProcess) close() {
 		p.questions.Close()
 	}
 	p.parts.close()
-}
-
-// queue is the worker package's queue as the front has it.
-type queue struct{ *worker.Queue }
-
-func (q queue) Submit(ctx context.Context, batch *intake.Batch, lane worker.Lane) (front.Ticket, error) {
-	ticket, err := q.Queue.Submit(ctx, batch, lane)
-	if err != nil {
-		return nil, err
-	}
-	return ticket, nil
 }
 
 // waitReady waits until all are ready. It tells what isn't when ctx ends, or

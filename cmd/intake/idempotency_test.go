@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
-	"intake/internal/decode"
 	"io"
 	"net/http"
 	"strings"
@@ -16,7 +15,8 @@ import (
 	"github.com/google/uuid"
 
 	"intake"
-	"intake/worker"
+	"intake/internal/decode"
+	"intake/worker/queue"
 )
 
 // A keyed answer is all that a request with an Idempotency-Key got.
@@ -168,7 +168,7 @@ func TestIdempotency_FirstDied(t *testing.T) {
 	partner := int32(s.count(t, "select id from partners where name = 'acme'"))
 	// dead leaves what a front leaves that dies: a reservation whose lease is over.
 	dead := func(t *testing.T, key, text string) uuid.UUID {
-		id, err := worker.NewBatch()
+		id, err := queue.NewBatch()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -205,7 +205,7 @@ func TestIdempotency_FirstDied(t *testing.T) {
 	})
 	t.Run("saved", func(t *testing.T) {
 		text := body(ids...)
-		ticket, err := f.queue.Submit(t.Context(), batchOf(t, dead(t, "saved", text), text), worker.Waiting)
+		ticket, err := f.queue.Submit(t.Context(), batchOf(t, dead(t, "saved", text), text), queue.Waiting)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -219,7 +219,7 @@ func TestIdempotency_FirstDied(t *testing.T) {
 	})
 	t.Run("queued", func(t *testing.T) {
 		release := s.lockClients(t)
-		ticket, err := f.queue.Submit(t.Context(), batchOf(t, dead(t, "queued", body("b")), body("b")), worker.Waiting)
+		ticket, err := f.queue.Submit(t.Context(), batchOf(t, dead(t, "queued", body("b")), body("b")), queue.Waiting)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -239,7 +239,7 @@ func TestIdempotency_FirstDied(t *testing.T) {
 		// A front that was stopped for long, and goes on when a repeat has taken over.
 		id := dead(t, "late", body("d"))
 		check(t, "late", body("d"), 1)
-		ticket, err := f.queue.Submit(t.Context(), batchOf(t, id, body("d")), worker.Waiting)
+		ticket, err := f.queue.Submit(t.Context(), batchOf(t, id, body("d")), queue.Waiting)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -13,7 +13,7 @@ import (
 	"intake/cmd/intake/internal/admin"
 	"intake/dedupe"
 	"intake/sink"
-	"intake/worker"
+	"intake/worker/queue"
 )
 
 // serverFlags say where the three servers are.
@@ -28,12 +28,12 @@ type serverFlags struct {
 	AllowUnsafe    bool     `help:"Go on with servers that may lose what they say they have stored."`
 }
 
-func (f serverFlags) check() worker.Check {
-	return worker.Check{MonitorURLs: f.NATSMonitorURL, AllowUnsafe: f.AllowUnsafe}
+func (f serverFlags) check() queue.Check {
+	return queue.Check{MonitorURLs: f.NATSMonitorURL, AllowUnsafe: f.AllowUnsafe}
 }
 
-func (f serverFlags) streamOptions() worker.StreamOptions {
-	return worker.StreamOptions{MaxBytes: f.QueueMaxBytes, Replicas: f.QueueReplicas}
+func (f serverFlags) streamOptions() queue.StreamOptions {
+	return queue.StreamOptions{MaxBytes: f.QueueMaxBytes, Replicas: f.QueueReplicas}
 }
 
 func (f serverFlags) storeOptions(conns int) sink.Options {
@@ -70,7 +70,7 @@ func connect(ctx context.Context, f serverFlags, name string, conns int, logger 
 	if p.store, err = sink.Open(ctx, f.storeOptions(conns)); err != nil {
 		return p, err
 	}
-	if p.nats, err = worker.Connect(f.NATSURL, name, logger); err != nil {
+	if p.nats, err = queue.Connect(f.NATSURL, name, logger); err != nil {
 		return p, err
 	}
 	if f.RedisURL == "" {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"intake/internal/decode"
 	"net/http"
 	"net/url"
 	"os"
@@ -16,7 +15,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"intake"
-	"intake/worker"
+	"intake/internal/decode"
+	"intake/worker/queue"
 )
 
 // The contract's cases as a dry run: the states are those that the same batch
@@ -69,7 +69,7 @@ func TestCases_DryRun(t *testing.T) {
 
 func (s *stack) stream(t *testing.T) jetstream.Stream {
 	t.Helper()
-	stream, err := jetStream(t, s.flags.NATSURL).Stream(t.Context(), worker.StreamName)
+	stream, err := jetStream(t, s.flags.NATSURL).Stream(t.Context(), queue.StreamName)
 	if err != nil {
 		t.Fatal(err)
 	}

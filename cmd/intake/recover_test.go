@@ -18,6 +18,7 @@ import (
 	"intake"
 	"intake/internal/local/localtest"
 	"intake/worker"
+	"intake/worker/queue"
 )
 
 // Postgres is restored from a backup. What was saved since is saved again from the
@@ -255,7 +256,7 @@ func TestDead(t *testing.T) {
 
 func jetStream(t *testing.T, url string) jetstream.JetStream {
 	t.Helper()
-	nc, err := worker.Connect(url, t.Name(), nil)
+	nc, err := queue.Connect(url, t.Name(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,7 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"intake"
-	"intake/worker"
+	"intake/worker/queue"
 )
 
 // check asks for the status of a batch.
@@ -144,7 +144,7 @@ func TestStatus(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stream, err := js.Stream(t.Context(), worker.StreamName)
+	stream, err := js.Stream(t.Context(), queue.StreamName)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"intake/worker"
+	"intake/worker/queue"
 )
 
 // A fault is something bad that can be done, and undone.
@@ -305,7 +305,7 @@ const pgerrcodeDeadlock = "40P01"
 
 // withStream calls do with the log, past all links.
 func (s *stack) withStream(ctx context.Context, do func(jetstream.JetStream, jetstream.Stream) error) error {
-	nc, err := worker.Connect(s.natsURL, "intake prove", nil)
+	nc, err := queue.Connect(s.natsURL, "intake prove", nil)
 	if err != nil {
 		return err
 	}
@@ -314,7 +314,7 @@ func (s *stack) withStream(ctx context.Context, do func(jetstream.JetStream, jet
 	if err != nil {
 		return err
 	}
-	stream, err := js.Stream(ctx, worker.StreamName)
+	stream, err := js.Stream(ctx, queue.StreamName)
 	if err != nil {
 		return err
 	}

@@ -38,7 +38,7 @@ var plants = []plant{
 		}
 		if err == nil {
 `},
-		{"worker/worker.go", "// A Worker saves what is queued.", "var planted atomic.Value\n\n// A Worker saves what is queued."},
+		{"worker/worker.go", "\ntype Worker struct {\n", "\nvar planted atomic.Value\n\ntype Worker struct {\n"},
 	}},
 	{"claim before write", "was told to be a duplicate", []edit{
 		{"dedupe/seen.go", "\t\tanswered, err := s.ask(asking, timeline, partner, clients, seen)\n", `
@@ -111,28 +111,28 @@ var plants = []plant{
 		{"sink/standby.go", "where current_setting('synchronous_standby_names') <> '')`\n", "where false)`\n"},
 	}},
 	{"retry with a new batch id", "nobody was told so|was Completed as item", []edit{
-		{"worker/queue.go", "\terr := q.publishUntilKnown(&publication{\n", `
+		{"worker/queue/queue.go", "\tfailpoint.Hit(\"queue/publishing\")\n", `
 	if err := q.commit(q.messages(base, group), deadline); err == nil {
 		return nil
-	} else if !refused(err) && !group[0].named {
+	} else if !refused(err) && group[0].base == uuid.Nil {
 		base, _ = newBase()
 		for i, s := range group {
-			q.forget(s.ticket)
-			s.ticket.batch.ID = nameBatch(base, i)
+			q.forget(s.waiter)
+			s.waiter.id = nameBatch(base, i)
 			for _, chunk := range s.chunks {
-				chunk.Batch = s.ticket.batch.ID
+				chunk.Batch = s.waiter.id
 			}
-			q.remember(s.ticket)
+			q.remember(s.waiter)
 		}
 	}
-	err := q.publishUntilKnown(&publication{
+	failpoint.Hit("queue/publishing")
 `},
 	}},
 	{"Redis keys without the timeline", "was lost, as Postgres was put back", []edit{
 		{"dedupe/seen.go", `return "intake:seen:" + timeline + ":"`, `return "intake:seen:" + timeline[:0] + ":"`},
 	}},
 	{"refusal without withdrawal", "nobody was told so", []edit{
-		{"worker/queue.go", "\tok, err := q.opts.Ledger.Withdraw(ctx, p.chunks, p.holder)\n", "\tok, err := true, ctx.Err()\n"},
+		{"worker/queue/queue.go", "\tok, err := q.opts.Ledger.Withdraw(ctx, p.chunks, p.holder)\n", "\tok, err := true, ctx.Err()\n"},
 	}},
 	{"Completed on the strength of the queue", "was completed and is|what is there is|was Completed as item", []edit{
 		{"cmd/intake/internal/front/create.go", "\tfailpoint.Hit(\"front/queued\")\n", `
@@ -226,7 +226,7 @@ func (p plant) build(t *testing.T) (program string) {
 func TestPlants(t *testing.T) {
 	root := moduleRoot(t)
 	for _, p := range plants {
-		build := exec.CommandContext(t.Context(), "go", "build", "-overlay", p.overlay(t, root), "./worker", "./sink", "./dedupe", "./cmd/intake/internal/front")
+		build := exec.CommandContext(t.Context(), "go", "build", "-overlay", p.overlay(t, root), "./worker/...", "./sink", "./dedupe", "./cmd/intake/internal/front")
 		build.Dir = root
 		if out, err := build.CombinedOutput(); err != nil {
 			t.Errorf("%s: %v\n%s", p.name, err, out)

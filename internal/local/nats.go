@@ -41,7 +41,7 @@ type NATS struct {
 	log      *natsLog
 }
 
-// maxPayload is worker.LargestMessage.
+// maxPayload is queue.LargestMessage.
 const maxPayload = 8 << 20
 
 // StartNATS starts a NATS. It is ready when this returns.

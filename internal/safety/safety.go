@@ -3,6 +3,7 @@
 package safety
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -69,4 +70,12 @@ func Find(err error) (breaches Breaches, others error) {
 		others = err
 	}
 	return breaches, others
+}
+
+// Cause returns the [Breaches] that ended ctx, or nil if it goes on or ended for another reason.
+func Cause(ctx context.Context) error {
+	if breaches, _ := Find(context.Cause(ctx)); len(breaches) > 0 {
+		return breaches
+	}
+	return nil
 }

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"intake/cmd/intake/internal/problem"
-	"intake/worker"
+	"intake/worker/queue"
 )
 
 // admit refuses a batch that comes while more is queued than can be saved in good
@@ -92,9 +92,9 @@ func comeBack(estimate time.Duration) time.Duration {
 }
 
 // lane is where a batch is queued for which a client waits so long.
-func (p *preferences) lane() worker.Lane {
+func (p *preferences) lane() queue.Lane {
 	if p.wait == 0 {
-		return worker.Later
+		return queue.Later
 	}
-	return worker.Waiting
+	return queue.Waiting
 }

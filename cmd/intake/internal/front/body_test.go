@@ -19,6 +19,7 @@ import (
 
 	"intake"
 	"intake/cmd/intake/internal/front"
+	"intake/worker/queue"
 )
 
 func gzipped(t testing.TB, plain string) string {
@@ -186,7 +187,7 @@ func (r *repeated) Read(b []byte) (n int, err error) {
 // closed.
 func (f *testFront) slowQueue() (waiting <-chan struct{}, queued chan<- struct{}) {
 	told, until := make(chan struct{}), make(chan struct{})
-	f.queue.submit = func(context.Context, *intake.Batch) (front.Ticket, error) {
+	f.queue.submit = func(context.Context, *intake.Batch) (queue.Ticket, error) {
 		told <- struct{}{}
 		<-until
 		return untilDone(nil), nil
@@ -309,7 +310,7 @@ func TestCreate_BudgetAfterLargeBodies(t *testing.T) {
 	const largeOnes, clients = 30, 200
 	var running sync.WaitGroup
 	together := make(chan struct{})
-	f.queue.submit = func(_ context.Context, batch *intake.Batch) (front.Ticket, error) {
+	f.queue.submit = func(_ context.Context, batch *intake.Batch) (queue.Ticket, error) {
 		if f.queue.submitted() == largeOnes {
 			close(together)
 		}
@@ -328,7 +329,7 @@ func TestCreate_BudgetAfterLargeBodies(t *testing.T) {
 	}
 	running.Wait()
 	waiting := make(chan struct{}, clients)
-	f.queue.submit = func(context.Context, *intake.Batch) (front.Ticket, error) { return untilDone(waiting), nil }
+	f.queue.submit = func(context.Context, *intake.Batch) (queue.Ticket, error) { return untilDone(waiting), nil }
 	ctx, leave := context.WithCancel(t.Context())
 	for range clients {
 		running.Go(func() {

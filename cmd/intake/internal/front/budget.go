@@ -8,7 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"intake"
-	"intake/worker"
+	"intake/worker/queue"
 )
 
 // memoryFactor is how much memory a request needs for each byte of its body: the
@@ -35,7 +35,7 @@ const questionBytes = minBodyBuffer
 
 // minQuestionBytes is room for one question of the largest kind: the status of a
 // batch of full size, with as much text on what is wrong with it as there can be.
-const minQuestionBytes = intake.MaxBodyBytes + 64<<20 + 2*worker.LargestMessage
+const minQuestionBytes = intake.MaxBodyBytes + 64<<20 + 2*queue.LargestMessage
 
 // QuestionBytes returns how much memory questions may take beside the
 // MaxInflightBytes of batches: an eighth of that, and room for the largest.

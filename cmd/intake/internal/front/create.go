@@ -5,9 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"intake/cmd/intake/internal/auth"
-	"intake/cmd/intake/internal/problem"
-	"intake/internal/decode"
 	"net/http"
 	"slices"
 	"strings"
@@ -16,9 +13,12 @@ import (
 	"go.uber.org/zap"
 
 	"intake"
+	"intake/cmd/intake/internal/auth"
+	"intake/cmd/intake/internal/problem"
 	"intake/dedupe"
+	"intake/internal/decode"
 	"intake/internal/failpoint"
-	"intake/worker"
+	"intake/worker/queue"
 )
 
 // create is POST /api/v1/clients: steps 1 to 7 and 11 of the way of an item.
@@ -146,7 +146,7 @@ type request struct {
 	*intake.Batch
 	share *share
 	until time.Time // when its wait is over
-	lane  worker.Lane
+	lane  queue.Lane
 }
 
 // isPending tells whether some item isn't decided yet.
@@ -202,6 +202,7 @@ func (f *Front) save(ctx context.Context, request *request) *problem.Problem {
 		return f.queueProblem(batch, err)
 	}
 	defer ticket.Release()
+	batch.ID = ticket.ID()
 	// From here on only the text is needed, for the answer.
 	for i := range batch.Items {
 		batch.Items[i].Client = intake.PartnerClient{}
@@ -219,20 +220,20 @@ func (f *Front) save(ctx context.Context, request *request) *problem.Problem {
 
 func (f *Front) queueProblem(batch *intake.Batch, err error) *problem.Problem {
 	switch {
-	case errors.Is(err, worker.ErrTooLarge):
+	case errors.Is(err, queue.ErrTooLarge):
 		return &problem.Problem{Code: problem.ItemTooLarge, Detail: err.Error()}
-	case errors.Is(err, worker.ErrUncertain):
+	case errors.Is(err, queue.ErrUncertain):
 		// No answer is true here. The client finds its connection broken, and by
 		// sending the batch again it learns what became of it.
 		f.opts.Logger.Error("a request is broken off", zap.Stringer("batch", batch.ID), zap.String("partner", batch.Partner.Name), zap.Error(err))
 		panic(http.ErrAbortHandler)
 	}
-	if !errors.Is(err, worker.ErrUnavailable) {
+	if !errors.Is(err, queue.ErrUnavailable) {
 		f.opts.Logger.Error("cannot queue a batch", zap.Stringer("batch", batch.ID), zap.String("partner", batch.Partner.Name), zap.Error(err))
 	}
 	f.opts.Logger.Debug("a batch is refused", zap.String("partner", batch.Partner.Name), zap.Error(err))
 	code := problem.QueueUnavailable
-	if errors.Is(err, worker.ErrFull) {
+	if errors.Is(err, queue.ErrFull) {
 		code = problem.QueueFull
 	}
 	return &problem.Problem{

@@ -13,9 +13,8 @@ import (
 	"github.com/google/uuid"
 
 	"intake"
-	"intake/cmd/intake/internal/front"
 	"intake/dedupe"
-	"intake/worker"
+	"intake/worker/queue"
 )
 
 // An answer to items of each kind, to the byte.
@@ -34,7 +33,7 @@ func TestCreate(t *testing.T) {
 		`{"partner_client_id":"refused","entity_type":"A"}`,
 		` 12.50 `,
 	}
-	f.queue.submit = func(_ context.Context, batch *intake.Batch) (front.Ticket, error) {
+	f.queue.submit = func(_ context.Context, batch *intake.Batch) (queue.Ticket, error) {
 		for i, verdict := range batch.Verdicts {
 			if pending := i == 0 || i == 1 || i == 7; pending != (verdict.Code == intake.CodePending) {
 				t.Errorf("item %d was queued as %s", i, verdict.Code)
@@ -81,7 +80,7 @@ func TestCreate(t *testing.T) {
 func TestCreate_NothingToSave(t *testing.T) {
 	t.Parallel()
 	f := startFront(t)
-	f.queue.submit = func(context.Context, *intake.Batch) (front.Ticket, error) { return nil, worker.ErrUnavailable }
+	f.queue.submit = func(context.Context, *intake.Batch) (queue.Ticket, error) { return nil, queue.ErrUnavailable }
 	f.seen.known = map[string]dedupe.Seen{"known": dedupe.SeenSame}
 	a := f.do(t, f.create(t, f.token(t), strings.NewReader(`[{"partner_client_id":"known","entity_type":"A"}, {}, {"partner_client_id":"known","entity_type":"A"}]`)))
 	b := a.batch(t)
@@ -98,7 +97,7 @@ func TestCreate_Pending(t *testing.T) {
 	t.Parallel()
 	f := startFront(t)
 	released := make(chan struct{})
-	f.queue.submit = func(_ context.Context, batch *intake.Batch) (front.Ticket, error) {
+	f.queue.submit = func(_ context.Context, batch *intake.Batch) (queue.Ticket, error) {
 		ticket := untilDone(nil)
 		ticket.release = func() { close(released) }
 		batch.Verdicts[0].Code = intake.CodeSaved
@@ -240,16 +239,16 @@ func TestCreate_QueueRefuses(t *testing.T) {
 		code   string
 		logged int // errors
 	}{
-		{"unavailable", fmt.Errorf("%w: nats at 10.0.0.1 is away", worker.ErrUnavailable), 503, "queue_unavailable", 0},
-		{"full", fmt.Errorf("%w: 10.0.0.1 has no room", worker.ErrFull), 503, "queue_full", 0},
-		{"too large", worker.ErrTooLarge, 413, "item_too_large", 0},
-		{"uncertain", fmt.Errorf("%w: no answer", worker.ErrUncertain), 0, "", 1},
+		{"unavailable", fmt.Errorf("%w: nats at 10.0.0.1 is away", queue.ErrUnavailable), 503, "queue_unavailable", 0},
+		{"full", fmt.Errorf("%w: 10.0.0.1 has no room", queue.ErrFull), 503, "queue_full", 0},
+		{"too large", queue.ErrTooLarge, 413, "item_too_large", 0},
+		{"uncertain", fmt.Errorf("%w: no answer", queue.ErrUncertain), 0, "", 1},
 		{"something else", errors.New("secret internals"), 503, "queue_unavailable", 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			f := startFront(t)
-			f.queue.submit = func(context.Context, *intake.Batch) (front.Ticket, error) { return nil, c.err }
+			f.queue.submit = func(context.Context, *intake.Batch) (queue.Ticket, error) { return nil, c.err }
 			a, err := f.try(f.create(t, f.token(t), strings.NewReader(items("a"))))
 			switch {
 			case c.status == 0:
@@ -279,7 +278,7 @@ func TestCreate_ClientGone(t *testing.T) {
 	t.Parallel()
 	f := startFront(t)
 	waiting, released := make(chan struct{}, 1), make(chan struct{})
-	f.queue.submit = func(context.Context, *intake.Batch) (front.Ticket, error) {
+	f.queue.submit = func(context.Context, *intake.Batch) (queue.Ticket, error) {
 		ticket := untilDone(waiting)
 		ticket.release = func() { close(released) }
 		return ticket, nil

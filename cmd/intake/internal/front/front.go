@@ -31,32 +31,22 @@ import (
 	"intake/cmd/intake/internal/problem"
 	"intake/cmd/intake/internal/reference"
 	"intake/dedupe"
-	"intake/worker"
+	"intake/worker/queue"
 )
 
 // A Queue takes what is to be saved.
 type Queue interface {
-	// Submit names a batch and queues the items of it that are still pending. Its
-	// errors are package worker's.
-	Submit(ctx context.Context, batch *intake.Batch, lane worker.Lane) (Ticket, error)
+	// Submit queues the items of a batch that are still pending. Its errors are package queue's.
+	Submit(ctx context.Context, batch *intake.Batch, lane queue.Lane) (queue.Ticket, error)
 	// Overloaded tells whether more is queued than can be saved in good time, and
 	// after how long it won't be.
-	Overloaded(lane worker.Lane) (after time.Duration, overloaded bool)
+	Overloaded(lane queue.Lane) (after time.Duration, overloaded bool)
 	// Backlog is about how long it takes to save what is queued; 0 if unknown.
 	Backlog() time.Duration
 	// Logged and Buried return the chunks of a batch that the log and the dead
-	// letters have. Their error may be worker.ErrNoRoom.
-	Logged(ctx context.Context, search worker.Search) ([]worker.Logged, error)
-	Buried(ctx context.Context, search worker.Search) ([]worker.Logged, error)
-}
-
-// A Ticket is a batch that was queued.
-type Ticket interface {
-	// Wait fills in the verdicts as they come. It returns true when all have,
-	// and false when ctx ends before.
-	Wait(ctx context.Context) bool
-	// Release ends the waiting.
-	Release()
+	// letters have. Their error may be queue.ErrNoRoom.
+	Logged(ctx context.Context, search queue.Search) ([]queue.StoredChunk, error)
+	Buried(ctx context.Context, search queue.Search) ([]queue.StoredChunk, error)
 }
 
 // A SeenSet knows keys that were saved before.

@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"intake"
-	"intake/cmd/intake/internal/front"
 	"intake/sink"
+	"intake/worker/queue"
 )
 
 // limited starts a front whose partner has limits.
@@ -129,7 +129,7 @@ func TestLimits_LineBytes(t *testing.T) {
 	t.Parallel()
 	f := limited(t, intake.Limits{Bytes: 64 << 10})
 	waiting, saved := make(chan struct{}), make(chan struct{})
-	f.queue.submit = func(_ context.Context, batch *intake.Batch) (front.Ticket, error) {
+	f.queue.submit = func(_ context.Context, batch *intake.Batch) (queue.Ticket, error) {
 		waiting <- struct{}{}
 		return &fakeTicket{wait: func(context.Context) bool {
 			<-saved

@@ -29,7 +29,7 @@ import (
 	"intake/cmd/intake/internal/front"
 	"intake/cmd/intake/internal/problem"
 	"intake/dedupe"
-	"intake/worker"
+	"intake/worker/queue"
 )
 
 func TestMain(m *testing.M) {
@@ -300,47 +300,52 @@ func items(ids ...string) string {
 // A fakeQueue has everything saved at once, unless it is told otherwise.
 type fakeQueue struct {
 	backlog atomic.Int64 // a time.Duration
-	submit  func(ctx context.Context, batch *intake.Batch) (front.Ticket, error)
-	logged  func(worker.Search) ([]worker.Logged, error)
-	buried  func(worker.Search) ([]worker.Logged, error)
+	submit  func(ctx context.Context, batch *intake.Batch) (queue.Ticket, error)
+	logged  func(queue.Search) ([]queue.StoredChunk, error)
+	buried  func(queue.Search) ([]queue.StoredChunk, error)
 
 	mu      sync.Mutex
 	batches []intake.Batch // submitted, without their items
-	lanes   []worker.Lane  // of batches
+	lanes   []queue.Lane   // of batches
 }
 
-func (q *fakeQueue) Overloaded(lane worker.Lane) (time.Duration, bool) {
+func (q *fakeQueue) Overloaded(lane queue.Lane) (time.Duration, bool) {
 	left := time.Duration(q.backlog.Load())
 	return left - 10*time.Second, left > 10*time.Second
 }
 
 func (q *fakeQueue) Backlog() time.Duration { return time.Duration(q.backlog.Load()) }
 
-func (q *fakeQueue) Submit(ctx context.Context, batch *intake.Batch, lane worker.Lane) (front.Ticket, error) {
-	if batch.ID == uuid.Nil {
-		batch.ID = uuid.Must(uuid.NewV7())
+func (q *fakeQueue) Submit(ctx context.Context, batch *intake.Batch, lane queue.Lane) (queue.Ticket, error) {
+	id := batch.ID
+	if id == uuid.Nil {
+		id = uuid.Must(uuid.NewV7())
 	}
 	q.mu.Lock()
 	q.lanes = append(q.lanes, lane)
-	q.batches = append(q.batches, intake.Batch{ID: batch.ID, Partner: batch.Partner, Verdicts: slices.Clone(batch.Verdicts)})
+	q.batches = append(q.batches, intake.Batch{ID: id, Partner: batch.Partner, Verdicts: slices.Clone(batch.Verdicts)})
 	q.mu.Unlock()
 	if q.submit != nil {
-		return q.submit(ctx, batch)
+		ticket, err := q.submit(ctx, batch)
+		if fake, ok := ticket.(*fakeTicket); ok {
+			fake.id = id
+		}
+		return ticket, err
 	}
-	return &fakeTicket{wait: func(context.Context) bool {
+	return &fakeTicket{id: id, wait: func(context.Context) bool {
 		saveAll(batch)
 		return true
 	}}, nil
 }
 
-func (q *fakeQueue) Logged(_ context.Context, search worker.Search) ([]worker.Logged, error) {
+func (q *fakeQueue) Logged(_ context.Context, search queue.Search) ([]queue.StoredChunk, error) {
 	if q.logged == nil {
 		return nil, nil
 	}
 	return q.logged(search)
 }
 
-func (q *fakeQueue) Buried(_ context.Context, search worker.Search) ([]worker.Logged, error) {
+func (q *fakeQueue) Buried(_ context.Context, search queue.Search) ([]queue.StoredChunk, error) {
 	if q.buried == nil {
 		return nil, nil
 	}
@@ -429,9 +434,12 @@ func saveAll(batch *intake.Batch) {
 }
 
 type fakeTicket struct {
+	id      uuid.UUID
 	wait    func(ctx context.Context) bool
 	release func()
 }
+
+func (t *fakeTicket) ID() uuid.UUID { return t.id }
 
 func (t *fakeTicket) Wait(ctx context.Context) bool { return t.wait(ctx) }
 

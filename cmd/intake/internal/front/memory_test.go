@@ -15,8 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	"intake"
-	"intake/cmd/intake/internal/front"
-	"intake/worker"
+	"intake/worker/queue"
 )
 
 // A silent body is one of which the beginning has been sent, packed, and nothing comes
@@ -127,11 +126,11 @@ func TestServe_SlowReaderHolds(t *testing.T) {
 		listener := newPipeListener()
 		f.serve(t, listener, listener.dial)
 		token := f.token(t)
-		f.queue.logged = func(search worker.Search) ([]worker.Logged, error) {
+		f.queue.logged = func(search queue.Search) ([]queue.StoredChunk, error) {
 			if !search.Room(10 * large) {
-				return nil, worker.ErrNoRoom
+				return nil, queue.ErrNoRoom
 			}
-			return []worker.Logged{{Chunk: &intake.Chunk{Len: 1}, Items: [][]byte{[]byte(data[1 : len(data)-1])}}}, nil
+			return []queue.StoredChunk{{Chunk: &intake.Chunk{Len: 1}, Items: [][]byte{[]byte(data[1 : len(data)-1])}}}, nil
 		}
 		get := func() *http.Request {
 			request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, f.url+"/api/v1/clients/status/"+uuid.NewString(), nil)
@@ -184,7 +183,7 @@ func TestServe_SlowReaderHolds(t *testing.T) {
 func TestCreate_NoRoomForAnswer(t *testing.T) {
 	t.Parallel()
 	f := startFront(t)
-	f.queue.submit = func(_ context.Context, batch *intake.Batch) (front.Ticket, error) {
+	f.queue.submit = func(_ context.Context, batch *intake.Batch) (queue.Ticket, error) {
 		return &fakeTicket{wait: func(context.Context) bool {
 			f.SetBudget(f.Inflight())
 			saveAll(batch)

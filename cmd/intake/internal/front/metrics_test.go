@@ -10,8 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"intake"
-	"intake/cmd/intake/internal/front"
-	"intake/worker"
+	"intake/worker/queue"
 )
 
 // Requests are counted by how they were answered, also those that were not.
@@ -27,7 +26,7 @@ func TestFront_Metrics(t *testing.T) {
 	post(token, items("a", "b"))
 	post(token, "[{}]")
 	post("x", items("a"))
-	f.queue.submit = func(context.Context, *intake.Batch) (front.Ticket, error) { return nil, worker.ErrUncertain }
+	f.queue.submit = func(context.Context, *intake.Batch) (queue.Ticket, error) { return nil, queue.ErrUncertain }
 	post(token, items("a"))
 	got := map[string]float64{}
 	families, err := registry.Gather()

@@ -16,7 +16,7 @@ import (
 	"intake"
 	"intake/cmd/intake/internal/problem"
 	"intake/internal/failpoint"
-	"intake/worker"
+	"intake/worker/queue"
 )
 
 const maxIdempotencyKey = 255
@@ -58,7 +58,7 @@ var (
 // createOnce takes care that a batch which is sent again with the same key gets
 // the same answer.
 func (f *Front) createOnce(ctx context.Context, request *request, answer *answer, key string, hash [32]byte) *problem.Problem {
-	id, err := worker.NewBatch()
+	id, err := queue.NewBatch()
 	if err != nil {
 		return errNoLedger
 	}

@@ -11,8 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"intake"
-	"intake/cmd/intake/internal/front"
-	"intake/worker"
+	"intake/worker/queue"
 )
 
 // What can't be promised of a repeat is not answered.
@@ -21,7 +20,7 @@ func TestCreateOnce_LedgerAway(t *testing.T) {
 	away := errors.New("secret-host is away")
 	var first []byte // an answer, as it is kept
 	takenOver := func(uuid.UUID) (intake.Reservation, error) {
-		return intake.Reservation{State: intake.ReservationTakenOver, Batch: uuid.Must(worker.NewBatch())}, nil
+		return intake.Reservation{State: intake.ReservationTakenOver, Batch: uuid.Must(queue.NewBatch())}, nil
 	}
 	for _, test := range []struct {
 		name      string
@@ -36,22 +35,22 @@ func TestCreateOnce_LedgerAway(t *testing.T) {
 			f.ledger.reserve = func(uuid.UUID) (intake.Reservation, error) { return intake.Reservation{}, away }
 		}, "", 503, false, 0, 0},
 		{"queue away", func(f *testFront) {
-			f.queue.submit = func(context.Context, *intake.Batch) (front.Ticket, error) { return nil, worker.ErrUnavailable }
+			f.queue.submit = func(context.Context, *intake.Batch) (queue.Ticket, error) { return nil, queue.ErrUnavailable }
 		}, "", 503, false, 1, 1},
 		{"refused, and taken over", func(f *testFront) {
-			f.queue.submit = func(context.Context, *intake.Batch) (front.Ticket, error) { return nil, worker.ErrUnavailable }
+			f.queue.submit = func(context.Context, *intake.Batch) (queue.Ticket, error) { return nil, queue.ErrUnavailable }
 			f.ledger.release = intake.ErrTakenOver
 		}, "", 409, false, 1, 1},
 		{"taken over, and refused", func(f *testFront) {
 			f.ledger.reserve = takenOver
-			f.queue.submit = func(context.Context, *intake.Batch) (front.Ticket, error) { return nil, worker.ErrUnavailable }
+			f.queue.submit = func(context.Context, *intake.Batch) (queue.Ticket, error) { return nil, queue.ErrUnavailable }
 		}, "", 409, false, 0, 1},
 		{"taken over, and too large", func(f *testFront) {
 			f.ledger.reserve = takenOver
-			f.queue.submit = func(context.Context, *intake.Batch) (front.Ticket, error) { return nil, worker.ErrTooLarge }
+			f.queue.submit = func(context.Context, *intake.Batch) (queue.Ticket, error) { return nil, queue.ErrTooLarge }
 		}, "", 413, false, 0, 1},
 		{"it may be queued", func(f *testFront) {
-			f.queue.submit = func(context.Context, *intake.Batch) (front.Ticket, error) { return nil, worker.ErrUncertain }
+			f.queue.submit = func(context.Context, *intake.Batch) (queue.Ticket, error) { return nil, queue.ErrUncertain }
 		}, "", 0, false, 0, 1},
 		{"answer not kept", func(f *testFront) {
 			f.ledger.keep = func([]byte) ([]byte, error) { return nil, away }
@@ -60,7 +59,7 @@ func TestCreateOnce_LedgerAway(t *testing.T) {
 			f.ledger.keep = func([]byte) ([]byte, error) { return nil, intake.ErrTakenOver }
 		}, "", 409, false, 0, 1},
 		{"pending", func(f *testFront) {
-			f.queue.submit = func(context.Context, *intake.Batch) (front.Ticket, error) { return untilDone(nil), nil }
+			f.queue.submit = func(context.Context, *intake.Batch) (queue.Ticket, error) { return untilDone(nil), nil }
 			f.ledger.keep = func(answer []byte) ([]byte, error) { first = answer; return answer, nil }
 		}, "respond-async", 202, false, 0, 1},
 		{"another front has answered meanwhile", func(f *testFront) {
@@ -111,7 +110,7 @@ func TestCreateOnce_LedgerAway(t *testing.T) {
 func TestCreateOnce_Renew(t *testing.T) {
 	t.Parallel()
 	f := startFront(t)
-	f.queue.submit = func(_ context.Context, batch *intake.Batch) (front.Ticket, error) {
+	f.queue.submit = func(_ context.Context, batch *intake.Batch) (queue.Ticket, error) {
 		return &fakeTicket{wait: func(ctx context.Context) bool {
 			for f.ledger.renewed.Load() < 2 && ctx.Err() == nil {
 				time.Sleep(time.Millisecond)

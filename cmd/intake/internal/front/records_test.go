@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"intake"
-	"intake/worker"
+	"intake/worker/queue"
 )
 
 func (f *testFront) get(t *testing.T, path, token string) *answer {
@@ -68,8 +68,8 @@ func TestCreate_Lane(t *testing.T) {
 	token := f.token(t)
 	for _, test := range []struct {
 		prefer string
-		want   worker.Lane
-	}{{"", worker.Waiting}, {"respond-async", worker.Later}, {"wait=0", worker.Later}, {"respond-async, wait=2", worker.Waiting}} {
+		want   queue.Lane
+	}{{"", queue.Waiting}, {"respond-async", queue.Later}, {"wait=0", queue.Later}, {"respond-async, wait=2", queue.Waiting}} {
 		f.do(t, f.create(t, token, strings.NewReader(items("a")), "Prefer", test.prefer))
 		if lanes := f.queue.lanes; lanes[len(lanes)-1] != test.want {
 			t.Errorf("%q: lane %d, want %d", test.prefer, lanes[len(lanes)-1], test.want)

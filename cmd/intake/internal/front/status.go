@@ -13,7 +13,7 @@ import (
 	"intake"
 	"intake/cmd/intake/internal/auth"
 	"intake/cmd/intake/internal/problem"
-	"intake/worker"
+	"intake/worker/queue"
 )
 
 // A Ledger knows what became of batches: the data store.
@@ -95,7 +95,7 @@ func (f *Front) recall(
 	// nowhere when nothing has moved any more is lost.
 	for known := -1; ; {
 		share.keep(held)
-		r, refusal := f.look(ctx, states, share, worker.Search{Partner: partner, Batch: id})
+		r, refusal := f.look(ctx, states, share, queue.Search{Partner: partner, Batch: id})
 		switch {
 		case refusal != nil:
 			return nil, refusal
@@ -113,7 +113,7 @@ func (f *Front) recall(
 
 // look looks for the chunks of a batch everywhere, once. It takes no room before
 // the data store has answered.
-func (f *Front) look(ctx context.Context, states States, share *share, search worker.Search) (*recalled, *problem.Problem) {
+func (f *Front) look(ctx context.Context, states States, share *share, search queue.Search) (*recalled, *problem.Problem) {
 	asking, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
 	finished, err := states.Finished(asking, search.Partner.ID, search.Batch)
@@ -121,7 +121,7 @@ func (f *Front) look(ctx context.Context, states States, share *share, search wo
 		f.opts.Logger.Warn("cannot read what became of a batch", zap.Stringer("batch", search.Batch), zap.Error(err))
 		return nil, errUnknown
 	}
-	r := &recalled{finished: make(map[int]intake.Finished, len(finished)), queued: make(map[int]worker.Logged)}
+	r := &recalled{finished: make(map[int]intake.Finished, len(finished)), queued: make(map[int]queue.StoredChunk)}
 	for _, chunk := range finished {
 		r.finished[chunk.Chunk] = chunk
 	}
@@ -131,7 +131,7 @@ func (f *Front) look(ctx context.Context, states States, share *share, search wo
 		err = f.lookInto(ctx, share, f.opts.Queue.Buried, search, r)
 	}
 	switch {
-	case errors.Is(err, worker.ErrNoRoom):
+	case errors.Is(err, queue.ErrNoRoom):
 		return nil, errNoRoom
 	case err != nil && !r.isWhole():
 		f.opts.Logger.Warn("cannot look for a batch in the queue", zap.Stringer("batch", search.Batch), zap.Error(err))
@@ -141,10 +141,10 @@ func (f *Front) look(ctx context.Context, states States, share *share, search wo
 }
 
 // place is a place of the queue to look into: Logged or Buried.
-type place func(context.Context, worker.Search) ([]worker.Logged, error)
+type place func(context.Context, queue.Search) ([]queue.StoredChunk, error)
 
 // lookInto looks into a place, and waits for room if it must.
-func (f *Front) lookInto(ctx context.Context, share *share, place place, search worker.Search, r *recalled) error {
+func (f *Front) lookInto(ctx context.Context, share *share, place place, search queue.Search, r *recalled) error {
 	asking, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
 	search.Room = func(bytes int64) bool {
@@ -164,7 +164,7 @@ func (f *Front) lookInto(ctx context.Context, share *share, place place, search 
 // recalled is what is known of a batch, by the number of the chunk.
 type recalled struct {
 	finished map[int]intake.Finished
-	queued   map[int]worker.Logged
+	queued   map[int]queue.StoredChunk
 }
 
 func (r *recalled) isFinished(number int) bool { _, ok := r.finished[number]; return ok }
@@ -247,7 +247,7 @@ func sizeOfFinished(chunk *intake.Finished) (bytes int64) {
 
 // recallItems fills in the items as they were sent, and the verdicts that they
 // had when they were queued.
-func recallItems(batch *intake.Batch, chunk worker.Logged) {
+func recallItems(batch *intake.Batch, chunk queue.StoredChunk) {
 	for i, raw := range chunk.Items {
 		batch.Items[chunk.First+i].Raw = raw
 	}

@@ -11,14 +11,14 @@ import (
 	"github.com/google/uuid"
 
 	"intake"
-	"intake/worker"
+	"intake/worker/queue"
 )
 
 // A status check when one of the two that it asks is away, or has forgotten.
 func TestStatus(t *testing.T) {
 	t.Parallel()
 	id := uuid.Must(uuid.NewV7())
-	logged := []worker.Logged{{
+	logged := []queue.StoredChunk{{
 		Chunk: &intake.Chunk{Batch: id, Chunks: 1, Len: 3, Clients: []intake.PartnerClient{{Item: 0, ID: "a"}, {Item: 2, ID: `c"`}},
 			Rejected: []intake.ItemVerdict{{Item: 1, Verdict: intake.Invalid("x")}}, RejectedKeys: []string{"b"}},
 		Items: [][]byte{[]byte(`{"as": "sent"}`), []byte(`5`), nil},
@@ -28,9 +28,9 @@ func TestStatus(t *testing.T) {
 		Chunks:  1, Keys: []string{"a", "", `c"`},
 	}}
 	part := []intake.Finished{{Outcome: intake.Outcome{Batch: id, Len: 2}, Chunks: 3, Keys: []string{"x", "y"}}}
-	second := []worker.Logged{{Chunk: &intake.Chunk{Batch: id, Number: 1, Chunks: 3, First: 2, Len: 1, Clients: []intake.PartnerClient{{Item: 2, ID: "z"}}}, Items: [][]byte{[]byte(`{"z": 1}`)}}}
+	second := []queue.StoredChunk{{Chunk: &intake.Chunk{Batch: id, Number: 1, Chunks: 3, First: 2, Len: 1, Clients: []intake.PartnerClient{{Item: 2, ID: "z"}}}, Items: [][]byte{[]byte(`{"z": 1}`)}}}
 	// Of one that can't be read no more is known than that it is there.
-	third := []worker.Logged{{Chunk: &intake.Chunk{Batch: id, Number: 2}}}
+	third := []queue.StoredChunk{{Chunk: &intake.Chunk{Batch: id, Number: 2}}}
 	const (
 		saved     = `"status":{"state":"Completed","code":"saved","validation_errors":""}`
 		pending   = `"status":{"state":"Pending","code":"pending","validation_errors":""}`
@@ -40,9 +40,9 @@ func TestStatus(t *testing.T) {
 	away := errors.New("secret-host is away")
 	for _, test := range []struct {
 		name     string
-		logged   []worker.Logged
+		logged   []queue.StoredChunk
 		logErr   error
-		buried   []worker.Logged
+		buried   []queue.StoredChunk
 		finished []intake.Finished
 		err      error
 		status   int
@@ -57,22 +57,22 @@ func TestStatus(t *testing.T) {
 		{name: "in part, log away", logErr: away, finished: part, status: 503},
 		{name: "some finished, others in the log and among the dead letters", logged: second, buried: third, finished: part, status: 200,
 			want: `{"data":{"partner_client_id":"x"},` + saved + `},{"data":{"partner_client_id":"y"},` + saved + `},{"data":{"z": 1},` + pending + `},{"data":{},` + pending + `}`},
-		{name: "a dead letter that can't be read", buried: []worker.Logged{{Chunk: &intake.Chunk{Batch: id}}}, status: 200, want: `{"data":{},` + pending + `}`},
+		{name: "a dead letter that can't be read", buried: []queue.StoredChunk{{Chunk: &intake.Chunk{Batch: id}}}, status: 200, want: `{"data":{},` + pending + `}`},
 		{name: "a chunk is nowhere", logged: second, finished: part, status: 500},
 		{name: "ledger away", logged: logged, err: away, status: 503},
-		{name: "no room", logErr: worker.ErrNoRoom, finished: finished, status: 503},
+		{name: "no room", logErr: queue.ErrNoRoom, finished: finished, status: 503},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			f := startFront(t)
 			token := f.token(t)
-			f.queue.logged = func(search worker.Search) ([]worker.Logged, error) {
+			f.queue.logged = func(search queue.Search) ([]queue.StoredChunk, error) {
 				if search.Partner.Name != "acme" || search.Batch != id {
 					t.Errorf("looked for %s of %s", search.Batch, search.Partner.Name)
 				}
 				return test.logged, test.logErr
 			}
-			f.queue.buried = func(worker.Search) ([]worker.Logged, error) { return test.buried, nil }
+			f.queue.buried = func(queue.Search) ([]queue.StoredChunk, error) { return test.buried, nil }
 			f.ledger.finished = func(int32, uuid.UUID) ([]intake.Finished, error) { return test.finished, test.err }
 			request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, f.url+"/api/v1/clients/status/"+id.String(), nil)
 			if err != nil {
@@ -133,9 +133,9 @@ func TestQuestions_DataStoreHangs(t *testing.T) {
 		case <-release:
 		}
 	}
-	f.queue.logged = func(search worker.Search) ([]worker.Logged, error) {
-		if !search.Room(worker.LargestMessage) {
-			return nil, worker.ErrNoRoom
+	f.queue.logged = func(search queue.Search) ([]queue.StoredChunk, error) {
+		if !search.Room(queue.LargestMessage) {
+			return nil, queue.ErrNoRoom
 		}
 		return nil, nil
 	}

@@ -65,7 +65,7 @@ type streamed struct {
 	done    chan struct{} // closed when the rest is there
 	object  *object
 	refusal *problem.Problem
-	broken  bool // no answer is true: see worker.ErrUncertain
+	broken  bool // no answer is true: see queue.ErrUncertain
 }
 
 // stream is POST /api/v1/clients of a stream of batches. Lines are read, taken in

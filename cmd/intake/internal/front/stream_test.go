@@ -23,7 +23,7 @@ import (
 	"intake/cmd/intake/internal/auth/authtest"
 	"intake/cmd/intake/internal/front"
 	"intake/sink"
-	"intake/worker"
+	"intake/worker/queue"
 )
 
 // A testStream is a stream that is sent and read line by line.
@@ -177,7 +177,7 @@ func TestStream_InFlight(t *testing.T) {
 	var mu sync.Mutex
 	var waiting []chan struct{}
 	var most, now atomic.Int64
-	f.queue.submit = func(_ context.Context, batch *intake.Batch) (front.Ticket, error) {
+	f.queue.submit = func(_ context.Context, batch *intake.Batch) (queue.Ticket, error) {
 		saved := make(chan struct{})
 		mu.Lock()
 		waiting = append(waiting, saved)
@@ -281,7 +281,7 @@ func TestStream_Shutdown(t *testing.T) {
 	t.Parallel()
 	f := startFront(t)
 	saved := make(chan struct{})
-	f.queue.submit = func(_ context.Context, batch *intake.Batch) (front.Ticket, error) {
+	f.queue.submit = func(_ context.Context, batch *intake.Batch) (queue.Ticket, error) {
 		return &fakeTicket{wait: func(context.Context) bool {
 			<-saved
 			saveAll(batch)
@@ -330,7 +330,7 @@ func TestStream_PartnerChanges(t *testing.T) {
 	f.do(t, f.create(t, f.token(t), strings.NewReader(items("b")))).checkProblem(t, http.StatusTooManyRequests, "more than 2 requests")
 
 	saved := make(chan struct{})
-	f.queue.submit = func(_ context.Context, batch *intake.Batch) (front.Ticket, error) {
+	f.queue.submit = func(_ context.Context, batch *intake.Batch) (queue.Ticket, error) {
 		return &fakeTicket{wait: func(context.Context) bool {
 			<-saved
 			saveAll(batch)
@@ -411,7 +411,7 @@ func TestStream_ClientGone(t *testing.T) {
 	t.Parallel()
 	f := startFront(t)
 	began := make(chan struct{}, 8)
-	f.queue.submit = func(context.Context, *intake.Batch) (front.Ticket, error) { return untilDone(began), nil }
+	f.queue.submit = func(context.Context, *intake.Batch) (queue.Ticket, error) { return untilDone(began), nil }
 	s := f.openStream(t, f.client)
 	s.write(items("a") + "\n" + items("b") + "\n")
 	<-began
@@ -424,9 +424,9 @@ func TestStream_ClientGone(t *testing.T) {
 func TestStream_Uncertain(t *testing.T) {
 	t.Parallel()
 	f := startFront(t)
-	f.queue.submit = func(_ context.Context, batch *intake.Batch) (front.Ticket, error) {
+	f.queue.submit = func(_ context.Context, batch *intake.Batch) (queue.Ticket, error) {
 		if batch.Items[0].Key == "uncertain" {
-			return nil, worker.ErrUncertain
+			return nil, queue.ErrUncertain
 		}
 		saveAll(batch)
 		return &fakeTicket{wait: func(context.Context) bool { return true }}, nil

@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"intake"
-	"intake/cmd/intake/internal/front"
+	"intake/worker/queue"
 )
 
 // These tests run on the clock of a synctest bubble, over connections in memory:
@@ -220,7 +220,7 @@ func TestServe_LongWait(t *testing.T) {
 		t.Run(c.prefer, func(t *testing.T) {
 			t.Parallel()
 			inBubble(t, func(t *testing.T, f *testFront, _ func() net.Conn) {
-				f.queue.submit = func(context.Context, *intake.Batch) (front.Ticket, error) { return untilDone(nil), nil }
+				f.queue.submit = func(context.Context, *intake.Batch) (queue.Ticket, error) { return untilDone(nil), nil }
 				began := time.Now()
 				a := f.do(t, f.create(t, f.token(t), strings.NewReader(items("a")), "Prefer", c.prefer))
 				if took := time.Since(began); took != c.takes || a.status != http.StatusAccepted || a.header.Get("Preference-Applied") != c.applied {
@@ -297,7 +297,7 @@ func TestServe_Shutdown(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, f *testFront, dial func() net.Conn) {
 		waiting := make(chan struct{}, 1)
-		f.queue.submit = func(context.Context, *intake.Batch) (front.Ticket, error) { return untilDone(waiting), nil }
+		f.queue.submit = func(context.Context, *intake.Batch) (queue.Ticket, error) { return untilDone(waiting), nil }
 		answered := make(chan *answer)
 		go func() {
 			a, err := f.try(f.create(t, f.token(t), strings.NewReader(items("a")), "Prefer", "wait=30"))

@@ -1,4 +1,4 @@
-package worker
+package queue
 
 import (
 	"context"
@@ -11,7 +11,7 @@ import (
 
 // A drain estimates how long it will take the workers to save what is queued, from
 // how fast they have saved in the last seconds.
-type drain struct {
+type backlogEstimate struct {
 	mu      sync.Mutex
 	seen    look
 	at      time.Time // when it was seen
@@ -27,16 +27,16 @@ type drain struct {
 type look struct{ waiting, all, processed uint64 }
 
 // add counts messages that were queued since the last look.
-func (d *drain) add(lane string, messages int) {
+func (d *backlogEstimate) add(lane string, messages int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.all += float64(messages)
-	if lane == waitingLane {
+	if lane == WaitingLane {
 		d.waiting += float64(messages)
 	}
 }
 
-func (d *drain) see(l look, now time.Time) {
+func (d *backlogEstimate) see(l look, now time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	before, seconds := d.seen, now.Sub(d.at).Seconds()
@@ -77,7 +77,7 @@ const fresh = 5 * time.Second
 // left returns how long it takes to save what is before a batch that comes now. It
 // is 0 where that is not known: while nothing is saved at all, and when the last look
 // is not fresh. It is 0 for a few messages, too, which are no backlog.
-func (d *drain) left(lane Lane, now time.Time) time.Duration {
+func (d *backlogEstimate) left(lane Lane, now time.Time) time.Duration {
 	const few = 8
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -116,7 +116,7 @@ func (q *Queue) watchDrain(ctx context.Context, stream jetstream.Stream) {
 	if time.Since(time.Unix(0, q.asked.Load())) > 10*time.Second {
 		return
 	}
-	consumers, err := laneConsumers(ctx, stream)
+	consumers, err := LaneConsumers(ctx, stream)
 	if err != nil {
 		return
 	}
@@ -126,7 +126,7 @@ func (q *Queue) watchDrain(ctx context.Context, stream jetstream.Stream) {
 		held := uint64(max(info.NumAckPending-info.NumRedelivered, 0))
 		behind := info.NumPending + held
 		l.all += behind
-		if info.Name == consumerOf(waitingLane) {
+		if info.Name == ConsumerName(WaitingLane) {
 			l.waiting = behind
 		}
 		l.processed += info.Delivered.Consumer - min(uint64(info.NumAckPending), info.Delivered.Consumer)

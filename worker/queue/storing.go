@@ -1,4 +1,4 @@
-package worker
+package queue
 
 import (
 	"context"
@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"intake/internal/sleep"
 )
 
 // A NATS that could not write to its disk keeps a stream's first write error until it
@@ -54,7 +56,7 @@ func (s *storing) why() error {
 // watchStoring finds out why batches are not stored, until ctx ends, and logs it once.
 func (q *Queue) watchStoring(ctx context.Context) {
 	said := false
-	for sleep(ctx, time.Second) {
+	for sleep.For(ctx, time.Second) {
 		why := q.whyNotStored(ctx)
 		if why == nil {
 			q.storing.broken.Store(nil)

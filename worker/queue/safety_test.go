@@ -1,4 +1,4 @@
-package worker
+package queue
 
 import (
 	"context"
@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -13,6 +14,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
@@ -82,12 +84,12 @@ func TestCheck_MaxPayload(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			nc := connect(t, localtest.NATSWith(t, local.NATSOptions{MaxPayload: payload}).URL())
 			core, logs := observer.New(zap.WarnLevel)
-			q, err := NewQueue(nc, QueueOptions{Ledger: silentLedger{}, Stream: StreamOptions{MaxBytes: 64 << 20}, Logger: zap.New(core)})
+			q, err := New(nc, Options{Ledger: new(fakeLedger), Stream: StreamOptions{MaxBytes: 64 << 20}, Logger: zap.New(core)})
 			if err != nil {
 				t.Fatal(err)
 			}
 			start(t, q.Run)
-			eventually(t, "the stream is there", func() bool { return q.Ready(t.Context()) == nil })
+			localtest.Eventually(t, "the stream is there", func() bool { return q.Ready(t.Context()) == nil })
 			if warned := logs.FilterMessageSnippet("max_payload: 8MB").Len(); warned != map[bool]int{true: 1}[payload < LargestMessage] {
 				t.Errorf("warned %d times", warned)
 			}
@@ -173,7 +175,7 @@ func TestCheck_Reconnect(t *testing.T) {
 	server := localtest.OwnNATS(t)
 	nc := connect(t, server.URL())
 	monitor := newMonitor(t, nc)
-	q, err := NewQueue(nc, QueueOptions{Ledger: silentLedger{}, Check: Check{MonitorURLs: []string{monitor.URL}}, Stream: StreamOptions{MaxBytes: 64 << 20}})
+	q, err := New(nc, Options{Ledger: new(fakeLedger), Check: Check{MonitorURLs: []string{monitor.URL}}, Stream: StreamOptions{MaxBytes: 64 << 20}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +193,7 @@ func TestCheck_Reconnect(t *testing.T) {
 		if err := server.Start(ctx); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "NATS is reconnected to", func() bool { return nc.IsConnected() && nc.Stats().Reconnects > before })
+		localtest.Eventually(t, "NATS is reconnected to", func() bool { return nc.IsConnected() && nc.Stats().Reconnects > before })
 	}
 	accepts := func() bool {
 		ticket, err := q.Submit(ctx, newBatch("a"), Waiting)
@@ -200,7 +202,7 @@ func TestCheck_Reconnect(t *testing.T) {
 		}
 		return err == nil
 	}
-	eventually(t, "the queue is ready", func() bool { return q.Ready(ctx) == nil })
+	localtest.Eventually(t, "the queue is ready", func() bool { return q.Ready(ctx) == nil })
 	restart(silent)
 	if _, err := q.Submit(ctx, newBatch("a"), Waiting); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("a server that is not checked: %v", err)
@@ -209,7 +211,7 @@ func TestCheck_Reconnect(t *testing.T) {
 		t.Error("ready with a server that is not checked")
 	}
 	monitor.answer.Store(syncs)
-	eventually(t, "a batch is accepted when the server is checked", accepts)
+	localtest.Eventually(t, "a batch is accepted when the server is checked", accepts)
 	restart(lazy)
 	if accepts() {
 		t.Error("accepted by a server that doesn't sync")
@@ -232,26 +234,33 @@ func (r reconnecting) PublishMsg(ctx context.Context, msg *nats.Msg, opts ...jet
 	return r.JetStream.PublishMsg(ctx, msg, opts...)
 }
 
-// What is stored while the connection changes is not accepted: it may be the server
-// that is not checked that has it.
+// A batch that is stored while the connection changes is withdrawn and refused: a server that is
+// not checked may be the one that has it.
 func TestCheck_ReconnectWhilePublishing(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	q, err := NewQueue(r.nc, QueueOptions{Ledger: r.store, PublishTimeout: time.Second, Stream: StreamOptions{MaxBytes: 64 << 20}})
+	q, err := New(r.nc, Options{Ledger: &r.ledger, PublishTimeout: time.Second, Stream: StreamOptions{MaxBytes: 64 << 20}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	q.js = reconnecting{q.js, func() { q.checked.Store(0) }}
 	start(t, q.Run)
-	eventually(t, "the queue is ready", func() bool { return q.Ready(t.Context()) == nil })
+	localtest.Eventually(t, "the queue is ready", func() bool { return q.Ready(t.Context()) == nil })
 	if _, err := q.Submit(t.Context(), newBatch("a"), Waiting); !errors.Is(err, ErrUnavailable) {
 		t.Fatalf("%v", err)
 	}
-	if info, err := r.stream(t).Info(t.Context()); err != nil || info.State.Msgs != 1 {
-		t.Errorf("%d messages (%v): the server should have stored it", info.State.Msgs, err)
+	r.wantMessages(t, 1) // which a worker takes out: see TestQueue_AckLost there
+	msg, err := r.stream(t).GetMsg(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
 	}
-	start(t, r.worker(t, Options{}).Run)
-	r.wantForgotten(t)
+	chunks, _, err := ReadMessage(msg.Data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []uuid.UUID{chunks[0].Batch}; !slices.Equal(r.ledger.withdrawn, want) {
+		t.Errorf("withdrawn: %v, want %v", r.ledger.withdrawn, want)
+	}
 }
 
 // The monitoring of a real server that is not the one in use.

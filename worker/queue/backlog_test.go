@@ -1,4 +1,4 @@
-package worker
+package queue
 
 import (
 	"testing"
@@ -7,10 +7,10 @@ import (
 
 // How long it takes to save what is queued follows what is queued, and how fast
 // that was saved of late.
-func TestDrain(t *testing.T) {
+func TestBacklogEstimate(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1_000, 0)
-	d := new(drain)
+	d := new(backlogEstimate)
 	see := func(waiting, all, processed uint64) {
 		now = now.Add(time.Second)
 		d.see(look{waiting, all, processed}, now)
@@ -30,7 +30,7 @@ func TestDrain(t *testing.T) {
 	want(Later, 9*time.Second, 11*time.Second)
 	want(Waiting, 400*time.Millisecond, 600*time.Millisecond)
 	d.add("later-1", 1_000)
-	d.add(waitingLane, 100)
+	d.add(WaitingLane, 100)
 	want(Later, 19*time.Second, 23*time.Second)
 	want(Waiting, time.Second, 2*time.Second)
 	see(50, 3_000, 1_100)
@@ -54,9 +54,9 @@ func TestDrain(t *testing.T) {
 }
 
 // What was seen some seconds ago is not known any more.
-func TestDrain_Stale(t *testing.T) {
+func TestBacklogEstimate_Stale(t *testing.T) {
 	t.Parallel()
-	d, now := new(drain), time.Unix(1_000, 0)
+	d, now := new(backlogEstimate), time.Unix(1_000, 0)
 	for n := range uint64(3) {
 		now = now.Add(time.Second)
 		d.see(look{0, 1_000, 500 + 100*n}, now)
@@ -70,9 +70,9 @@ func TestDrain_Stale(t *testing.T) {
 }
 
 // The second in which the data store comes back tells little of how fast is saved.
-func TestDrain_AfterStall(t *testing.T) {
+func TestBacklogEstimate_AfterStall(t *testing.T) {
 	t.Parallel()
-	d := new(drain)
+	d := new(backlogEstimate)
 	for second, l := range []look{{0, 0, 100}, {0, 0, 200}, {0, 300, 200}, {0, 600, 200}, {0, 800, 203}} {
 		d.see(l, time.Unix(int64(1_000+second), 0))
 		if left := d.left(Later, time.Unix(int64(1_000+second), 0)); left > 0 {

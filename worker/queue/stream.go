@@ -5,7 +5,7 @@
 // a JetStream stream and hears of their outcomes. A Worker takes what has
 // gathered there, has it saved in one transaction, and only then acknowledges
 // it. The stream is a log: what was processed stays in it for a while.
-package worker
+package queue
 
 import (
 	"context"
@@ -26,8 +26,8 @@ const (
 	StreamName     = "INTAKE"
 	DeadStreamName = "INTAKE_DEAD"
 
-	subjectPrefix     = "intake.batch."
-	deadSubjectPrefix = "intake.dead."
+	SubjectPrefix     = "intake.batch."
+	DeadSubjectPrefix = "intake.dead."
 	outcomePrefix     = "intake.outcome."
 )
 
@@ -37,9 +37,9 @@ type StreamOptions struct {
 	MaxBytes int64
 	// Replicas in a cluster, at least: a stream that has more keeps them. 1 when zero.
 	Replicas int
-	// allowFewer has a stream made, or left, with fewer replicas where there are
+	// AllowFewer has a stream made, or left, with fewer replicas where there are
 	// not servers enough.
-	allowFewer bool
+	AllowFewer bool
 }
 
 // duplicateWindow is how long JetStream knows a message that is published
@@ -53,7 +53,7 @@ func (o StreamOptions) log() jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name:        StreamName,
 		Description: "batches of partner clients: queued, and kept for a while after they are saved",
-		Subjects:    []string{subjectPrefix + ">"},
+		Subjects:    []string{SubjectPrefix + ">"},
 		Storage:     jetstream.FileStorage,
 		Retention:   jetstream.LimitsPolicy,
 		Discard:     jetstream.DiscardNew,
@@ -71,7 +71,7 @@ func (o StreamOptions) dead() jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name:        DeadStreamName,
 		Description: "messages that no worker can ever save, with the reason",
-		Subjects:    []string{deadSubjectPrefix + ">"},
+		Subjects:    []string{DeadSubjectPrefix + ">"},
 		Storage:     jetstream.FileStorage,
 		Discard:     jetstream.DiscardNew,
 		MaxBytes:    1 << 30,
@@ -85,7 +85,7 @@ func (o StreamOptions) dead() jetstream.StreamConfig {
 func createLog(ctx context.Context, js jetstream.JetStream, opts StreamOptions) error {
 	_, err := js.Stream(ctx, StreamName)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		_, err = createStream(ctx, js, opts.log(), opts.allowFewer)
+		_, err = createStream(ctx, js, opts.log(), opts.AllowFewer)
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 			err = nil
 		}
@@ -132,29 +132,37 @@ func tooFewReplicas(have, want jetstream.StreamConfig, cause error) error {
 		Do:      fmt.Sprintf("see that the NATS cluster has %d servers with JetStream and room, or set --queue-replicas=%d", want.Replicas, have.Replicas)}
 }
 
-// setUp makes the streams and the workers' consumers, or brings them up to date.
-// There is a consumer a lane.
-func setUp(ctx context.Context, js jetstream.JetStream, opts StreamOptions, ackWait time.Duration) ([]jetstream.Consumer, error) {
-	stream, err := setUpStream(ctx, js, opts.log(), opts.allowFewer)
+// A LaneConsumer is the workers' consumer of one lane.
+type LaneConsumer struct {
+	Lane string
+	jetstream.Consumer
+}
+
+// SetUp creates the streams and the workers' consumers, or brings them up to date. It returns a
+// consumer for each lane, that of the waiting lane first.
+func SetUp(ctx context.Context, js jetstream.JetStream, opts StreamOptions, ackWait time.Duration) ([]LaneConsumer, error) {
+	stream, err := setUpStream(ctx, js, opts.log(), opts.AllowFewer)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := setUpStream(ctx, js, opts.dead(), opts.allowFewer); err != nil {
+	if _, err := setUpStream(ctx, js, opts.dead(), opts.AllowFewer); err != nil {
 		return nil, err
 	}
-	consumers := make([]jetstream.Consumer, len(lanes))
+	consumers := make([]LaneConsumer, len(lanes))
 	for i, lane := range lanes {
-		if consumers[i], err = stream.CreateOrUpdateConsumer(ctx, jetstream.ConsumerConfig{
-			Durable:       consumerOf(lane),
-			FilterSubject: subjectPrefix + lane + ".>",
+		consumer, err := stream.CreateOrUpdateConsumer(ctx, jetstream.ConsumerConfig{
+			Durable:       ConsumerName(lane),
+			FilterSubject: SubjectPrefix + lane + ".>",
 			AckPolicy:     jetstream.AckExplicitPolicy,
 			AckWait:       ackWait,
 			MaxDeliver:    -1,
 			// Above what all workers together may hold, or their gatherings stay small.
 			MaxAckPending: 200_000,
-		}); err != nil {
-			return nil, fmt.Errorf("set up consumer %s: %w", consumerOf(lane), err)
+		})
+		if err != nil {
+			return nil, fmt.Errorf("set up consumer %s: %w", ConsumerName(lane), err)
 		}
+		consumers[i] = LaneConsumer{lane, consumer}
 	}
 	return consumers, nil
 }

@@ -1,4 +1,4 @@
-package worker
+package queue
 
 import (
 	"errors"
@@ -24,9 +24,12 @@ const (
 	outcomeEnd      = 6
 )
 
-// appendOutcome appends what a front doesn't know yet: it has rejected some
-// items itself.
-func appendOutcome(b []byte, outcome intake.Outcome, rejected []intake.ItemVerdict) []byte {
+// appendOutcome appends an outcome to a message for the front that queued the chunk; an empty b
+// begins a message. Verdicts on the rejected items are left out: they are the front's own.
+func AppendOutcome(b []byte, outcome intake.Outcome, rejected []intake.ItemVerdict) []byte {
+	if len(b) == 0 {
+		b = append(b, outcomeVersion)
+	}
 	b = appendBytes(b, outcomeBatch, outcome.Batch[:])
 	b = appendNumber(b, outcomeChunk, outcome.Chunk)
 	b = appendNumber(b, outcomeFirst, outcome.First)

@@ -1,4 +1,4 @@
-package worker
+package queue
 
 import (
 	"context"
@@ -18,6 +18,7 @@ import (
 	"golang.org/x/mod/semver"
 
 	"intake/internal/safety"
+	"intake/internal/sleep"
 )
 
 // MinNATSVersion is the oldest NATS that stores the messages of a large batch all
@@ -48,14 +49,14 @@ func connectionOf(nc *nats.Conn) uint64 {
 	return 1 + nc.Stats().Reconnects
 }
 
-// run checks the server that nc is connected to, now and after each reconnect,
+// Watch checks the server that nc is connected to, now and after each reconnect,
 // until ctx ends, and calls passed with the connection that has passed. It returns
 // safety.Breaches, or nil when ctx ends.
-func (c Check) run(ctx context.Context, nc *nats.Conn, stream StreamOptions, logger *zap.Logger, passed func(connection uint64)) error {
+func (c Check) Watch(ctx context.Context, nc *nats.Conn, stream StreamOptions, logger *zap.Logger, passed func(connection uint64)) error {
 	const every = 20 * time.Millisecond
 	var checked uint64 // which connection was
 	warned, said, patience := false, "", checkTimeout
-	for ; ; sleep(ctx, every) {
+	for ; ; sleep.For(ctx, every) {
 		connection := connectionOf(nc)
 		switch {
 		case ctx.Err() != nil:
@@ -78,7 +79,7 @@ func (c Check) run(ctx context.Context, nc *nats.Conn, stream StreamOptions, log
 				logger.Warn("cannot check NATS yet, trying again", zap.Error(others))
 			}
 			patience = min(2*patience, maxCheckTimeout)
-			sleep(ctx, checkAgain)
+			sleep.For(ctx, checkAgain)
 			continue
 		}
 		for _, breach := range breaches {
@@ -114,14 +115,6 @@ const (
 	maxCheckTimeout = 8 * time.Second
 	checkAgain      = 100 * time.Millisecond
 )
-
-// breachOf tells whether a breach has ended ctx.
-func breachOf(ctx context.Context) error {
-	if breaches, _ := safety.Find(context.Cause(ctx)); len(breaches) > 0 {
-		return breaches
-	}
-	return nil
-}
 
 // check tells all that is wrong with the server that nc is connected to. It raises
 // the replicas of the stream, if they are fewer than is wanted.

@@ -1,53 +1,57 @@
-package worker
+package queue
 
-import "sync"
+import (
+	"sync"
+
+	"intake/internal/fair"
+)
 
 // A line is where submissions wait to be published. Those of one partner and lane
 // that wait at the same time are published together; the others take turns.
-type line struct {
+type publishQueue struct {
 	mu      sync.Mutex
-	changed *sync.Cond                 // on mu
-	waiting turns[string, *submission] // by topic
+	changed *sync.Cond                      // on mu
+	waiting fair.Queue[string, *submission] // by topic
 	closed  bool
 }
 
-func newLine() *line {
-	l := new(line)
+func newPublishQueue() *publishQueue {
+	l := new(publishQueue)
 	l.changed = sync.NewCond(&l.mu)
 	return l
 }
 
 // join adds a submission, unless the line is closed.
-func (l *line) join(s *submission) bool {
+func (l *publishQueue) join(s *submission) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return false
 	}
-	l.waiting.add(s.topic, s)
+	l.waiting.Add(s.topic, s)
 	l.changed.Signal()
 	return true
 }
 
 // leave takes a submission out again that nobody has taken yet.
-func (l *line) leave(s *submission) bool {
+func (l *publishQueue) leave(s *submission) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.waiting.remove(s.topic, func(other *submission) bool { return other == s })
+	return l.waiting.Remove(s.topic, func(other *submission) bool { return other == s })
 }
 
 // take waits for submissions and gives those that are to be published together,
 // of at most maxBytes if they are several; nil when the line is closed.
-func (l *line) take(maxBytes int) []*submission {
+func (l *publishQueue) take(maxBytes int) []*submission {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for l.waiting.isEmpty() && !l.closed {
+	for l.waiting.IsEmpty() && !l.closed {
 		l.changed.Wait()
 	}
 	if l.closed {
 		return nil
 	}
-	waiting := l.waiting.next()
+	waiting := l.waiting.Next()
 	n := 1
 	if waiting[0].isSmall() {
 		bytes, raw := waiting[0].bytes, waiting[0].raw
@@ -60,14 +64,14 @@ func (l *line) take(maxBytes int) []*submission {
 			n++
 		}
 	}
-	return l.waiting.take(n)
+	return l.waiting.Pop(n)
 }
 
 // close ends all waiting, and gives those that nobody has taken.
-func (l *line) close() (left []*submission) {
+func (l *publishQueue) close() (left []*submission) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
 	l.changed.Broadcast()
-	return l.waiting.all()
+	return l.waiting.Drain()
 }

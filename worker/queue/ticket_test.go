@@ -1,4 +1,4 @@
-package worker
+package queue
 
 import (
 	"context"
@@ -14,7 +14,7 @@ func TestTicket_NobodyWaits(t *testing.T) {
 	cancel()
 	for range 100 {
 		batch := newBatch("a")
-		ticket := newTicket(nil, batch, []*intake.Chunk{{Number: 1}})
+		ticket := newWaiter(nil, batch, []*intake.Chunk{{Number: 1}})
 		ticket.deliver(intake.Outcome{Chunk: 1, Len: 1})
 		if ticket.Wait(over) || batch.Verdicts[0].Code != intake.CodePending {
 			t.Fatalf("after no wait the item is %v", batch.Verdicts[0].Code)

@@ -1,4 +1,4 @@
-package worker
+package queue
 
 import (
 	"errors"
@@ -12,7 +12,7 @@ import (
 // Bounds of a chunk. Chunks of a thousand items are what one transaction saves
 // best, and small enough that savers share a large batch.
 const (
-	maxChunkItems = 1_000
+	MaxChunkItems = 1_000
 	maxChunkBytes = 4 << 20 // of items as sent
 )
 
@@ -30,10 +30,10 @@ func cut(batch *intake.Batch, maxBytes int) []*intake.Chunk {
 		item := &batch.Items[i]
 		// Verdicts don't count: cut again, for a request that is repeated, it must
 		// come to the same chunks, though more may be known of the items by then.
-		if chunk == nil || chunk.Len == maxChunkItems || bytes+len(item.Raw) > maxBytes {
+		if chunk == nil || chunk.Len == MaxChunkItems || bytes+len(item.Raw) > maxBytes {
 			chunk = &intake.Chunk{
 				Number: len(chunks), Partner: batch.Partner.ID, Currency: batch.Partner.Currency, First: i,
-				Clients: make([]intake.PartnerClient, 0, min(len(batch.Items)-i, maxChunkItems)),
+				Clients: make([]intake.PartnerClient, 0, min(len(batch.Items)-i, MaxChunkItems)),
 			}
 			chunks = append(chunks, chunk)
 			bytes = 0
@@ -67,10 +67,10 @@ func encode(batch *intake.Batch, maxPayload int) (chunks []*intake.Chunk, datas 
 			if mayFit(items, maxPayload) {
 				datas[i] = appendChunk(nil, chunk, items)
 			}
-			if chunk.Len == 1 && (datas[i] == nil || len(datas[i])+overhead > maxPayload) {
+			if chunk.Len == 1 && (datas[i] == nil || len(datas[i])+MessageOverhead > maxPayload) {
 				datas[i] = appendChunk(nil, chunk, make([]intake.Item, 1))
 			}
-			if len(datas[i])+overhead > maxPayload {
+			if len(datas[i])+MessageOverhead > maxPayload {
 				fits = false
 				break
 			}
@@ -95,4 +95,4 @@ func mayFit(items []intake.Item, maxPayload int) bool {
 
 // overhead is more than a message takes beside its chunks: its headers, which
 // count as payload, its name and its subject.
-const overhead = 1 << 10
+const MessageOverhead = 1 << 10

@@ -1,4 +1,4 @@
-package worker
+package queue
 
 import (
 	"bytes"
@@ -59,7 +59,7 @@ func drawBatch(t *rapid.T) *intake.Batch {
 func TestMessages_RoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		batch := drawBatch(t)
-		maxPayload := overhead + rapid.SampledFrom([]int{4 << 10, 16 << 10, 8 << 20}).Draw(t, "max payload")
+		maxPayload := MessageOverhead + rapid.SampledFrom([]int{4 << 10, 16 << 10, 8 << 20}).Draw(t, "max payload")
 		chunks, datas, err := encode(batch, maxPayload)
 		if errors.Is(err, ErrTooLarge) {
 			return
@@ -78,7 +78,7 @@ func TestMessages_RoundTrip(t *testing.T) {
 			if len(message) > maxPayload {
 				t.Fatalf("message of %d bytes, bound %d", len(message), maxPayload)
 			}
-			read, reply, err := readMessage(message)
+			read, reply, err := ReadMessage(message)
 			if err != nil || len(read) != 1 {
 				t.Fatal(read, err)
 			}
@@ -107,7 +107,7 @@ func TestMessage_SeveralBatches(t *testing.T) {
 	message := appendMessage(nil, base, "r", 0, &intake.Holder{Key: "k"}, encodeOne(t, "a"))
 	message = appendChunks(message, 1, nil, encodeOne(t, "b"))
 	message = appendChunks(message, maxBatches-1, nil, encodeOne(t, "c"))
-	chunks, _, err := readMessage(message)
+	chunks, _, err := ReadMessage(message)
 	if err != nil || len(chunks) != 3 {
 		t.Fatal(chunks, err)
 	}
@@ -171,11 +171,11 @@ func TestMessage_ItemsAsSent(t *testing.T) {
 // A message of a newer version is told from one that is damaged: another worker
 // will be able to read it.
 func TestReadMessage_Versions(t *testing.T) {
-	if _, _, err := readMessage([]byte{messageVersion + 1, 1, 2}); !errors.Is(err, errNewer) {
+	if _, _, err := ReadMessage([]byte{messageVersion + 1, 1, 2}); !errors.Is(err, ErrNewer) {
 		t.Errorf("newer version: %v", err)
 	}
 	for name, data := range map[string][]byte{"empty": nil, "no version": {0}, "nothing in it": {messageVersion}, "cut short": {messageVersion, 10, 200}} {
-		if _, _, err := readMessage(data); err == nil || errors.Is(err, errNewer) {
+		if _, _, err := ReadMessage(data); err == nil || errors.Is(err, ErrNewer) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -185,7 +185,7 @@ func TestReadMessage_Versions(t *testing.T) {
 func TestReadMessage_UnknownFields(t *testing.T) {
 	chunk := appendNumber(appendBytes(encodeOne(t, "a"), 100, []byte("news")), 101, 5)
 	message := appendMessage(nil, uuid.Must(newBase()), "", 0, nil, chunk)
-	got, _, err := readMessage(appendNumber(appendBytes(message, 100, []byte("news")), 101, 5))
+	got, _, err := ReadMessage(appendNumber(appendBytes(message, 100, []byte("news")), 101, 5))
 	if err != nil || len(got) != 1 || got[0].Clients[0].ID != "a" {
 		t.Fatalf("%v %v", got, err)
 	}
@@ -197,7 +197,7 @@ func FuzzReadMessage(f *testing.F) {
 		Rejected: []intake.ItemVerdict{{Item: 1, Verdict: intake.Invalid("x")}}, RejectedKeys: []string{"b"}}
 	f.Add(appendMessage(nil, uuid.Must(newBase()), "reply", 3, &intake.Holder{Key: "k"}, appendChunk(nil, chunk, make([]intake.Item, 2))))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		chunks, _, err := readMessage(data)
+		chunks, _, err := ReadMessage(data)
 		if err != nil {
 			return
 		}
@@ -229,7 +229,7 @@ func TestOutcomes_RoundTrip(t *testing.T) {
 	one := intake.Outcome{Batch: uuid.New(), Chunk: 1, First: 3, Len: 5, NotSaved: []intake.ItemVerdict{
 		rejected[0], {Item: 4, Verdict: intake.DuplicateOfSaved(true)}}}
 	two := intake.Outcome{Batch: uuid.New(), Len: 1}
-	data := appendOutcome(appendOutcome([]byte{outcomeVersion}, one, rejected), two, nil)
+	data := AppendOutcome(AppendOutcome(nil, one, rejected), two, nil)
 	var got []intake.Outcome
 	if err := readOutcomes(data, func(o intake.Outcome) { got = append(got, o) }); err != nil {
 		t.Fatal(err)

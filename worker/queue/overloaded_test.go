@@ -1,4 +1,4 @@
-package worker
+package queue
 
 import (
 	"fmt"
@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"intake/internal/local/localtest"
 )
 
 // A front that refuses all batches goes on looking at the queue, long after the last
@@ -13,14 +15,14 @@ import (
 func TestQueue_OverloadedEnds(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	q := r.queue(t, r.nc, QueueOptions{MaxBacklog: 2 * time.Second})
-	consumers, err := setUp(t.Context(), q.js, StreamOptions{MaxBytes: 64 << 20}, time.Minute)
+	q := r.queue(t, Options{MaxBacklog: 2 * time.Second})
+	consumers, err := SetUp(t.Context(), q.js, StreamOptions{MaxBytes: 64 << 20}, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
 	const batches = 400 // queued while the data store is away
 	for n := range batches {
-		q.submit(t, newBatch(fmt.Sprint(n))).Release()
+		submit(t, q, newBatch(fmt.Sprint(n))).Release()
 	}
 	process := func(n int) {
 		t.Helper()
@@ -44,17 +46,17 @@ func TestQueue_OverloadedEnds(t *testing.T) {
 		return q.drain.at
 	}
 	processed := 0
-	eventually(t, "the front refuses batches", func() bool {
+	localtest.Eventually(t, "the front refuses batches", func() bool {
 		before := seen()
 		process(5)
 		processed += 5
-		eventually(t, "the front looks again", func() bool { return seen().After(before) })
+		localtest.Eventually(t, "the front looks again", func() bool { return seen().After(before) })
 		_, overloaded := q.Overloaded(Waiting)
 		return overloaded
 	})
 	q.asked.Store(time.Now().Add(-time.Hour).UnixNano())
 	process(batches - processed)
-	eventually(t, "the front takes batches again", func() bool {
+	localtest.Eventually(t, "the front takes batches again", func() bool {
 		_, overloaded := q.Overloaded(Waiting)
 		return !overloaded
 	})
@@ -65,14 +67,14 @@ func TestQueue_OverloadedEnds(t *testing.T) {
 func TestQueue_WhatIsNoBacklog(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	q := r.queue(t, r.nc, QueueOptions{})
-	consumers, err := setUp(t.Context(), q.js, StreamOptions{MaxBytes: 64 << 20}, time.Minute)
+	q := r.queue(t, Options{})
+	consumers, err := SetUp(t.Context(), q.js, StreamOptions{MaxBytes: 64 << 20}, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
 	const hung, others = 20, 3
 	for n := range hung {
-		q.submit(t, newBatch(fmt.Sprint(n))).Release()
+		submit(t, q, newBatch(fmt.Sprint(n))).Release()
 	}
 	for range 2 {
 		fetched, err := consumers[0].Fetch(hung, jetstream.FetchMaxWait(10*time.Second))
@@ -86,7 +88,7 @@ func TestQueue_WhatIsNoBacklog(t *testing.T) {
 		}
 	}
 	for n := range others {
-		q.submit(t, newBatch(fmt.Sprint("other", n))).Release()
+		submit(t, q, newBatch(fmt.Sprint("other", n))).Release()
 	}
 	if _, err := r.stream(t).CreateConsumer(t.Context(), jetstream.ConsumerConfig{AckPolicy: jetstream.AckNonePolicy}); err != nil {
 		t.Fatal(err)

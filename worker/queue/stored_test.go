@@ -1,4 +1,4 @@
-package worker
+package queue
 
 import (
 	"fmt"
@@ -16,26 +16,24 @@ import (
 func TestSearch(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	js, err := jetstream.New(r.nc)
-	if err != nil {
+	if _, err := SetUp(t.Context(), r.js, StreamOptions{MaxBytes: 64 << 20}, time.Minute); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := setUp(t.Context(), js, StreamOptions{MaxBytes: 64 << 20}, time.Minute); err != nil {
-		t.Fatal(err)
-	}
-	q := r.queue(t, r.nc, QueueOptions{})
-	ids := make([]string, 2*maxChunkItems+1)
+	q := r.queue(t, Options{})
+	ids := make([]string, 2*MaxChunkItems+1)
 	for i := range ids {
 		ids[i] = fmt.Sprint(i)
 	}
 	batch := newBatch(ids...)
 	batch.Verdicts[0] = intake.Invalid("entity_type: required")
-	if _, err := q.Submit(t.Context(), batch, Later); err != nil {
+	ticket, err := q.Submit(t.Context(), batch, Later)
+	if err != nil {
 		t.Fatal(err)
 	}
+	batch.ID = ticket.ID()
 	taken := int64(0)
 	search := Search{Partner: batch.Partner, Batch: batch.ID, Room: func(bytes int64) bool { taken += bytes; return true }}
-	check := func(what string, chunks []Logged, err error, want ...int) {
+	check := func(what string, chunks []StoredChunk, err error, want ...int) {
 		t.Helper()
 		var got []int
 		items := int64(0)
@@ -55,7 +53,7 @@ func TestSearch(t *testing.T) {
 	}
 	chunks, err := q.Logged(t.Context(), search)
 	check("in the log", chunks, err, 0, 1, 2)
-	if len(chunks) != 3 || len(chunks[2].Items) != 1 || chunks[2].First != 2*maxChunkItems || len(chunks[0].Rejected) != 1 {
+	if len(chunks) != 3 || len(chunks[2].Items) != 1 || chunks[2].First != 2*MaxChunkItems || len(chunks[0].Rejected) != 1 {
 		t.Fatalf("%+v", chunks)
 	}
 	search.Skip = func(number int) bool { return number == 1 }
@@ -71,10 +69,10 @@ func TestSearch(t *testing.T) {
 	// last one not even where it belongs.
 	subject := "later-1.acme." + batch.ID.String()
 	place := appendNumber(appendNumber(appendNumber(nil, fieldNumber, 1), fieldChunks, 3), fieldPartner, 1)
-	place = appendNumber(appendNumber(place, fieldFirst, maxChunkItems), fieldLen, maxChunkItems)
+	place = appendNumber(appendNumber(place, fieldFirst, MaxChunkItems), fieldLen, MaxChunkItems)
 	damaged := appendMessage(nil, batch.ID, "", 0, nil, appendBytes(place, fieldRejected, []byte("rubbish")))
 	for n, data := range [][]byte{damaged, {messageVersion + 1}} {
-		if _, err := js.Publish(t.Context(), fmt.Sprintf("%s%s.%d", deadSubjectPrefix, subject, n+1), data); err != nil {
+		if _, err := r.js.Publish(t.Context(), fmt.Sprintf("%s%s.%d", DeadSubjectPrefix, subject, n+1), data); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -85,7 +83,7 @@ func TestSearch(t *testing.T) {
 	check("after a purge", chunks, err, 1, 2)
 	chunks, err = q.Buried(t.Context(), search)
 	check("dead letters", chunks, err, 1, 2)
-	if len(chunks) != 2 || chunks[0].First != maxChunkItems || chunks[0].Len != maxChunkItems || chunks[0].Items != nil || chunks[1].Len != 0 {
+	if len(chunks) != 2 || chunks[0].First != MaxChunkItems || chunks[0].Len != MaxChunkItems || chunks[0].Items != nil || chunks[1].Len != 0 {
 		t.Errorf("of letters that can't be read: %+v", chunks)
 	}
 

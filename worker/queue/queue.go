@@ -1,4 +1,4 @@
-package worker
+package queue
 
 import (
 	"context"
@@ -20,6 +20,7 @@ import (
 	"intake"
 	"intake/internal/failpoint"
 	"intake/internal/safety"
+	"intake/internal/sleep"
 )
 
 var (
@@ -44,7 +45,7 @@ type Ledger interface {
 }
 
 // QueueOptions of a Queue. Only Ledger is required.
-type QueueOptions struct {
+type Options struct {
 	Ledger Ledger
 	Stream StreamOptions
 	// PublishTimeout bounds the time until a batch is known to be queued; 5 s
@@ -64,31 +65,32 @@ type QueueOptions struct {
 type Queue struct {
 	nc      *nats.Conn
 	js      jetstream.JetStream
-	opts    QueueOptions
+	opts    Options
 	reply   string
 	metrics *queueMetrics
-	line    *line
+	line    *publishQueue
 	// used is how many bytes the stream holds, as far as is known, and room how
 	// many it may for batches that nobody waits for; 0: not known.
 	used, room atomic.Int64
 	checked    atomic.Uint64 // the connection whose server keeps what it stores
 	asked      atomic.Int64  // when a batch came last, submitted or refused, in Unix nanoseconds
-	drain      drain
+	drain      backlogEstimate
 	storing    storing
 
 	mu      sync.Mutex
-	tickets map[uuid.UUID]*Ticket // guarded by mu
+	waiters map[uuid.UUID]*waiter // by batch; guarded by mu
 }
 
 // A submission is a batch on its way into the stream.
 type submission struct {
-	ticket   *Ticket
+	waiter   *waiter
+	holder   *intake.Holder
 	topic    string // lane and partner, as in a subject
 	chunks   []*intake.Chunk
-	datas    [][]byte // the chunks, encoded
-	bytes    int      // of datas
-	raw      int      // bytes of the items as sent
-	named    bool     // the batch has its name already
+	datas    [][]byte  // the chunks, encoded
+	bytes    int       // of datas
+	raw      int       // bytes of the items as sent
+	base     uuid.UUID // of a batch that has its ID already
 	deadline time.Time
 	done     chan error
 }
@@ -104,11 +106,11 @@ const (
 // synced by itself, so a small one is dear; a large one would only keep others
 // waiting.
 func (s *submission) isSmall() bool {
-	return len(s.datas) == 1 && s.bytes <= maxSmallBytes && !s.named
+	return len(s.datas) == 1 && s.bytes <= maxSmallBytes && s.base == uuid.Nil
 }
 
 // NewQueue makes a front's side of the queue.
-func NewQueue(nc *nats.Conn, opts QueueOptions) (*Queue, error) {
+func New(nc *nats.Conn, opts Options) (*Queue, error) {
 	if opts.Ledger == nil {
 		return nil, errors.New("a queue needs a ledger")
 	}
@@ -122,7 +124,7 @@ func NewQueue(nc *nats.Conn, opts QueueOptions) (*Queue, error) {
 	if opts.Logger == nil {
 		opts.Logger = zap.NewNop()
 	}
-	opts.Stream.allowFewer = opts.Check.AllowUnsafe
+	opts.Stream.AllowFewer = opts.Check.AllowUnsafe
 	js, err := jetstream.New(nc)
 	if err != nil {
 		return nil, fmt.Errorf("use JetStream: %w", err)
@@ -131,8 +133,8 @@ func NewQueue(nc *nats.Conn, opts QueueOptions) (*Queue, error) {
 		nc: nc, js: js, opts: opts,
 		reply:   outcomePrefix + nuid.Next(),
 		metrics: newQueueMetrics(opts.Registerer),
-		line:    newLine(),
-		tickets: make(map[uuid.UUID]*Ticket),
+		line:    newPublishQueue(),
+		waiters: make(map[uuid.UUID]*waiter),
 	}, nil
 }
 
@@ -163,10 +165,6 @@ func (q *Queue) Ready(ctx context.Context) error {
 	return nil
 }
 
-// publishers is how many commits may be under way at once. While one is, the next
-// one gathers; two would make smaller groups of them.
-const publishers = 1
-
 // Run publishes what is submitted and listens for outcomes, until ctx ends. It
 // ends with safety.Breaches if NATS may lose what it has stored.
 func (q *Queue) Run(ctx context.Context) error {
@@ -184,11 +182,9 @@ func (q *Queue) Run(ctx context.Context) error {
 			s.done <- fmt.Errorf("%w: shutting down", ErrUnavailable)
 		}
 	}()
-	for range publishers {
-		wg.Go(q.publishWaiting)
-	}
+	wg.Go(q.publishWaiting) // one: while it commits the next group gathers, and two would make smaller groups
 	wg.Go(func() {
-		if breach := q.opts.Check.run(ctx, q.nc, q.opts.Stream, q.opts.Logger, q.checked.Store); breach != nil {
+		if breach := q.opts.Check.Watch(ctx, q.nc, q.opts.Stream, q.opts.Logger, q.checked.Store); breach != nil {
 			cancel(breach)
 		}
 	})
@@ -200,7 +196,7 @@ func (q *Queue) Run(ctx context.Context) error {
 	})
 	wg.Go(func() { q.watchStoring(ctx) })
 	q.readLedger(ctx)
-	return breachOf(ctx)
+	return safety.Cause(ctx)
 }
 
 // createLog returns when the log is there, or with safety.Breaches if it can't be
@@ -217,7 +213,7 @@ func (q *Queue) createLog(ctx context.Context) error {
 			return breaches
 		}
 		q.opts.Logger.Warn("the queue is not there yet", zap.Error(err))
-		if !sleep(ctx, time.Second) {
+		if !sleep.For(ctx, time.Second) {
 			return nil
 		}
 	}
@@ -227,7 +223,7 @@ func (q *Queue) createLog(ctx context.Context) error {
 // What is processed takes half of the room at most: beyond three quarters, it is
 // unprocessed batches that take it.
 func (q *Queue) watchRoom(ctx context.Context) {
-	for ; ctx.Err() == nil; sleep(ctx, time.Second) {
+	for ; ctx.Err() == nil; sleep.For(ctx, time.Second) {
 		try, cancel := context.WithTimeout(ctx, 5*time.Second)
 		stream, err := q.js.Stream(try, StreamName)
 		cancel()
@@ -247,7 +243,7 @@ func (q *Queue) watchRoom(ctx context.Context) {
 // there is no verdict yet are to be saved, all or none of them. It returns when
 // they are on disk. The ticket must be released. It may return ErrUnavailable,
 // ErrUncertain or ErrTooLarge.
-func (q *Queue) Submit(ctx context.Context, batch *intake.Batch, lane Lane) (*Ticket, error) {
+func (q *Queue) Submit(ctx context.Context, batch *intake.Batch, lane Lane) (Ticket, error) {
 	q.asked.Store(time.Now().UnixNano())
 	if room := q.room.Load(); lane == Later && room > 0 && q.used.Load() > room {
 		return nil, fmt.Errorf("%w: what room is left is for those who wait", ErrFull)
@@ -260,8 +256,8 @@ func (q *Queue) Submit(ctx context.Context, batch *intake.Batch, lane Lane) (*Ti
 		return nil, err
 	}
 	s := &submission{
-		ticket: newTicket(q, batch, chunks), topic: lane.nameOf(&batch.Partner) + "." + batch.Partner.Name, chunks: chunks, datas: datas,
-		named: batch.ID != uuid.Nil, deadline: time.Now().Add(q.opts.PublishTimeout), done: make(chan error, 1),
+		waiter: newWaiter(q, batch, chunks), holder: batch.Holder, topic: lane.Name(&batch.Partner) + "." + batch.Partner.Name, chunks: chunks, datas: datas,
+		base: batch.ID, deadline: time.Now().Add(q.opts.PublishTimeout), done: make(chan error, 1),
 	}
 	for _, data := range datas {
 		s.bytes += len(data)
@@ -270,10 +266,13 @@ func (q *Queue) Submit(ctx context.Context, batch *intake.Batch, lane Lane) (*Ti
 		s.raw += len(batch.Items[i].Raw)
 	}
 	if err := q.publish(ctx, s); err != nil {
-		q.forget(s.ticket)
+		q.forget(s.waiter)
+		if s.waiter.id != uuid.Nil {
+			err = fmt.Errorf("batch %s: %w", s.waiter.id, err)
+		}
 		return nil, err
 	}
-	return s.ticket, nil
+	return s.waiter, nil
 }
 
 func (q *Queue) publish(ctx context.Context, s *submission) error {
@@ -298,23 +297,23 @@ func (q *Queue) publish(ctx context.Context, s *submission) error {
 	return <-s.done
 }
 
-func (q *Queue) remember(t *Ticket) {
+func (q *Queue) remember(w *waiter) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.tickets[t.batch.ID] = t
+	q.waiters[w.id] = w
 }
 
-func (q *Queue) forget(t *Ticket) {
+func (q *Queue) forget(w *waiter) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	delete(q.tickets, t.batch.ID)
+	delete(q.waiters, w.id)
 }
 
 // publishWaiting publishes what has gathered while the last group was published,
 // until the line is closed.
 func (q *Queue) publishWaiting() {
 	for {
-		group := q.line.take(min(maxGroupBytes, int(q.nc.MaxPayload())-overhead))
+		group := q.line.take(min(maxGroupBytes, int(q.nc.MaxPayload())-MessageOverhead))
 		if group == nil {
 			return
 		}
@@ -328,8 +327,8 @@ func (q *Queue) publishWaiting() {
 // publishGroup names the batches of a group and publishes them, all or none: one
 // message for several batches, or the messages of one large batch.
 func (q *Queue) publishGroup(group []*submission) error {
-	base := group[0].ticket.batch.ID
-	if !group[0].named {
+	base := group[0].base
+	if base == uuid.Nil {
 		var err error
 		if base, err = newBase(); err != nil {
 			return fmt.Errorf("%w: %w", ErrUnavailable, err)
@@ -338,19 +337,19 @@ func (q *Queue) publishGroup(group []*submission) error {
 	var chunks []*intake.Chunk
 	deadline := group[0].deadline
 	for i, s := range group {
-		s.ticket.batch.ID = nameBatch(base, i)
+		s.waiter.id = nameBatch(base, i)
 		for _, chunk := range s.chunks {
-			chunk.Batch = s.ticket.batch.ID
+			chunk.Batch = s.waiter.id
 		}
 		chunks = append(chunks, s.chunks...)
 		if s.deadline.Before(deadline) {
 			deadline = s.deadline
 		}
-		q.remember(s.ticket)
+		q.remember(s.waiter)
 	}
 	failpoint.Hit("queue/publishing")
 	err := q.publishUntilKnown(&publication{
-		chunks: chunks, msgs: q.messages(base, group), deadline: deadline, holder: group[0].ticket.batch.Holder,
+		chunks: chunks, msgs: q.messages(base, group), deadline: deadline, holder: group[0].holder,
 	})
 	failpoint.Hit("queue/published")
 	return err
@@ -359,7 +358,7 @@ func (q *Queue) publishGroup(group []*submission) error {
 func (q *Queue) messages(base uuid.UUID, group []*submission) (msgs []*nats.Msg) {
 	if len(group) == 1 {
 		for _, data := range group[0].datas {
-			msgs = append(msgs, newMessage(base, group[0].topic, len(msgs), appendMessage(nil, base, q.reply, 0, group[0].ticket.batch.Holder, data)))
+			msgs = append(msgs, newMessage(base, group[0].topic, len(msgs), appendMessage(nil, base, q.reply, 0, group[0].holder, data)))
 		}
 		return msgs
 	}
@@ -372,7 +371,7 @@ func (q *Queue) messages(base uuid.UUID, group []*submission) (msgs []*nats.Msg)
 
 func newMessage(base uuid.UUID, topic string, n int, data []byte) *nats.Msg {
 	number := strconv.Itoa(n)
-	msg := nats.NewMsg(subjectPrefix + topic + "." + base.String() + "." + number)
+	msg := nats.NewMsg(SubjectPrefix + topic + "." + base.String() + "." + number)
 	msg.Header.Set(jetstream.MsgIDHeader, base.String()+"-"+number)
 	msg.Data = data
 	return msg
@@ -537,10 +536,10 @@ func (q *Queue) hear(msg *nats.Msg) {
 
 func (q *Queue) deliver(outcome intake.Outcome) {
 	q.mu.Lock()
-	ticket := q.tickets[outcome.Batch]
+	w := q.waiters[outcome.Batch]
 	q.mu.Unlock()
-	if ticket != nil {
-		ticket.deliver(outcome)
+	if w != nil {
+		w.deliver(outcome)
 	}
 }
 
@@ -552,7 +551,7 @@ func (q *Queue) readLedger(ctx context.Context) {
 		long   = time.Second
 		atOnce = 1_000
 	)
-	for sleep(ctx, every) {
+	for sleep.For(ctx, every) {
 		batches := q.waitingLonger(long, atOnce)
 		if len(batches) == 0 {
 			continue
@@ -572,25 +571,13 @@ func (q *Queue) readLedger(ctx context.Context) {
 func (q *Queue) waitingLonger(than time.Duration, limit int) (batches []uuid.UUID) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for id, ticket := range q.tickets {
+	for id, w := range q.waiters {
 		if len(batches) == limit {
 			break
 		}
-		if time.Since(ticket.since) > than {
+		if time.Since(w.since) > than {
 			batches = append(batches, id)
 		}
 	}
 	return batches
-}
-
-// sleep waits, and tells whether ctx still goes on.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

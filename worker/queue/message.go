@@ -1,4 +1,4 @@
-package worker
+package queue
 
 import (
 	"encoding/binary"
@@ -78,7 +78,7 @@ func newBase() (uuid.UUID, error) {
 }
 
 // errNewer is of a message that a later version of the program has queued.
-var errNewer = errors.New("the message is of a newer version than this worker can read")
+var ErrNewer = errors.New("the message is of a newer version than this worker can read")
 
 // appendMessage appends the message of a run of chunks, each with what
 // appendChunk has made of it.
@@ -158,7 +158,7 @@ func appendNumber(b []byte, field protowire.Number, v int) []byte {
 // readMessage reads what is to be saved, and where to tell of it. The items as
 // they were sent are for others. Errors other than errNewer mean that no worker
 // will ever be able to read the message.
-func readMessage(data []byte) (chunks []*intake.Chunk, reply string, err error) {
+func ReadMessage(data []byte) (chunks []*intake.Chunk, reply string, err error) {
 	reply, err = eachChunk(data, func(batch uuid.UUID, holder *intake.Holder, text []byte) error {
 		chunk := &intake.Chunk{Batch: batch, Holder: holder}
 		chunks = append(chunks, chunk)
@@ -176,7 +176,7 @@ func eachChunk(data []byte, each func(batch uuid.UUID, holder *intake.Holder, te
 		return "", errors.New("the message is empty")
 	}
 	if data[0] > messageVersion {
-		return "", errNewer
+		return "", ErrNewer
 	}
 	if data[0] == 0 {
 		return "", errors.New("the message has no version")
@@ -508,4 +508,20 @@ func (r *reader) claim(claim *intake.RevenueClaim) {
 	claim.End = intake.Timestamp(binary.LittleEndian.Uint64(b[9:]))
 	claim.TotalAmount.Abs = binary.LittleEndian.Uint64(b[17:])
 	claim.TransactionCount = int64(binary.LittleEndian.Uint64(b[25:]))
+}
+
+// memoryOf tells about how many bytes a chunk takes that was read from a
+// message. Compressed it may be a thousand times smaller.
+func MemoryOf(chunk *intake.Chunk) int {
+	const client, claim, verdict = 112, 48, 40 // sizes of the structs
+	n := 0
+	for i := range chunk.Clients {
+		c := &chunk.Clients[i]
+		// readClients keeps what it was given, and a copy of it for the strings.
+		n += client + 2*(len(c.ID)+len(c.EntityType)+len(c.OtherIdentifiers)) + (claim+claimSize)*len(c.Claims)
+	}
+	for i := range chunk.Rejected {
+		n += verdict + len(chunk.Rejected[i].Text)
+	}
+	return n
 }

@@ -1,4 +1,4 @@
-package worker
+package queue
 
 import (
 	"cmp"
@@ -19,7 +19,7 @@ import (
 )
 
 // Logged is a chunk as the log or a dead letter has it.
-type Logged struct {
+type StoredChunk struct {
 	// Chunk is without its clients, unless an item's text is missing: they have its
 	// key. Of a chunk that can't be read it has the batch and the number, and its
 	// place in the batch where that can be read: else Len is 0.
@@ -48,17 +48,17 @@ var ErrNoRoom = errors.New("there is no room for the batch in memory")
 
 // Logged returns the chunks that the log has, in their order. It takes room for
 // what it returns.
-func (q *Queue) Logged(ctx context.Context, s Search) ([]Logged, error) {
-	return q.search(ctx, StreamName, subjectPrefix, s)
+func (q *Queue) Logged(ctx context.Context, s Search) ([]StoredChunk, error) {
+	return q.search(ctx, StreamName, SubjectPrefix, s)
 }
 
 // Buried returns the chunks that the dead letters have, likewise.
-func (q *Queue) Buried(ctx context.Context, s Search) ([]Logged, error) {
-	return q.search(ctx, DeadStreamName, deadSubjectPrefix, s)
+func (q *Queue) Buried(ctx context.Context, s Search) ([]StoredChunk, error) {
+	return q.search(ctx, DeadStreamName, DeadSubjectPrefix, s)
 }
 
 // search looks into a stream whose subjects begin with prefix.
-func (q *Queue) search(ctx context.Context, name, prefix string, s Search) (chunks []Logged, err error) {
+func (q *Queue) search(ctx context.Context, name, prefix string, s Search) (chunks []StoredChunk, err error) {
 	stream, err := q.js.Stream(ctx, name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil, nil
@@ -94,7 +94,7 @@ func compareNumbers(a, b string) int { return cmp.Compare(numberOf(a), numberOf(
 
 // appendLast appends what the last message under a subject has of the batch. The
 // message itself needs room only while it is read.
-func (s *Search) appendLast(ctx context.Context, chunks []Logged, stream jetstream.Stream, subject string) ([]Logged, error) {
+func (s *Search) appendLast(ctx context.Context, chunks []StoredChunk, stream jetstream.Stream, subject string) ([]StoredChunk, error) {
 	held := int64(LargestMessage)
 	if !s.Room(held) {
 		return chunks, ErrNoRoom
@@ -116,7 +116,7 @@ func (s *Search) appendLast(ctx context.Context, chunks []Logged, stream jetstre
 
 // appendChunk appends what a message has of the batch. One that can't be read may
 // have the chunk with the number in its subject.
-func (s *Search) appendChunk(chunks []Logged, data []byte, number int) ([]Logged, error) {
+func (s *Search) appendChunk(chunks []StoredChunk, data []byte, number int) ([]StoredChunk, error) {
 	skip := []protowire.Number{fieldClients}
 	if s.Decided != nil && s.Decided(number) {
 		skip = append(skip, fieldRejected, fieldRejectedKeys)
@@ -136,13 +136,13 @@ func (s *Search) appendChunk(chunks []Logged, data []byte, number int) ([]Logged
 		return chunks, err
 	}
 	if err != nil && len(chunks) == found {
-		chunks = append(chunks, Logged{Chunk: &intake.Chunk{Batch: s.Batch, Number: number}})
+		chunks = append(chunks, StoredChunk{Chunk: &intake.Chunk{Batch: s.Batch, Number: number}})
 	}
 	return chunks, nil
 }
 
 // readLogged reads a chunk without the fields skip, as far as it can be read.
-func readLogged(batch uuid.UUID, number int, text []byte, skip []protowire.Number) Logged {
+func readLogged(batch uuid.UUID, number int, text []byte, skip []protowire.Number) StoredChunk {
 	chunk := &intake.Chunk{Batch: batch}
 	err := readChunk(chunk, text, skip...)
 	var items [][]byte
@@ -156,9 +156,9 @@ func readLogged(batch uuid.UUID, number int, text []byte, skip []protowire.Numbe
 		err = readChunk(chunk, text)
 	}
 	if err != nil {
-		return Logged{Chunk: placeOf(chunk, batch, number)}
+		return StoredChunk{Chunk: placeOf(chunk, batch, number)}
 	}
-	return Logged{chunk, items}
+	return StoredChunk{chunk, items}
 }
 
 // placeOf returns what can be said of a chunk that can't be read: what it covers
@@ -197,4 +197,39 @@ func readItems(chunk []byte) (items [][]byte, err error) {
 		return err
 	})
 	return items, err
+}
+
+// ReadItems returns the items of a message as they were sent, as far as they can be read.
+func ReadItems(message []byte) (items [][]byte) {
+	if len(message) == 0 {
+		return nil
+	}
+	_ = eachField(message[1:], func(field protowire.Number, _ int, text []byte) error {
+		if field == fieldChunk {
+			some, _ := readItems(text)
+			items = append(items, some...)
+		}
+		return nil
+	})
+	return items
+}
+
+// ReadChunks returns the chunks of a message that was queued under subject, as far as they can be
+// read, and reports whether these are all. A chunk that cannot be read has only its place in the
+// batch: the items that it covers, which are written ahead of them.
+func ReadChunks(message []byte, subject string) (chunks []*intake.Chunk, all bool) {
+	all = true
+	_, err := eachChunk(message, func(batch uuid.UUID, _ *intake.Holder, text []byte) error {
+		chunk := &intake.Chunk{Batch: batch}
+		if readChunk(chunk, text) != nil {
+			chunk = placeOf(chunk, batch, numberOf(subject))
+		}
+		if chunk.Len == 0 {
+			all = false
+			return nil
+		}
+		chunks = append(chunks, chunk)
+		return nil
+	})
+	return chunks, all && err == nil && len(chunks) > 0
 }

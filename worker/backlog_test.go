@@ -1,0 +1,131 @@
+package worker
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"intake"
+	"intake/internal/local/localtest"
+	"intake/worker/queue"
+)
+
+// bulky gives a batch of items that take much memory and compress to almost nothing.
+func bulky(n int, mark string) *intake.Batch {
+	ids := make([]string, n)
+	for i := range ids {
+		ids[i] = fmt.Sprint(mark, "-", i)
+	}
+	batch := newBatch(ids...)
+	identifiers := append(append([]byte(`[{"key":"k","values":["`), bytes.Repeat([]byte("a"), 1<<20)...), `"]}]`...)
+	for i := range batch.Items {
+		batch.Items[i].Raw = identifiers
+		batch.Items[i].Client.OtherIdentifiers = identifiers
+	}
+	return batch
+}
+
+// stuckStore saves nothing until its context ends.
+type stuckStore struct{}
+
+// What a worker holds is bounded in memory, not only in what it takes compressed.
+func TestBacklog_BoundsMemory(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	q := r.queue(t, r.nc, queue.Options{Ledger: silentLedger{r.store}})
+	const batches, each = 40, 12 // of 1 MiB: 480 MiB
+	for n := range batches {
+		submit(t, q, bulky(each, fmt.Sprint(n))).Release()
+	}
+	info, err := r.stream(t).Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := r.worker(t, Options{Store: stuckStore{}, ShutdownTimeout: 100 * time.Millisecond})
+	start(t, w.Run)
+	held := func() (bytes int) {
+		w.backlog.mu.Lock()
+		defer w.backlog.mu.Unlock()
+		for h := range w.backlog.held {
+			for _, chunk := range h.chunks {
+				for i := range chunk.Clients {
+					bytes += len(chunk.Clients[i].OtherIdentifiers)
+				}
+			}
+		}
+		return bytes
+	}
+	most := 0
+	for range 50 {
+		time.Sleep(100 * time.Millisecond)
+		most = max(most, held())
+	}
+	t.Logf("%d KiB in the stream, %d MiB held", info.State.Bytes>>10, most>>20)
+	if most > 160<<20 {
+		t.Errorf("the worker holds %d MiB, of messages of %d KiB", most>>20, info.State.Bytes>>10)
+	}
+}
+
+// What a worker has taken in advance is handed back as well when it stops.
+func TestWorker_HandsBackWhatItFetchedInAdvance(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	q := r.queue(t, r.nc, queue.Options{Ledger: silentLedger{r.store}})
+	var tickets []queue.Ticket
+	for n := range 30 { // more items than a backlog has room for
+		ids := make([]string, queue.MaxChunkItems)
+		for i := range ids {
+			ids[i] = fmt.Sprint(n, "-", i)
+		}
+		tickets = append(tickets, submit(t, q, newBatch(ids...)))
+	}
+	stuck := r.worker(t, Options{Store: stuckStore{}, AckWait: time.Hour, ShutdownTimeout: 100 * time.Millisecond})
+	stop := start(t, stuck.Run)
+	localtest.Eventually(t, "the worker holds all, though its backlog is full", func() bool {
+		stuck.backlog.mu.Lock()
+		defer stuck.backlog.mu.Unlock()
+		return len(stuck.backlog.held) == 30 && stuck.backlog.sizes[queue.WaitingLane].items == backlogBound.items
+	})
+	stop()
+	start(t, r.worker(t, Options{AckWait: time.Hour}).Run)
+	for i, ticket := range tickets {
+		ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+		ok := ticket.Wait(ctx)
+		cancel()
+		if !ok {
+			t.Fatalf("batch %d is not handed back until the ack wait is over", i)
+		}
+	}
+}
+
+// Those who wait are ahead, but not for ever: others have a share.
+func TestBacklog_Share(t *testing.T) {
+	t.Parallel()
+	b := newBacklog(newWorkerMetrics(nil).held)
+	add := func(lane string) { b.add(&held{lane: lane, delivery: 1, items: gatheringBound.items}) }
+	add("later-1")
+	var order []string
+	for range 3 * (maxAhead + 1) {
+		add(queue.WaitingLane)
+		gathering := b.take()
+		order = append(order, gathering[0].lane)
+		b.release(gathering)
+		if gathering[0].lane != queue.WaitingLane {
+			add("later-1")
+		}
+	}
+	for i, lane := range order {
+		if want := i%(maxAhead+1) == maxAhead; want != (lane != queue.WaitingLane) {
+			t.Errorf("gathering %d is of %s", i, lane)
+		}
+	}
+}
+
+func (stuckStore) Save(ctx context.Context, _ []*intake.Chunk) (intake.Saved, error) {
+	<-ctx.Done()
+	return intake.Saved{}, ctx.Err()
+}
+
+func (stuckStore) Ping(context.Context) error { return nil }

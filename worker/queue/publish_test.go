@@ -1,0 +1,272 @@
+package queue
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"intake"
+	"intake/internal/local/localtest"
+)
+
+// NATS stops reading, as a process that is stopped does: requests are refused in
+// time all the same.
+func TestSubmit_NATSDoesNotRead(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	u, err := url.Parse(r.natsURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	var stopped atomic.Bool
+	target := u.Host
+	go func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial("tcp", target)
+			if err != nil {
+				client.Close()
+				return
+			}
+			t.Cleanup(func() { client.Close(); server.Close() })
+			go func() { _, _ = io.Copy(client, server) }()
+			go func() {
+				buffer := make([]byte, 4<<10)
+				for {
+					n, err := client.Read(buffer)
+					if stopped.Load() {
+						return
+					}
+					if _, werr := server.Write(buffer[:n]); err != nil || werr != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	u.Host = listener.Addr().String()
+	q := r.queueOver(t, connect(t, u.String()), Options{PublishTimeout: time.Second})
+	stopped.Store(true)
+	began := time.Now()
+	results := make(chan error, 8)
+	for n := range cap(results) {
+		batch := newBatch("a")
+		batch.Items[0].Client.ID = fmt.Sprint(n)
+		noise := make([]byte, 3<<20)
+		seed := uint64(n + 1)
+		for i := range noise { // cannot be compressed
+			seed = seed*6364136223846793005 + 1442695040888963407
+			noise[i] = byte(seed >> 56)
+		}
+		batch.Items[0].Raw = noise
+		go func() {
+			_, err := q.Submit(t.Context(), batch, Waiting)
+			results <- err
+		}()
+	}
+	for range cap(results) {
+		select {
+		case err := <-results:
+			t.Logf("%v: %v", time.Since(began).Round(time.Millisecond), err)
+			if !errors.Is(err, ErrUnavailable) {
+				t.Errorf("%v", err)
+			}
+		case <-time.After(20*time.Second - time.Since(began)):
+			t.Fatal("a request is not answered after 20 s")
+		}
+	}
+}
+
+// JetStream has stored only the first message of a batch, as one whose disk is
+// full may: when it says so, the others are queued too.
+func TestSubmit_PartOfABatchIsQueued(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	q := r.queue(t, Options{})
+	ids := make([]string, 2*MaxChunkItems)
+	for i := range ids {
+		ids[i] = fmt.Sprint(i)
+	}
+	batch := newBatch(ids...)
+	chunks, datas, err := encode(batch, int(q.nc.MaxPayload()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	base, err := newBase()
+	if err != nil {
+		t.Fatal(err)
+	}
+	msgs := q.messages(base, []*submission{{waiter: newWaiter(q, batch, chunks), topic: "waiting.acme", chunks: chunks, datas: datas}})
+	deadline := time.Now().Add(10 * time.Second)
+	if err := q.commit(msgs[:1], deadline); err != nil {
+		t.Fatal(err)
+	}
+	if err := q.publishUntilKnown(&publication{chunks: chunks, msgs: msgs, deadline: deadline}); err != nil {
+		t.Fatal(err)
+	}
+	r.wantMessages(t, 2)
+}
+
+// What nobody waits for is refused before the stream is full, and in time
+// accepted again.
+func TestSubmit_RoomForThoseWhoWait(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	q := r.queue(t, Options{Stream: StreamOptions{MaxBytes: 1 << 20}})
+	for range 8 {
+		if _, err := r.js.Publish(t.Context(), SubjectPrefix+"waiting.acme.x.0", make([]byte, 100<<10)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	accepts := func(lane Lane) bool {
+		ticket, err := q.Submit(t.Context(), newBatch("a"), lane)
+		if err != nil {
+			return false
+		}
+		ticket.Release()
+		return true
+	}
+	localtest.Eventually(t, "batches that nobody waits for are refused", func() bool { return !accepts(Later) })
+	if !accepts(Waiting) {
+		t.Error("a batch that someone waits for is refused")
+	}
+	if err := r.stream(t).Purge(t.Context(), jetstream.WithPurgeKeep(1)); err != nil {
+		t.Fatal(err)
+	}
+	localtest.Eventually(t, "they are accepted again", func() bool { return accepts(Later) })
+}
+
+// The line groups small batches of one partner, keeps large ones apart, and lets
+// the partners take turns.
+func TestPublishQueue(t *testing.T) {
+	t.Parallel()
+	l := newPublishQueue()
+	join := func(partner string, sizes ...int) (joined []*submission) {
+		for _, size := range sizes {
+			s := &submission{topic: partner, datas: make([][]byte, 1), bytes: size}
+			if !l.join(s) {
+				t.Fatal("the line is closed")
+			}
+			joined = append(joined, s)
+		}
+		return joined
+	}
+	a := join("a", 1, maxSmallBytes, maxSmallBytes+1, 1, 1)
+	b := join("b", 1)
+	a[4].datas = make([][]byte, 2)
+	c := join("c", 1, 1, 1, maxSmallBytes, maxSmallBytes)
+	c[0].raw, c[1].raw, c[2].raw = maxGroupRaw/2, maxGroupRaw/2, 1
+	for i, want := range [][]*submission{a[:2], b, c[:2], a[2:3], c[2:], a[3:4], a[4:]} {
+		if diff := cmp.Diff(want, l.take(maxGroupBytes), cmp.Comparer(func(x, y *submission) bool { return x == y })); diff != "" {
+			t.Errorf("group %d: %s", i, diff)
+		}
+	}
+	b = join("b", 1, 1)
+	if !l.leave(b[0]) || l.leave(b[0]) || l.leave(a[0]) {
+		t.Error("only who waits can leave")
+	}
+	if left := l.close(); len(left) != 1 || left[0] != b[1] || l.take(maxGroupBytes) != nil || l.join(b[0]) {
+		t.Error("closing gives who is left, and ends all waiting")
+	}
+}
+
+// A batch of several chunks is queued as a whole or not at all: here its second
+// chunk doesn't fit any more.
+func TestSubmit_FullStream(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	q := r.queue(t, Options{})
+	config := r.stream(t).CachedInfo().Config
+	config.MaxMsgs = 1
+	if _, err := q.js.UpdateStream(t.Context(), config); err != nil {
+		t.Fatal(err)
+	}
+	ids := make([]string, MaxChunkItems+1)
+	for i := range ids {
+		ids[i] = fmt.Sprint(i)
+	}
+	if _, err := q.Submit(t.Context(), newBatch(ids...), Waiting); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("two chunks: %v", err)
+	}
+	r.wantMessages(t, 0)
+	submit(t, q, newBatch("a"))
+	if _, err := q.Submit(t.Context(), newBatch("b"), Waiting); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("a batch beyond: %v", err)
+	}
+}
+
+func TestSubmit_NATSAway(t *testing.T) {
+	t.Parallel()
+	q, err := New(connect(t, "nats://127.0.0.1:1"), Options{Ledger: new(fakeLedger)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	start(t, q.Run)
+	if _, err := q.Submit(t.Context(), newBatch("a"), Waiting); !errors.Is(err, ErrUnavailable) {
+		t.Fatalf("%v", err)
+	}
+}
+
+// Neither the queue nor the ledger answers: then nothing may be said.
+func TestSubmit_Uncertain(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.ledger.away = true
+	url, deafen, _ := localtest.Silenced(t, r.natsURL)
+	q := r.queueOver(t, connect(t, url), Options{PublishTimeout: time.Second})
+	deafen()
+	if _, err := q.Submit(t.Context(), newBatch("a"), Waiting); !errors.Is(err, ErrUncertain) {
+		t.Fatalf("%v", err)
+	}
+}
+
+// The outcomes of a batch reach its ticket, from a worker or from the ledger, until the ticket is
+// released.
+func TestTicket_Outcomes(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	q := r.queue(t, Options{})
+	for name, deliver := range map[string]func(intake.Outcome){
+		"from a worker": func(outcome intake.Outcome) {
+			if err := r.nc.Publish(q.reply, AppendOutcome(nil, outcome, nil)); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"from the ledger": func(outcome intake.Outcome) {
+			r.ledger.mu.Lock()
+			defer r.ledger.mu.Unlock()
+			r.ledger.outcomes = append(r.ledger.outcomes, outcome)
+		},
+	} {
+		batch := newBatch("a", "b")
+		ticket := submit(t, q, batch)
+		deliver(intake.Outcome{Batch: ticket.ID(), Len: 2, NotSaved: []intake.ItemVerdict{{Item: 1, Verdict: intake.DuplicateOfSaved(true)}}})
+		if !ticket.Wait(t.Context()) {
+			t.Errorf("%s: no outcome", name)
+		}
+		want := []intake.Verdict{{Code: intake.CodeSaved}, intake.DuplicateOfSaved(true)}
+		if diff := cmp.Diff(want, batch.Verdicts); diff != "" {
+			t.Errorf("%s: -want +got\n%s", name, diff)
+		}
+		ticket.Release()
+	}
+	if len(q.waiters) != 0 {
+		t.Errorf("%d batches are still waited for", len(q.waiters))
+	}
+}
