@@ -1,6 +1,7 @@
 package sender
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -14,10 +15,12 @@ import (
 	"github.com/jedib0t/go-pretty/v6/text"
 
 	"intake"
+	"intake/internal/client"
 )
 
-// A Report counts what became of the items, and lists those whose data is not
-// in the data store.
+// A Report counts what became of the items, and lists, in the order of the
+// batches, those whose data is not in the data store. It is safe for concurrent
+// use.
 type Report struct {
 	out      io.Writer
 	json     bool
@@ -26,6 +29,8 @@ type Report struct {
 
 	mu     sync.Mutex
 	totals Totals
+	next   int            // the order of the batch whose lines come next
+	lines  map[int][]byte // of later batches, by their order
 }
 
 // Totals are the end of a report.
@@ -33,8 +38,8 @@ type Totals struct {
 	Batches int            `json:"batches"`
 	Items   int            `json:"items"`
 	Codes   map[string]int `json:"codes,omitempty"`
-	// Records counts the items that were compared with what is saved, by what
-	// came of it.
+	// Records counts the items that were compared with the saved ones, by the
+	// result.
 	Records map[string]int `json:"records,omitempty"`
 	// NotSaved counts the items whose data is not in the data store, and
 	// Refused the batches that were refused as a whole.
@@ -43,16 +48,19 @@ type Totals struct {
 	Seconds  float64 `json:"seconds"`
 }
 
-// NewReport makes a report that lists on out, as text or as one JSON object a
-// line. progress, if not nil, hears of each step forward.
+// NewReport returns a report that lists on out, as text or as one JSON object a
+// line. progress, if not nil, is called with each step forward.
 func NewReport(out io.Writer, asJSON bool, progress func(bytes, items int64)) *Report {
 	if progress == nil {
 		progress = func(int64, int64) {}
 	}
-	return &Report{out: out, json: asJSON, progress: progress, began: time.Now(), totals: Totals{Codes: make(map[string]int), Records: make(map[string]int)}}
+	return &Report{
+		out: out, json: asJSON, progress: progress, began: time.Now(),
+		totals: Totals{Codes: make(map[string]int), Records: make(map[string]int)}, lines: make(map[int][]byte),
+	}
 }
 
-// IsSaved tells whether every item is in the data store with its data.
+// IsSaved reports whether every item is in the data store with its data.
 func (r *Report) IsSaved() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -60,6 +68,23 @@ func (r *Report) IsSaved() bool {
 }
 
 func (r *Report) read(bytes int64) { r.progress(bytes, 0) }
+
+// write writes a batch's lines, and those of the batches that follow it; or keeps
+// them until those before are written. The caller holds mu.
+func (r *Report) write(batch Batch, lines []byte) error {
+	r.lines[batch.order] = lines
+	for {
+		lines, ok := r.lines[r.next]
+		if !ok {
+			return nil
+		}
+		delete(r.lines, r.next)
+		r.next++
+		if _, err := r.out.Write(lines); err != nil {
+			return err
+		}
+	}
+}
 
 // A notSaved item is one whose data is not in the data store.
 type notSaved struct {
@@ -72,15 +97,14 @@ type notSaved struct {
 	Reason string       `json:"reason"`
 }
 
-func (r *Report) add(batch Batch, answer *Answer) error {
+func (r *Report) add(batch Batch, answer *client.Answer) error {
 	var ids []struct {
 		ID any `json:"partner_client_id"`
 	}
+	var lines bytes.Buffer
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.totals.Batches++
-	r.totals.Items += len(answer.Result)
-	r.progress(0, int64(len(answer.Result)))
+	r.count(len(answer.Result))
 	for i := range answer.Result {
 		status := &answer.Result[i].Status
 		r.totals.Codes[status.Code.String()]++
@@ -96,42 +120,47 @@ func (r *Report) add(batch Batch, answer *Answer) error {
 			item.ID = ids[i].ID
 		}
 		r.totals.NotSaved++
-		if err := r.list(item); err != nil {
+		if err := r.list(&lines, item); err != nil {
 			return err
 		}
 	}
-	return nil
+	return r.write(batch, lines.Bytes())
 }
 
-func (r *Report) addRecords(batch Batch, records *Records) error {
+func (r *Report) count(items int) {
+	r.totals.Batches++
+	r.totals.Items += items
+	r.progress(0, int64(items))
+}
+
+func (r *Report) addRecords(batch Batch, records *client.Records) error {
+	var lines bytes.Buffer
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.totals.Batches++
-	r.totals.Items += len(records.Result)
-	r.progress(0, int64(len(records.Result)))
+	r.count(len(records.Result))
 	for i, result := range records.Result {
 		r.totals.Records[result.Record]++
 		if result.Record == "saved_same" {
 			continue
 		}
 		r.totals.NotSaved++
-		var err error
-		if r.json {
-			err = json.NewEncoder(r.out).Encode(map[string]any{
-				"file": batch.File, "batch": batch.Number, "item": i, "partner_client_id": result.ID, "record": result.Record,
-			})
-		} else {
-			_, err = fmt.Fprintf(r.out, "%s batch %d item %d %q: %s\n", batch.File, batch.Number, i, result.ID, strings.TrimSpace(result.Record+" "+result.Detail))
+		if !r.json {
+			said := strings.TrimSpace(result.Record + " " + result.Detail)
+			fmt.Fprintf(&lines, "%s batch %d item %d %q: %s\n", batch.File, batch.Number, i, result.ID, said)
+			continue
 		}
-		if err != nil {
+		if err := json.NewEncoder(&lines).Encode(map[string]any{
+			"file": batch.File, "batch": batch.Number, "item": i, "partner_client_id": result.ID, "record": result.Record,
+		}); err != nil {
 			return err
 		}
 	}
-	return nil
+	return r.write(batch, lines.Bytes())
 }
 
-// isSaved tells whether an item's data is in the data store, or would be. A
-// duplicate within the request has its first one to speak for it.
+// isSaved reports whether an item's data is in the data store, or would be. A
+// duplicate within the request is as good as the first one, which is listed if it
+// isn't saved.
 func isSaved(code intake.Code, reason string) bool {
 	switch code {
 	case intake.CodeSaved, intake.CodeWouldBeSaved, intake.CodeDuplicateInRequest:
@@ -142,52 +171,84 @@ func isSaved(code intake.Code, reason string) bool {
 	return false
 }
 
-func (r *Report) list(item notSaved) error {
+func (r *Report) list(lines io.Writer, item notSaved) error {
 	if r.json {
-		return json.NewEncoder(r.out).Encode(item)
+		return json.NewEncoder(lines).Encode(item)
 	}
 	id, err := json.Marshal(item.ID)
-	if err == nil {
-		_, err = fmt.Fprintf(r.out, "%s batch %d item %d %s: %s: %s\n", item.File, item.Batch, item.Item, id, item.State, item.Reason)
+	if err != nil {
+		return err
 	}
+	// The text of a conflict begins with the state's name.
+	reason := strings.TrimPrefix(item.Reason, strings.ToLower(string(item.State))+": ")
+	_, err = fmt.Fprintf(lines, "%s batch %d item %d %s: %s: %s\n", item.File, item.Batch, item.Item, id, item.State, reason)
 	return err
 }
 
-func (r *Report) refused(batch Batch, reason error) {
+// refused reports a batch that was refused as a whole.
+func (r *Report) refused(batch Batch, reason error) error {
+	var lines bytes.Buffer
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.totals.Batches++
+	r.count(0)
 	r.totals.Refused++
-	if r.json {
-		_ = json.NewEncoder(r.out).Encode(map[string]any{"file": batch.File, "batch": batch.Number, "refused": reason.Error()})
-		return
+	if !r.json {
+		fmt.Fprintf(&lines, "%s batch %d was refused: %v\n", batch.File, batch.Number, reason)
+	} else if err := json.NewEncoder(&lines).Encode(map[string]any{
+		"file": batch.File, "batch": batch.Number, "refused": reason.Error(),
+	}); err != nil {
+		return err
 	}
-	fmt.Fprintf(r.out, "%s batch %d was refused: %v\n", batch.File, batch.Number, reason)
+	return r.write(batch, lines.Bytes())
 }
 
-// Finish prints the totals.
+// Finish prints what is left to be listed, and the totals. As text it prints none
+// if there was no batch.
 func (r *Report) Finish() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.totals.Seconds = time.Since(r.began).Seconds()
-	if r.json {
-		return json.NewEncoder(r.out).Encode(r.totals)
+	for _, order := range slices.Sorted(maps.Keys(r.lines)) { // of those before some have no end
+		if _, err := r.out.Write(r.lines[order]); err != nil {
+			return err
+		}
 	}
+	clear(r.lines)
+	r.totals.Seconds = time.Since(r.began).Seconds()
+	switch {
+	case r.json:
+		return json.NewEncoder(r.out).Encode(r.totals)
+	case r.totals.Batches > 0:
+		r.printTotals()
+	}
+	return nil
+}
+
+func (r *Report) printTotals() {
 	t := table.NewWriter()
 	t.SetOutputMirror(r.out)
 	t.SetStyle(table.StyleLight)
 	t.Style().Format.Footer = text.FormatDefault
-	t.AppendHeader(table.Row{"state", "code", "items"})
-	t.SetColumnConfigs([]table.ColumnConfig{{Name: "items", Align: text.AlignRight, AlignFooter: text.AlignRight}})
-	for _, code := range slices.Sorted(codes(r.totals.Codes)) {
-		t.AppendRow(table.Row{code.State(), code.String(), r.totals.Codes[code.String()]})
+	items := table.ColumnConfig{Name: "items", Align: text.AlignRight, AlignHeader: text.AlignRight, AlignFooter: text.AlignRight}
+	t.SetColumnConfigs([]table.ColumnConfig{{Number: 1, Align: text.AlignLeft, AlignHeader: text.AlignLeft}, items})
+	noun := "batches"
+	if r.totals.Batches == 1 {
+		noun = "batch"
 	}
-	for _, record := range slices.Sorted(maps.Keys(r.totals.Records)) {
-		t.AppendRow(table.Row{"", record, r.totals.Records[record]})
+	total := fmt.Sprintf("%d %s in %.1f s", r.totals.Batches, noun, r.totals.Seconds)
+	if len(r.totals.Records) > 0 {
+		t.AppendHeader(table.Row{"record", "items"})
+		for _, record := range slices.Sorted(maps.Keys(r.totals.Records)) {
+			t.AppendRow(table.Row{record, r.totals.Records[record]})
+		}
+		t.AppendFooter(table.Row{total, r.totals.Items})
+	} else {
+		t.AppendHeader(table.Row{"state", "code", "items"})
+		for _, code := range slices.Sorted(codes(r.totals.Codes)) {
+			t.AppendRow(table.Row{code.State(), code.String(), r.totals.Codes[code.String()]})
+		}
+		t.AppendFooter(table.Row{total, "", r.totals.Items})
 	}
-	t.AppendFooter(table.Row{fmt.Sprintf("%d batches in %.1f s", r.totals.Batches, r.totals.Seconds), "", r.totals.Items})
 	t.Render()
-	return nil
 }
 
 func codes(counts map[string]int) func(func(intake.Code) bool) {

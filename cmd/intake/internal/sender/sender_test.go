@@ -3,7 +3,9 @@ package sender_test
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -15,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/klauspost/compress/zstd"
 	"go.uber.org/goleak"
 
@@ -24,8 +27,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// A front gives a sender of batches to a handler. What the handler is to say is
-// made up here because a real front can't be made to say it.
+// front returns a sender to a front whose answers to batches are the handler's. A
+// real front can't be made to give these answers.
 func front(t *testing.T, batches http.HandlerFunc) *sender.Sender {
 	t.Helper()
 	mux := http.NewServeMux()
@@ -55,7 +58,7 @@ func newSender(t *testing.T, url, secret string) *sender.Sender {
 	return s
 }
 
-// answer says the same of every item of a batch.
+// answer answers a batch with the same verdict for every item.
 func answer(w http.ResponseWriter, r *http.Request, status int, verdict intake.Verdict) {
 	var items []json.RawMessage
 	body, _ := io.ReadAll(r.Body)
@@ -68,8 +71,12 @@ func answer(w http.ResponseWriter, r *http.Request, status int, verdict intake.V
 		result = append(result, map[string]any{"status": map[string]any{
 			"state": verdict.Code.State(), "code": verdict.Code, "validation_errors": verdict.Text}})
 	}
+	whole := intake.Completed
+	if status == http.StatusAccepted {
+		whole = intake.Pending
+	}
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(map[string]any{"status": "Completed", "result": result})
+	_ = json.NewEncoder(w).Encode(map[string]any{"status": whole, "result": result})
 }
 
 var saved = intake.Verdict{Code: intake.CodeSaved}
@@ -179,7 +186,12 @@ func TestSender_NotSaved(t *testing.T) {
 func TestSender_Errors(t *testing.T) {
 	s := front(t, func(w http.ResponseWriter, r *http.Request) { answer(w, r, http.StatusOK, saved) })
 	report := sender.NewReport(io.Discard, false, nil)
-	for content, want := range map[string]string{"[1] [2": "batch 2", `{"a":1}`: "not a JSON array"} {
+	for content, want := range map[string]string{
+		"[1] [2":               "a.json: it ends in the middle of batch 2",
+		"":                     "a.json: there are no batches in it",
+		`{"a":1}`:              "a.json: batch 1 is not a JSON array of items",
+		"[1,\n2]\n[3]\n[4,\n]": "a.json: line 5, byte 16, batch 3: invalid character ']' looking for beginning of value",
+	} {
 		if err := s.Send(t.Context(), []string{write(t, "a.json", []byte(content))}, report); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", content, err)
 		}
@@ -193,5 +205,100 @@ func TestSender_Errors(t *testing.T) {
 	_, err := newSender(t, server.URL, "wrong").Post(t.Context(), []byte("[1]"))
 	if err == nil || !strings.Contains(err.Error(), "invalid_client") {
 		t.Errorf("wrong secret: %v", err)
+	}
+}
+
+// What isn't saved is listed in the order of the batches, whichever is answered
+// first, and the text of a conflict doesn't repeat the state.
+func TestSender_Order(t *testing.T) {
+	last := make(chan struct{})
+	s := front(t, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		if string(body) == `["3"]` {
+			defer close(last)
+		} else {
+			<-last
+		}
+		answer(w, r, http.StatusOK, intake.ConflictInRequest([]int{0, 1}, "k"))
+	})
+	var out bytes.Buffer
+	report := sender.NewReport(&out, false, nil)
+	if err := s.Send(t.Context(), []string{write(t, "a.json", []byte(`["1"] ["2"] ["3"]`))}, report); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for line := range strings.Lines(out.String()) {
+		_, said, _ := strings.Cut(strings.TrimSpace(line), "a.json ")
+		got = append(got, said)
+	}
+	var want []string
+	for n := 1; n <= 3; n++ {
+		want = append(want, fmt.Sprintf(`batch %d item 0 null: Conflict: items 0 and 1 share partner_client_id "k" but their data differs`, n))
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("wanted (-), listed (+):\n%s", diff)
+	}
+}
+
+// Each wait is announced with its reason, and the last reason is the error. A
+// server that asks for a longer wait than there is time for is not asked again.
+func TestSender_GivesUp(t *testing.T) {
+	for name, test := range map[string]struct {
+		retryAfter string
+		tries      int
+		want       string
+	}{
+		"after a while": {"", 2, "of retries: 503 Service Unavailable"},
+		"at once":       {"8000", 1, "retried for no longer than 400ms: 503 Service Unavailable (Retry-After: 8000 s)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var tries, waits atomic.Int32
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/oauth/token" {
+					w.Header().Set("Content-Type", "application/json")
+					fmt.Fprint(w, `{"access_token":"token","token_type":"Bearer","expires_in":3600}`)
+					return
+				}
+				tries.Add(1)
+				w.Header().Set("Retry-After", test.retryAfter)
+				w.WriteHeader(http.StatusServiceUnavailable)
+			}))
+			defer server.Close()
+			s, err := sender.New(sender.Options{URL: server.URL, ClientID: "acme", ClientSecret: "secret", RetryFor: 400 * time.Millisecond,
+				Retrying: func(batch sender.Batch, reason error, wait time.Duration) {
+					if waits.Add(1); wait <= 0 || !strings.HasPrefix(reason.Error(), "503") {
+						t.Errorf("retrying %+v after %s because of %v", batch, wait, reason)
+					}
+				}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			_, err = s.Post(t.Context(), []byte("[1]"))
+			if err == nil || !strings.HasSuffix(err.Error(), test.want) {
+				t.Errorf("the error is %v, want %s", err, test.want)
+			}
+			if tries.Load() < int32(test.tries) || waits.Load() != tries.Load()-1 {
+				t.Errorf("%d tries, %d waits, want at least %d tries", tries.Load(), waits.Load(), test.tries)
+			}
+		})
+	}
+}
+
+// An interrupted sender says what the last try failed with.
+func TestSender_Interrupted(t *testing.T) {
+	server := httptest.NewServer(http.NotFoundHandler())
+	server.Close() // nobody listens there
+	ctx, cancel := context.WithCancel(t.Context())
+	s, err := sender.New(sender.Options{URL: server.URL, ClientID: "acme", ClientSecret: "secret",
+		Retrying: func(sender.Batch, error, time.Duration) { cancel() }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	_, err = s.Post(ctx, []byte("[1]"))
+	if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "connection refused") || strings.Count(err.Error(), "dial tcp") != 1 {
+		t.Errorf("the error is %v", err)
 	}
 }

@@ -1,18 +1,16 @@
 package sender
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
-	"net/http"
 	"time"
 
-	"golang.org/x/oauth2"
 	"golang.org/x/sync/errgroup"
+
+	"intake/internal/client"
 )
 
 // streamAhead is how many batches are written to a stream before the first of
@@ -20,9 +18,9 @@ import (
 const streamAhead = 16
 
 // Stream sends all batches of the files over one connection, and reports each. A
-// batch whose line is not answered in the end, or not with final states, is sent
-// again as a request of its own; so is what a stream that breaks has left, after
-// which there is another stream.
+// batch whose line gets no answer, or not one with final states, is sent again as a
+// request of its own. When the stream breaks, so are its batches without an answer,
+// and the next batches go over a new stream.
 func (s *Sender) Stream(ctx context.Context, files []string, report *Report) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -30,18 +28,14 @@ func (s *Sender) Stream(ctx context.Context, files []string, report *Report) err
 	read := make(chan error, 1)
 	go func() {
 		defer close(batches)
-		var failed error
-		for _, file := range files {
-			failed = errors.Join(failed, Batches(file, report.read, func(batch Batch) bool {
-				select {
-				case batches <- batch:
-					return true
-				case <-ctx.Done():
-					return false
-				}
-			}))
-		}
-		read <- failed
+		read <- eachBatch(ctx, files, report, func(batch Batch) bool {
+			select {
+			case batches <- batch:
+				return true
+			case <-ctx.Done():
+				return false
+			}
+		})
 	}()
 	for first := range batches {
 		if err := s.streamOnce(ctx, first, batches, report); err != nil {
@@ -51,17 +45,17 @@ func (s *Sender) Stream(ctx context.Context, files []string, report *Report) err
 	return <-read
 }
 
-// streamOnce sends batches until there are no more, or until the stream ends: also
-// one on which nothing has come or gone for as long as a request may take.
+// streamOnce sends batches until there are no more, or until the stream ends. It
+// ends a stream on which nothing was sent or received for requestTimeout.
 func (s *Sender) streamOnce(ctx context.Context, first Batch, batches <-chan Batch, report *Report) error {
 	body, send := io.Pipe()
-	sent := make(chan Batch, streamAhead) // in order, those that aren't answered
-	ended := make(chan struct{})          // the stream is read no more
+	sent := make(chan Batch, streamAhead) // in order, those without an answer yet
+	ended := make(chan struct{})          // closed when the stream is no longer read
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(s.opts.Concurrency + 1)
 	streamCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	silence := time.AfterFunc(s.client.Timeout, cancel)
+	silence := time.AfterFunc(requestTimeout, cancel)
 	defer silence.Stop()
 	group.Go(func() error {
 		defer close(sent)
@@ -78,9 +72,9 @@ func (s *Sender) streamOnce(ctx context.Context, first Batch, batches <-chan Bat
 			}
 			line.WriteByte('\n')
 			if _, err := send.Write(line.Bytes()); err != nil {
-				return nil // the batch is among those that aren't answered
+				return nil // the batch is among those without an answer
 			}
-			silence.Reset(s.client.Timeout)
+			silence.Reset(requestTimeout)
 			select {
 			case batch, ok = <-batches:
 			case <-ended:
@@ -89,8 +83,8 @@ func (s *Sender) streamOnce(ctx context.Context, first Batch, batches <-chan Bat
 		}
 		return nil
 	})
-	err := s.readAnswers(streamCtx, body, func(answer *Answer) error {
-		silence.Reset(s.client.Timeout)
+	err := s.readAnswers(streamCtx, body, func(answer *client.Answer) error {
+		silence.Reset(requestTimeout)
 		batch, ok := <-sent
 		switch {
 		case !ok:
@@ -112,41 +106,27 @@ func (s *Sender) streamOnce(ctx context.Context, first Batch, batches <-chan Bat
 }
 
 // readAnswers sends a stream and calls each with the answers as they come, nil for
-// one that isn't final. A stream that breaks is no error: the batches without an
-// answer are told by that.
-func (s *Sender) readAnswers(ctx context.Context, body io.Reader, each func(*Answer) error) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, s.opts.URL+"/api/v1/clients", body)
-	if err != nil {
-		return err
-	}
-	request.Header.Set("Content-Type", "application/x-ndjson")
-	request.Header.Set("Prefer", s.prefer())
-	client := *s.client
-	client.Timeout = 0 // a stream lasts
-	response, err := client.Do(request)
-	var credentials *oauth2.RetrieveError
+// one that isn't final. A stream that breaks is no error: its batches without an
+// answer are sent again.
+func (s *Sender) readAnswers(ctx context.Context, body io.Reader, each func(*client.Answer) error) error {
+	stream, err := s.client.Stream(ctx, body, s.prefer())
 	switch {
-	case errors.As(err, &credentials):
-		return fmt.Errorf("get a token: %w", err)
+	case isGeneral(err):
+		return err
 	case err != nil:
 		return nil
 	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		if refusal := refusalOf(response); refusal.isGeneral() {
-			return refusal
-		}
-		return nil
-	}
-	answers := bufio.NewReader(response.Body)
+	defer stream.Close()
 	for {
-		line, err := answers.ReadBytes('\n')
-		if err != nil {
+		answer, err := stream.Next()
+		var problem *client.Problem
+		switch {
+		case errors.As(err, &problem):
+			answer = nil
+		case err != nil:
 			return nil
-		}
-		answer := new(Answer)
-		if json.Unmarshal(line, answer) != nil || answer.Status != "Completed" {
-			answer = nil // a problem, whose status is a number, or pending
+		case !answer.IsFinal():
+			answer = nil
 		}
 		if err := each(answer); err != nil {
 			return err
