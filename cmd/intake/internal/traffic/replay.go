@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
@@ -12,9 +11,9 @@ import (
 	"time"
 
 	vegeta "github.com/tsenart/vegeta/v12/lib"
-	"golang.org/x/oauth2/clientcredentials"
 
 	"intake"
+	"intake/internal/client"
 )
 
 // ReplayOptions say what is sent, where and how fast. URL, the credentials and
@@ -22,7 +21,7 @@ import (
 type ReplayOptions struct {
 	URL                    string // of the front, without a path
 	ClientID, ClientSecret string
-	TokenURL               string // where tokens are given out; the front's /oauth/token when empty
+	TokenURL               string // where tokens are issued; the default is the front's /oauth/token
 	Batches                []*Template
 	// Rate is how many batches are sent a second, whether answers come or not;
 	// 0 sends the next one when one of Concurrency is answered.
@@ -44,8 +43,9 @@ type ReplayOptions struct {
 	Keep bool
 }
 
-// Replay sends batches and reports what became of them. progress, if not nil,
-// sees the report as it grows, about twice a second.
+// Replay sends batches until all are sent, the duration is over or ctx ends, and
+// reports what became of them. progress, if not nil, is called with the growing
+// report about twice a second.
 func Replay(ctx context.Context, opts ReplayOptions, progress func(*Report)) (*Report, error) {
 	if len(opts.Batches) == 0 {
 		return nil, errors.New("there are no batches to send")
@@ -61,6 +61,7 @@ func Replay(ctx context.Context, opts ReplayOptions, progress func(*Report)) (*R
 	if err != nil {
 		return nil, err
 	}
+	defer target.client.Close()
 	attacker := vegeta.NewAttacker(vegeta.Workers(uint64(min(workers, 16))), vegeta.MaxWorkers(uint64(workers)), vegeta.Client(newClient(opts, workers)))
 	pacer := vegeta.Pacer(vegeta.Rate{Freq: 0, Per: time.Second}) // as fast as it goes
 	if opts.Rate > 0 {
@@ -88,41 +89,29 @@ func Replay(ctx context.Context, opts ReplayOptions, progress func(*Report)) (*R
 	return report, nil
 }
 
-// A target gives the requests, each once.
+// A target makes the requests, each once.
 type target struct {
 	opts   ReplayOptions
 	url    string
-	header func() (http.Header, error)
+	client *client.Client // gets the tokens
+	prefer string
 	count  atomic.Int64
 }
 
 func newTarget(ctx context.Context, opts ReplayOptions) (*target, error) {
-	url := strings.TrimRight(opts.URL, "/")
-	if opts.TokenURL == "" {
-		opts.TokenURL = url + "/oauth/token"
+	c, err := client.New(client.Options{URL: opts.URL, ClientID: opts.ClientID, ClientSecret: opts.ClientSecret, TokenURL: opts.TokenURL})
+	if err != nil {
+		return nil, err
 	}
-	credentials := clientcredentials.Config{
-		ClientID: opts.ClientID, ClientSecret: opts.ClientSecret, TokenURL: opts.TokenURL, Scopes: []string{"clients:write"},
-	}
-	tokens := credentials.TokenSource(context.WithoutCancel(ctx))
-	if _, err := tokens.Token(); err != nil {
-		return nil, fmt.Errorf("get a token: %w", err)
+	if _, err := c.Token(ctx); err != nil {
+		c.Close()
+		return nil, err
 	}
 	prefer := "return=minimal, wait=30"
 	if opts.Async {
 		prefer = "return=minimal, respond-async"
 	}
-	return &target{opts: opts, url: url + "/api/v1/clients", header: func() (http.Header, error) {
-		token, err := tokens.Token()
-		if err != nil {
-			return nil, err
-		}
-		return http.Header{
-			"Authorization": {"Bearer " + token.AccessToken},
-			"Content-Type":  {"application/json"},
-			"Prefer":        {prefer},
-		}, nil
-	}}, nil
+	return &target{opts: opts, url: c.URL() + "/api/v1/clients", client: c, prefer: prefer}, nil
 }
 
 // A sending is one batch as it was sent in one round.
@@ -145,13 +134,19 @@ func (t *target) next(request *vegeta.Target) error {
 	if t.opts.Duration == 0 && n >= int64(len(t.opts.Batches)*max(t.opts.Loop, 1)) {
 		return vegeta.ErrNoTargets
 	}
-	header, err := t.header()
+	// The library passes no context. The client bounds the request by itself.
+	token, err := t.client.Token(context.Background())
 	if err != nil {
 		return err
 	}
 	s := t.sending(n)
-	request.Method, request.Header = http.MethodPost, header
-	// What stands behind the # is not sent: it tells afterwards what was.
+	request.Method = http.MethodPost
+	request.Header = http.Header{
+		"Authorization": {token.Type() + " " + token.AccessToken},
+		"Content-Type":  {"application/json"},
+		"Prefer":        {t.prefer},
+	}
+	// The part after the # is not sent: it identifies the batch in the result.
 	request.URL = t.url + "#" + strconv.FormatInt(n, 10)
 	if request.Body = s.template.body; s.round != 0 {
 		request.Body = s.template.Append(make([]byte, 0, len(s.template.body)+16*len(s.template.keys)), s.round)

@@ -55,7 +55,7 @@ func TestReplay_RetryAfter(t *testing.T) {
 	defer server.Close()
 	batch := NewTemplate([]byte(`[{"partner_client_id":"a"}]`))
 	began := time.Now()
-	report, err := Replay(t.Context(), ReplayOptions{URL: server.URL, Batches: []*Template{batch}, Loop: 3, Concurrency: 1}, nil)
+	report, err := Replay(t.Context(), ReplayOptions{URL: server.URL, ClientID: "acme", ClientSecret: "secret", Batches: []*Template{batch}, Loop: 3, Concurrency: 1}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
