@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"intake/internal/local/localtest"
 )
 
 // Ten thousand connections that never send a whole request take little memory,
@@ -28,7 +30,7 @@ func TestSlowConnections(t *testing.T) {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	eventually(t, "the front is ready", func() bool {
+	localtest.Eventually(t, "the front is ready", func() bool {
 		response, err := http.Get("http://" + admin + "/readyz")
 		if err != nil {
 			return false

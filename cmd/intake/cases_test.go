@@ -74,7 +74,7 @@ func (s *stack) runCase(t *testing.T, d *documented, c conformanceCase, partner,
 		}
 		for i, item := range a.Result {
 			if item.Status.Code != intake.CodeSaved {
-				t.Fatalf("saved before: item %d is %s: %s", i, item.Status.Code, item.Status.Text)
+				t.Fatalf("saved before: item %d is %s: %s", i, item.Status.Code, item.Status.Reason)
 			}
 		}
 	}
@@ -108,21 +108,21 @@ func (c *conformanceCase) body() []byte {
 
 func compareItems(t *testing.T, c conformanceCase, a answer) {
 	t.Helper()
-	if a.http != http.StatusOK || a.Status != string(intake.Completed) || len(a.Result) != len(c.Expect) {
-		t.Fatalf("answered %d %v (%s) with %d items, want %d", a.http, a.Status, a.Detail, len(a.Result), len(c.Expect))
+	if a.http != http.StatusOK || a.Status != intake.Completed || len(a.Result) != len(c.Expect) {
+		t.Fatalf("answered %d %v (%s) with %d items, want %d", a.http, a.Status, a.refused.Detail, len(a.Result), len(c.Expect))
 	}
 	for i, want := range c.Expect {
 		got := a.Result[i]
 		if got.Status.State != want.State || got.Status.Code != want.Code {
-			t.Errorf("item %d is %s/%s (%s), want %s/%s", i, got.Status.State, got.Status.Code, got.Status.Text, want.State, want.Code)
+			t.Errorf("item %d is %s/%s (%s), want %s/%s", i, got.Status.State, got.Status.Code, got.Status.Reason, want.State, want.Code)
 		}
 		for _, says := range want.Says {
-			if !strings.Contains(got.Status.Text, says) {
-				t.Errorf("item %d says %q, which lacks %q", i, got.Status.Text, says)
+			if !strings.Contains(got.Status.Reason, says) {
+				t.Errorf("item %d says %q, which lacks %q", i, got.Status.Reason, says)
 			}
 		}
-		if (got.Status.Text == "") != (want.Code == intake.CodeSaved) {
-			t.Errorf("item %d is %s and says %q", i, want.Code, got.Status.Text)
+		if (got.Status.Reason == "") != (want.Code == intake.CodeSaved) {
+			t.Errorf("item %d is %s and says %q", i, want.Code, got.Status.Reason)
 		}
 		if c.Request != nil && string(got.Data) != string(c.Request[i]) {
 			t.Errorf("item %d came back changed: %s", i, got.Data)

@@ -69,7 +69,7 @@ func TestUnsafeServers(t *testing.T) {
 					}
 				}
 				text := startCommand(t, append(args, "--allow-unsafe")...)
-				eventually(t, "it goes on", func() bool {
+				localtest.Eventually(t, "it goes on", func() bool {
 					return strings.Contains(text.String(), "going on as --allow-unsafe says") && strings.Contains(text.String(), test.want[0])
 				})
 			}

@@ -75,9 +75,9 @@ func TestFullDisk(t *testing.T) {
 			refused := func(when string) {
 				t.Helper()
 				if a := send("respond-async"); a.http != http.StatusServiceUnavailable || a.retry == "" {
-					t.Errorf("%s: a batch is answered %d %s", when, a.http, a.Detail)
+					t.Errorf("%s: a batch is answered %d %s", when, a.http, a.refused.Detail)
 				}
-				eventually(t, when+": /readyz says what is wrong, and what to do", func() bool {
+				localtest.Eventually(t, when+": /readyz says what is wrong, and what to do", func() bool {
 					status, text := readyz(t, f)
 					return status == http.StatusServiceUnavailable &&
 						strings.Contains(text, test.says) && strings.Contains(text, "restart nats-server")
@@ -85,10 +85,10 @@ func TestFullDisk(t *testing.T) {
 				const invalid = `[{"partner_client_id":"invalid"}]`
 				a, err := post(t.Context(), client, f, []byte(invalid), "")
 				if err != nil || a.http != http.StatusOK || a.Result[0].Status.Code != intake.CodeInvalid {
-					t.Errorf("%s: a batch that needs no saving is answered %d %s (%v)", when, a.http, a.Detail, err)
+					t.Errorf("%s: a batch that needs no saving is answered %d %s (%v)", when, a.http, a.refused.Detail, err)
 				}
 			}
-			eventually(t, "the servers have elected leaders, and batches are saved", func() bool { return send("wait=30").http == http.StatusOK })
+			localtest.Eventually(t, "the servers have elected leaders, and batches are saved", func() bool { return send("wait=30").http == http.StatusOK })
 			unlock := s.lockClients(t)
 			disk.Fill(t)
 			var pending []string
@@ -116,7 +116,7 @@ func TestFullDisk(t *testing.T) {
 				t.Errorf("logged %d times that batches are refused", n)
 			}
 			restart(t, servers)
-			eventually(t, "the front is ready", func() bool {
+			localtest.Eventually(t, "the front is ready", func() bool {
 				status, _ := readyz(t, f)
 				return status == http.StatusOK
 			})
@@ -125,7 +125,7 @@ func TestFullDisk(t *testing.T) {
 			}
 			allSaved()
 			if a := send("wait=30"); a.http != http.StatusOK {
-				t.Errorf("after the restart a batch is answered %d %s", a.http, a.Detail)
+				t.Errorf("after the restart a batch is answered %d %s", a.http, a.refused.Detail)
 			}
 			if n := s.count(t, "select count(*) from partner_clients"); n != items {
 				t.Errorf("%d records of %d items", n, items)

@@ -87,7 +87,7 @@ func TestFailover_StandbyBehind(t *testing.T) {
 		t.Helper()
 		a, err := post(ctx, client, f, []byte("["+itemOf(id, 1)+"]"), prefer)
 		if err != nil || a.http != want {
-			t.Fatalf("%s is answered %d %s (%v), want %d", id, a.http, a.Detail, err, want)
+			t.Fatalf("%s is answered %d %s (%v), want %d", id, a.http, a.refused.Detail, err, want)
 		}
 		return a.ID
 	}
@@ -114,7 +114,7 @@ func TestFailover_StandbyBehind(t *testing.T) {
 		}
 		return n
 	}
-	eventually(t, "a commit waits", func() bool { return waiting() > 0 })
+	localtest.Eventually(t, "a commit waits", func() bool { return waiting() > 0 })
 	stop()
 	if waiting() == 0 {
 		t.Error("the commit waits no more when its worker has ended")
@@ -124,7 +124,7 @@ func TestFailover_StandbyBehind(t *testing.T) {
 	if _, err := primary.Exec(ctx, "select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "what was to wait is visible, and its worker waits again", func() bool {
+	localtest.Eventually(t, "what was to wait is visible, and its worker waits again", func() bool {
 		var visible bool
 		err := primary.QueryRow(ctx, "select exists (select from partner_clients where partner_client_id = 'a')").Scan(&visible)
 		return err == nil && visible && waiting() > 0

@@ -130,7 +130,7 @@ func (o *observations) send(ctx context.Context, client *http.Client, f *frontPr
 		o.refused++
 		o.notSaved = append(o.notSaved, ids...)
 	case a.http != http.StatusOK && a.http != http.StatusAccepted:
-		o.other = append(o.other, fmt.Sprintf("status %d: %s", a.http, a.Detail))
+		o.other = append(o.other, fmt.Sprintf("status %d: %s", a.http, a.refused.Detail))
 	default:
 		for i, item := range a.Result {
 			switch item.Status.Code {
@@ -139,7 +139,7 @@ func (o *observations) send(ctx context.Context, client *http.Client, f *frontPr
 			case intake.CodePending:
 				o.pending = append(o.pending, ids[i])
 			default:
-				o.other = append(o.other, fmt.Sprintf("%s is %s: %s", ids[i], item.Status.Code, item.Status.Text))
+				o.other = append(o.other, fmt.Sprintf("%s is %s: %s", ids[i], item.Status.Code, item.Status.Reason))
 			}
 		}
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"intake/internal/decode"
+	"intake/internal/local/localtest"
 	"net/http"
 	"strings"
 	"sync"
@@ -59,11 +60,11 @@ func TestQueueFull(t *testing.T) {
 					pending = append(pending, a.ID)
 				case http.StatusServiceUnavailable:
 					refused++
-					if a.Code != "queue_full" {
-						t.Errorf("refused as %s: %s", a.Code, a.Detail)
+					if a.refused.Code != "queue_full" {
+						t.Errorf("refused as %s: %s", a.refused.Code, a.refused.Detail)
 					}
 				default:
-					t.Fatalf("answered %d: %s", a.http, a.Detail)
+					t.Fatalf("answered %d: %s", a.http, a.refused.Detail)
 				}
 			}
 			if refused > 0 {
@@ -92,7 +93,7 @@ func TestQueueFull(t *testing.T) {
 		if n := s.count(t, "select count(*) from partner_clients"); n != 20*len(pending) {
 			t.Errorf("%d records of %d batches", n, len(pending))
 		}
-		eventually(t, "batches are accepted again", func() bool {
+		localtest.Eventually(t, "batches are accepted again", func() bool {
 			a, err := post(t.Context(), client, f, batch(), "respond-async")
 			if err != nil || a.http != http.StatusAccepted {
 				return false

@@ -376,7 +376,7 @@ func (l *killLoad) note(ids []string, text []byte) {
 				l.pending = append(l.pending, a.ID)
 			}
 		default:
-			l.wrong = append(l.wrong, fmt.Sprintf("%s is %s: %s", ids[i], code, a.Result[i].Status.Text))
+			l.wrong = append(l.wrong, fmt.Sprintf("%s is %s: %s", ids[i], code, a.Result[i].Status.Reason))
 		}
 	}
 }
@@ -453,10 +453,10 @@ func (l *killLoad) audit(ctx context.Context) {
 	for _, id := range l.pending {
 		for {
 			a := l.status(ctx, id)
-			if a.Status == string(intake.Completed) {
+			if a.Status == intake.Completed {
 				for i := range a.Result {
 					if a.Result[i].Status.Code != intake.CodeSaved {
-						t.Errorf("batch %s: item %d is %s: %s", id, i, a.Result[i].Status.Code, a.Result[i].Status.Text)
+						t.Errorf("batch %s: item %d is %s: %s", id, i, a.Result[i].Status.Code, a.Result[i].Status.Reason)
 					}
 				}
 				break

@@ -56,7 +56,7 @@ func TestLimits(t *testing.T) {
 				case http.StatusTooManyRequests:
 					refused++
 				default:
-					t.Errorf("answered %d: %s", a.http, a.Detail)
+					t.Errorf("answered %d: %s", a.http, a.refused.Detail)
 				}
 				mu.Unlock()
 			}

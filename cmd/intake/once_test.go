@@ -134,11 +134,11 @@ func sendBatch(ctx context.Context, client *http.Client, f *frontProcess, batch 
 		return nil, err
 	}
 	if a.http != http.StatusOK || len(a.Result) != len(batch) {
-		return nil, fmt.Errorf("answered %d (%s) with %d items for %d", a.http, a.Detail, len(a.Result), len(batch))
+		return nil, fmt.Errorf("answered %d (%s) with %d items for %d", a.http, a.refused.Detail, len(a.Result), len(batch))
 	}
 	judged := make([]judgement, len(batch))
 	for i, item := range a.Result {
-		judged[i] = judgement{batch[i], item.Status.Code, item.Status.Text}
+		judged[i] = judgement{batch[i], item.Status.Code, item.Status.Reason}
 	}
 	return judged, nil
 }
@@ -235,7 +235,7 @@ func TestCreate_DataAsSent(t *testing.T) {
 	if err := s.conn.QueryRow(t.Context(), "select partner_client_id from saved_clients").Scan(&id); err != nil || id != "café \u2028 /" {
 		t.Errorf("saved as %q %v", id, err)
 	}
-	if !json.Valid(a.Result[0].Data) || a.ID == "" || !strings.HasSuffix(a.Location, a.ID) {
+	if !json.Valid(a.Result[0].Data) || a.ID == "" || !strings.HasSuffix(a.URI, a.ID) {
 		t.Errorf("%+v", a)
 	}
 }

@@ -287,11 +287,11 @@ func TestOpenAPI_Examples(t *testing.T) {
 			statusURI = got.(map[string]any)["status_check_uri"].(string)
 		}
 	}
-	eventually(t, "the answer to a repeat is the example", func() bool {
+	localtest.Eventually(t, "the answer to a repeat is the example", func() bool {
 		_, got := exchange(t, client, "POST", f.url()+create, minimal, requests["one"])
 		return cmp.Equal(masked(answers["minimal"]), masked(got)) // once it is known to be seen, nothing is queued
 	})
-	eventually(t, "the status is the example", func() bool {
+	localtest.Eventually(t, "the status is the example", func() bool {
 		_, got := exchange(t, client, "GET", f.url()+statusURI, minimal, nil)
 		return cmp.Equal(masked(answers["final"]), masked(got))
 	})
@@ -512,7 +512,7 @@ func TestOpenAPI_TooMany(t *testing.T) {
 		t.Errorf("%d %v", first.StatusCode, first.Header)
 	}
 	most := "[" + strings.Repeat("1,", intake.MaxBatchItems-1) + "1]"
-	eventually(t, "the rate is used up", func() bool {
+	localtest.Eventually(t, "the rate is used up", func() bool {
 		response := send(undocumented, "POST", create, "application/json", strings.NewReader(most))
 		defer response.Body.Close()
 		return response.StatusCode == 429 && response.Header.Get("RateLimit-Remaining") != ""
@@ -521,7 +521,7 @@ func TestOpenAPI_TooMany(t *testing.T) {
 
 	bare := &http.Client{Transport: d}
 	const form = "grant_type=client_credentials&client_id=acme&client_secret=x"
-	eventually(t, "no more secrets are looked at", func() bool {
+	localtest.Eventually(t, "no more secrets are looked at", func() bool {
 		response := send(http.DefaultClient, "POST", "/oauth/token", "application/x-www-form-urlencoded", strings.NewReader(form))
 		defer response.Body.Close()
 		return response.StatusCode == 429
@@ -547,7 +547,7 @@ func TestOpenAPI_Unavailable(t *testing.T) {
 			t.Errorf("%v: answered %d; the example (-) and the answer (+) differ:\n%s", headers, status, diff)
 		}
 	}
-	eventually(t, "the front is not ready", func() bool {
+	localtest.Eventually(t, "the front is not ready", func() bool {
 		status, _ := ask(t, client, "GET", f.url()+"/readyz", "")
 		return status == 503
 	})

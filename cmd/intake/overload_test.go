@@ -69,7 +69,7 @@ func TestOverload(t *testing.T) {
 						t.Errorf("Retry-After: %q", a.retry)
 					}
 				default:
-					t.Errorf("answered %d %s (%v)", a.http, a.Detail, err)
+					t.Errorf("answered %d %s (%v)", a.http, a.refused.Detail, err)
 				}
 				enough := refusals >= 2*clients
 				mu.Unlock()
@@ -87,10 +87,10 @@ func TestOverload(t *testing.T) {
 		t.Errorf("nothing was refused, with %d items accepted", len(accepted))
 	}
 	proxy.Toxics.ResetToxics(ctx)
-	eventually(t, "all that was accepted is saved", func() bool {
+	localtest.Eventually(t, "all that was accepted is saved", func() bool {
 		return s.count(t, "select count(*) from partner_clients") >= len(accepted)
 	})
-	eventually(t, "batches are accepted again", func() bool {
+	localtest.Eventually(t, "batches are accepted again", func() bool {
 		f := s.fronts[0]
 		a, err := post(ctx, s.client(ctx, f, "acme", s.secret), f, []byte("["+itemOf("after", 1)+"]"), "wait=30")
 		return err == nil && a.http == http.StatusOK
@@ -137,7 +137,7 @@ func TestOverload_AfterAnOutage(t *testing.T) {
 	accepted := batches * size
 	for n := range batches {
 		if a := create(s.fronts[n%2], fmt.Sprint("during-", n), size); a.http != http.StatusAccepted {
-			t.Fatalf("with Postgres away answered %d %s", a.http, a.Detail)
+			t.Fatalf("with Postgres away answered %d %s", a.http, a.refused.Detail)
 		}
 	}
 	if err := proxy.Start(); err != nil {
@@ -148,7 +148,7 @@ func TestOverload_AfterAnOutage(t *testing.T) {
 		t.Fatal(err)
 	}
 	for n, f := range s.fronts {
-		eventually(t, "the front refuses batches", func() bool {
+		localtest.Eventually(t, "the front refuses batches", func() bool {
 			a := create(f, fmt.Sprint("slow-", n, "-", accepted), 1)
 			if a.http == http.StatusAccepted {
 				accepted++
@@ -163,7 +163,7 @@ func TestOverload_AfterAnOutage(t *testing.T) {
 		<-time.After(50 * time.Millisecond)
 	}
 	for n, f := range s.fronts {
-		eventually(t, "the front takes batches again", func() bool {
+		localtest.Eventually(t, "the front takes batches again", func() bool {
 			return create(f, fmt.Sprint("after-", n), 1).http == http.StatusAccepted
 		})
 	}

@@ -80,7 +80,7 @@ func TestQuestions_PostgresHangs(t *testing.T) {
 			})
 		}
 	}
-	eventually(t, "all have asked", func() bool { return gauge(t, f.metrics, "intake_front_question_bytes") >= 2*each*16<<10 })
+	localtest.Eventually(t, "all have asked", func() bool { return gauge(t, f.metrics, "intake_front_question_bytes") >= 2*each*16<<10 })
 	var ids []string
 	for n, prefer := range []string{"respond-async", "wait=1", "respond-async"} {
 		a, err := post(ctx, client, f, []byte("["+itemOf(fmt.Sprint("new-", n), 1)+"]"), prefer)
@@ -95,7 +95,7 @@ func TestQuestions_PostgresHangs(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, id := range append(ids, saved.ID) {
-		eventually(t, "the batch is final", func() bool {
+		localtest.Eventually(t, "the batch is final", func() bool {
 			a, err := check(ctx, client, f, id)
 			if err == nil && a.http == http.StatusNotFound {
 				t.Fatalf("the status of %s is 404", id)
@@ -104,7 +104,7 @@ func TestQuestions_PostgresHangs(t *testing.T) {
 		})
 	}
 	for _, q := range questions {
-		eventually(t, q.path+" is answered", func() bool {
+		localtest.Eventually(t, q.path+" is answered", func() bool {
 			status, _ := ask(q.method, q.path, q.body, q.prefer)
 			return status == http.StatusOK
 		})

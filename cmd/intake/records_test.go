@@ -44,8 +44,8 @@ func TestCases_DryRun(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if dry.ID != "" || dry.Location != "" {
-				t.Errorf("the answer has the status %q at %q", dry.ID, dry.Location)
+			if dry.ID != "" || dry.URI != "" {
+				t.Errorf("the answer has the status %q at %q", dry.ID, dry.URI)
 			}
 			if messagesOf(t, stream) != queued || s.count(t, "select count(*) from partner_clients") != records {
 				t.Error("something was queued or saved")

@@ -39,9 +39,9 @@ func TestRecover(t *testing.T) {
 		}
 		if a.http == http.StatusAccepted {
 			id := a.ID
-			eventually(t, "the batch is final", func() bool { // refused while Postgres is away
+			localtest.Eventually(t, "the batch is final", func() bool { // refused while Postgres is away
 				a, err = check(t.Context(), client, s.fronts[0], id)
-				return err == nil && a.http == http.StatusOK && a.Status == string(intake.Completed)
+				return err == nil && a.http == http.StatusOK && a.Status == intake.Completed
 			})
 		}
 		mu.Lock()
@@ -68,11 +68,11 @@ func TestRecover(t *testing.T) {
 		if err := postgres.Start(ctx); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "Postgres is back", func() bool { return s.conn.Ping(ctx) == nil })
+		localtest.Eventually(t, "Postgres is back", func() bool { return s.conn.Ping(ctx) == nil })
 		// A front finds out by failing that its connections are gone.
 		for _, f := range s.fronts {
 			for range 4 {
-				eventually(t, "a front has Postgres back", func() bool { return f.store.Ping(ctx) == nil })
+				localtest.Eventually(t, "a front has Postgres back", func() bool { return f.store.Ping(ctx) == nil })
 			}
 		}
 	}
@@ -137,7 +137,7 @@ func TestRecover(t *testing.T) {
 		}
 	}
 	var repeated keyedAnswer
-	eventually(t, "a repeat is answered", func() bool {
+	localtest.Eventually(t, "a repeat is answered", func() bool {
 		repeated = postKeyed(t, client, s.fronts[1], "key", keyed, "wait=30")
 		return repeated.status != http.StatusServiceUnavailable
 	})
@@ -150,10 +150,10 @@ func TestRecover(t *testing.T) {
 			continue // it was answered without being queued
 		}
 		var a answer
-		eventually(t, "the batch is final", func() bool {
+		localtest.Eventually(t, "the batch is final", func() bool {
 			var err error
 			a, err = check(t.Context(), client, s.fronts[1], id)
-			return err == nil && a.http == http.StatusOK && a.Status == string(intake.Completed)
+			return err == nil && a.http == http.StatusOK && a.Status == intake.Completed
 		})
 		for i := range a.Result {
 			if before.Result[i].Status.Code == intake.CodeSaved {
@@ -224,7 +224,7 @@ func TestDead(t *testing.T) {
 	if _, err := js.Publish(t.Context(), "intake.batch.waiting.acme.x.0", []byte("\x01rubbish")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "both are dead letters", func() bool { return len(list()) == 2 })
+	localtest.Eventually(t, "both are dead letters", func() bool { return len(list()) == 2 })
 	letters := list()
 	if l := letters[0]; l.Partner != "acme" || l.Reason != "a test" {
 		t.Errorf("%+v", l)
@@ -241,8 +241,8 @@ func TestDead(t *testing.T) {
 		dead(1, args...)
 	}
 	dead(0, "retry", "--all")
-	eventually(t, "the batch is saved", func() bool { return s.count(t, "select count(*) from saved_clients where claims = 1") == 1 })
-	eventually(t, "the unreadable one is back", func() bool { letters = list(); return len(letters) == 1 })
+	localtest.Eventually(t, "the batch is saved", func() bool { return s.count(t, "select count(*) from saved_clients where claims = 1") == 1 })
+	localtest.Eventually(t, "the unreadable one is back", func() bool { letters = list(); return len(letters) == 1 })
 	if letters[0].Sequence != 3 {
 		t.Errorf("%+v", letters)
 	}
@@ -303,7 +303,7 @@ func TestSeenRebuild(t *testing.T) {
 		}
 		return n
 	}
-	eventually(t, "the worker has marked all", func() bool { return marked() == 2*items })
+	localtest.Eventually(t, "the worker has marked all", func() bool { return marked() == 2*items })
 	if err := client.FlushAll(t.Context()).Err(); err != nil {
 		t.Fatal(err)
 	}

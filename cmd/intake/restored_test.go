@@ -29,13 +29,13 @@ func TestSeenSetAheadOfStore(t *testing.T) {
 			if err == nil && a.http == http.StatusOK {
 				for i, item := range a.Result {
 					if item.Status.Code != want[i] {
-						t.Errorf("item %d is %s: %s; want %s", i, item.Status.Code, item.Status.Text, want[i])
+						t.Errorf("item %d is %s: %s; want %s", i, item.Status.Code, item.Status.Reason, want[i])
 					}
 				}
 				return
 			}
 			if ctx.Err() != nil {
-				t.Fatalf("no answer: %d %s (%v)", a.http, a.Detail, err)
+				t.Fatalf("no answer: %d %s (%v)", a.http, a.refused.Detail, err)
 			}
 			<-time.After(50 * time.Millisecond)
 		}
@@ -49,7 +49,7 @@ func TestSeenSetAheadOfStore(t *testing.T) {
 		}
 	}
 	if a, err := post(ctx, client, f, []byte("["+itemOf("kept", 1)+"]"), "wait=30"); err != nil || a.http != http.StatusOK {
-		t.Fatalf("%d %s (%v)", a.http, a.Detail, err)
+		t.Fatalf("%d %s (%v)", a.http, a.refused.Detail, err)
 	}
 	backup := filepath.Join(localtest.Dir(t), "backup")
 	restart(func() {

@@ -60,7 +60,7 @@ func (l *tokenLoad) round(ctx context.Context, n, i int) error {
 		body := fmt.Appendf(nil, `[{"partner_client_id":"load-%d-%d","entity_type":"A"}]`, n, i)
 		a, err := post(ctx, bearer(ctx, token), l.s.fronts[(n+1)%2], body, "")
 		if err != nil || a.http != http.StatusOK && a.http != http.StatusAccepted {
-			return fmt.Errorf("a batch is answered %d %s: %v", a.http, a.Detail, err)
+			return fmt.Errorf("a batch is answered %d %s: %v", a.http, a.refused.Detail, err)
 		}
 		l.requests.Add(1)
 	}

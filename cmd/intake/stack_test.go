@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -21,6 +22,7 @@ import (
 
 	"intake"
 	"intake/cmd/intake/internal/auth"
+	"intake/internal/client"
 	"intake/internal/local/localtest"
 	"intake/sink"
 )
@@ -159,23 +161,24 @@ func credentials(url, partner, secret string) *clientcredentials.Config {
 
 // An answer to a batch, or its refusal.
 type answer struct {
-	http     int
-	retry    string       // Retry-After
-	ID       string       `json:"status_check_id"`
-	Status   any          `json:"status"` // a state, or the number of a problem
-	Location string       `json:"status_check_uri"`
-	Result   []itemAnswer `json:"result"`
-	Code     string       `json:"code"` // of a problem
-	Detail   string       `json:"detail"`
+	client.Answer
+	http    int
+	retry   string         // Retry-After
+	refused client.Problem // the zero value if it wasn't
 }
 
-type itemAnswer struct {
-	Data   json.RawMessage `json:"data"`
-	Status struct {
-		State intake.State `json:"state"`
-		Code  intake.Code  `json:"code"`
-		Text  string       `json:"validation_errors"`
-	} `json:"status"`
+func (a *answer) UnmarshalJSON(text []byte) error {
+	parsed, err := client.ParseAnswer(text)
+	var problem *client.Problem
+	switch {
+	case errors.As(err, &problem):
+		a.refused = *problem
+	case err != nil:
+		return err
+	default:
+		a.Answer = *parsed
+	}
+	return nil
 }
 
 // post sends a body to a front.

@@ -78,9 +78,9 @@ func TestStart_ServersAway(t *testing.T) {
 	}
 	s.secret = s.addPartner(t, "acme")
 	for _, admin := range admins {
-		eventually(t, admin+" is ready", func() bool { return status(admin+"/readyz") == http.StatusOK })
+		localtest.Eventually(t, admin+" is ready", func() bool { return status(admin+"/readyz") == http.StatusOK })
 	}
-	eventually(t, "the partner is known", func() bool {
+	localtest.Eventually(t, "the partner is known", func() bool {
 		_, err := credentials(f.url(), "acme", s.secret).Token(ctx)
 		return err == nil
 	})
@@ -104,7 +104,7 @@ func TestStart_OldSchema(t *testing.T) {
 	f, w := runParts(t, flags)
 	want := fmt.Sprintf("the schema in Postgres has version %d, and this program needs %d: run intake migrate", version-1, version)
 	for name, health := range map[string]*admin.Handler{"front": f.health, "worker": w.health} {
-		eventually(t, "the "+name+" says what to do", func() bool {
+		localtest.Eventually(t, "the "+name+" says what to do", func() bool {
 			err := health.Ready(ctx)
 			return err != nil && strings.Contains(err.Error(), want)
 		})

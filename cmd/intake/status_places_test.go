@@ -30,20 +30,20 @@ func largeBatch(name string, n int) []byte {
 func wantChunks(t *testing.T, a answer, name string, want ...intake.Code) {
 	t.Helper()
 	if a.http != http.StatusOK || len(a.Result) == 0 {
-		t.Fatalf("answered %d %s with %d items", a.http, a.Detail, len(a.Result))
+		t.Fatalf("answered %d %s with %d items", a.http, a.refused.Detail, len(a.Result))
 	}
 	final := true
 	for i := range a.Result {
 		code := want[i/1_000]
 		final = final && code != intake.CodePending
 		if got := a.Result[i].Status; got.Code != code {
-			t.Fatalf("item %d is %s %q, want %s", i, got.Code, got.Text, code)
+			t.Fatalf("item %d is %s %q, want %s", i, got.Code, got.Reason, code)
 		}
 		if !strings.Contains(string(a.Result[i].Data), fmt.Sprintf(`"partner_client_id":"%s-%d"`, name, i)) {
 			t.Fatalf("item %d is %s", i, a.Result[i].Data)
 		}
 	}
-	if state := map[bool]intake.State{true: intake.Completed, false: intake.Pending}[final]; a.Status != string(state) {
+	if state := map[bool]intake.State{true: intake.Completed, false: intake.Pending}[final]; a.Status != state {
 		t.Errorf("the batch is %v, want %s", a.Status, state)
 	}
 }
@@ -128,7 +128,7 @@ func TestStatus_InEachPlace(t *testing.T) {
 	dead("drop", "--postgres-url="+s.flags.PostgresURL, "--all")
 	a := status(id)
 	wantChunks(t, a, "dropped", saved, pending, refused)
-	if text := a.Result[2_499].Status.Text; !strings.Contains(text, "given up by the operator") {
+	if text := a.Result[2_499].Status.Reason; !strings.Contains(text, "given up by the operator") {
 		t.Errorf("an item of the letter says %q", text)
 	}
 	if msg, err = stream.GetLastMsgForSubject(t.Context(), "intake.batch.*.acme."+id+".1"); err != nil {

@@ -8,11 +8,11 @@ import (
 	"net/http"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"intake"
+	"intake/internal/local/localtest"
 	"intake/worker/queue"
 )
 
@@ -34,24 +34,14 @@ func check(ctx context.Context, client *http.Client, f *frontProcess, id string)
 // final checks the status of a batch until it is final.
 func final(t *testing.T, client *http.Client, f *frontProcess, id string) (a answer) {
 	t.Helper()
-	eventually(t, "the batch is final", func() bool {
+	localtest.Eventually(t, "the batch is final", func() bool {
 		var err error
 		if a, err = check(t.Context(), client, f, id); err != nil || a.http != http.StatusOK {
 			t.Fatalf("status of %s: %+v %v", id, a, err)
 		}
-		return a.Status == string(intake.Completed)
+		return a.Status == intake.Completed
 	})
 	return a
-}
-
-func eventually(t *testing.T, what string, true func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !true(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain: %s", what)
-		}
-		<-time.After(10 * time.Millisecond)
-	}
 }
 
 // The contract's cases, none of which waits: the status check tells what the
@@ -83,7 +73,7 @@ func TestCases_Async(t *testing.T) {
 			for i := range a.Result {
 				pending = pending || a.Result[i].Status.Code == intake.CodePending
 			}
-			if pending != (a.http == http.StatusAccepted) || pending != (a.Status == string(intake.Pending)) {
+			if pending != (a.http == http.StatusAccepted) || pending != (a.Status == intake.Pending) {
 				t.Errorf("answered %d %v, with pending items: %v", a.http, a.Status, pending)
 			}
 			if pending {
@@ -129,8 +119,8 @@ func TestStatus(t *testing.T) {
 		}
 		// The other front knows it as well.
 		a := final(t, client, s.fronts[1], answers[n].ID)
-		if len(a.Result) != len(items) || a.ID != answers[n].ID || a.Location != answers[n].Location {
-			t.Fatalf("batch %d: %d items of %d, %s %s", n, len(a.Result), len(items), a.ID, a.Location)
+		if len(a.Result) != len(items) || a.ID != answers[n].ID || a.URI != answers[n].URI {
+			t.Fatalf("batch %d: %d items of %d, %s %s", n, len(a.Result), len(items), a.ID, a.URI)
 		}
 		for i := range items {
 			if string(a.Result[i].Data) != string(items[i]) {
@@ -190,7 +180,7 @@ func TestStatus_Pending(t *testing.T) {
 	}
 	for range 3 {
 		a, err = check(t.Context(), client, s.fronts[0], a.ID)
-		if err != nil || a.http != http.StatusOK || a.Status != string(intake.Pending) || a.Result[0].Status.Code != intake.CodePending || a.Result[1].Status.Code != intake.CodeInvalid {
+		if err != nil || a.http != http.StatusOK || a.Status != intake.Pending || a.Result[0].Status.Code != intake.CodePending || a.Result[1].Status.Code != intake.CodeInvalid {
 			t.Fatalf("%+v %v", a, err)
 		}
 	}

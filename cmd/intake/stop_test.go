@@ -15,6 +15,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 	"go.uber.org/zap"
+
+	"intake/internal/local/localtest"
 )
 
 // A front and a worker that are told to stop while a server has fallen silent, with
@@ -95,7 +97,7 @@ func TestStop_SilentServer(t *testing.T) {
 				a, err := create("during")
 				answered <- said{a, err}
 			}()
-			eventually(t, "the request is in", func() bool { return test.busy(f, w, len(answered) > 0) })
+			localtest.Eventually(t, "the request is in", func() bool { return test.busy(f, w, len(answered) > 0) })
 			began := time.Now()
 			stop()
 			for name, ended := range ends {
@@ -110,7 +112,7 @@ func TestStop_SilentServer(t *testing.T) {
 				}
 			}
 			if a := <-answered; a.err != nil || a.http != test.want {
-				t.Errorf("answered %d %s (%v)", a.http, a.Detail, a.err)
+				t.Errorf("answered %d %s (%v)", a.http, a.refused.Detail, a.err)
 			}
 		})
 	}
@@ -136,7 +138,7 @@ func TestStop_SecondSignal(t *testing.T) {
 	}()
 	says := func(path, want string) {
 		t.Helper()
-		eventually(t, path+" says "+want, func() bool {
+		localtest.Eventually(t, path+" says "+want, func() bool {
 			response, err := http.Get("http://" + admin + path)
 			if err != nil {
 				return false

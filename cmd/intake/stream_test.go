@@ -68,7 +68,7 @@ func TestStream(t *testing.T) {
 					return
 				}
 				if line%100 == 99 {
-					if a.Status != 400.0 || a.Result != nil {
+					if a.refused.Status != 400 || a.Result != nil {
 						t.Errorf("broken line %d: %s", line, answers.Bytes())
 					}
 					continue

@@ -122,7 +122,19 @@ func (s ItemStatus) Verdict() intake.Verdict { return intake.Verdict{Code: s.Cod
 // IsFinal reports whether every item has its final state.
 func (a *Answer) IsFinal() bool { return a.Status == intake.Completed }
 
-func parseAnswer(body []byte) (*Answer, error) {
+// ParseAnswer reads an answer, as of a line of a stream. The error is a
+// [*Problem] if it is the refusal of a batch.
+func ParseAnswer(body []byte) (*Answer, error) {
+	var read struct {
+		Problem
+		Status any `json:"status"` // a number, or the state of an answer
+	}
+	if json.Unmarshal(body, &read) == nil {
+		if status, ok := read.Status.(float64); ok {
+			read.Problem.Status, read.Body = int(status), body
+			return nil, &read.Problem
+		}
+	}
 	answer := &Answer{Body: body}
 	if err := json.Unmarshal(body, answer); err != nil {
 		return nil, fmt.Errorf("read the answer: %w", err)
@@ -152,7 +164,7 @@ func (c *Client) Create(ctx context.Context, items []byte, opts BatchOptions) (*
 	if err != nil {
 		return nil, err
 	}
-	return parseAnswer(body)
+	return ParseAnswer(body)
 }
 
 // Status asks for the status of a batch by its status_check_id.
@@ -161,7 +173,7 @@ func (c *Client) Status(ctx context.Context, id string) (*Answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return parseAnswer(body)
+	return ParseAnswer(body)
 }
 
 // Record returns the saved record of a partner client, as JSON.

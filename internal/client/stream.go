@@ -3,7 +3,6 @@ package client
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -42,17 +41,7 @@ func (s *Stream) Next() (*Answer, error) {
 	case err != nil:
 		return nil, err
 	}
-	var problem struct {
-		Problem
-		Status any `json:"status"` // a number, or the state of an answer
-	}
-	if json.Unmarshal(line, &problem) == nil {
-		if status, ok := problem.Status.(float64); ok {
-			problem.Problem.Status, problem.Body = int(status), line
-			return nil, &problem.Problem
-		}
-	}
-	return parseAnswer(line)
+	return ParseAnswer(line)
 }
 
 // Close ends the stream.
