@@ -2,33 +2,85 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"strings"
 	"time"
 
 	"golang.org/x/oauth2"
-	"golang.org/x/oauth2/clientcredentials"
+
+	"intake/internal/client"
 )
 
-// post gives an answer if all of it has come.
-func (l *load) post(ctx context.Context, front string, b *batch, prefer string) (status int, text []byte, err error) {
-	request, err := l.request(ctx, http.MethodPost, front+"/api/v1/clients", strings.NewReader(b.body()))
-	if err != nil {
-		return http.StatusServiceUnavailable, nil, nil // no token: nothing was sent
+// anyFront gets tokens of any front: all of them accept it.
+type anyFront []*client.Client
+
+// Token returns the token of the first front that issues one.
+func (f anyFront) Token(ctx context.Context) (token *oauth2.Token, err error) {
+	for _, front := range f {
+		asking, cancel := context.WithTimeout(ctx, 2*time.Second)
+		token, err = front.Token(asking)
+		cancel()
+		if err == nil {
+			break
+		}
 	}
-	request.Header.Set("Content-Type", "application/json")
-	request.Header.Set("Prefer", prefer)
-	if b.key != "" {
-		request.Header.Set("Idempotency-Key", b.key)
-	}
-	l.count()
-	return l.do(request)
+	return token, err
 }
 
-// postUntilAnswered sends a batch, when all is healed, until it is taken or refused
-// for good.
+// connect makes a client of each front, through the links and direct.
+func (l *load) connect() error {
+	for _, front := range l.stack.fronts {
+		c, err := client.New(client.Options{
+			URL: front, ClientID: partnerName, ClientSecret: l.stack.secret, Transport: http.DefaultTransport,
+		})
+		if err != nil {
+			return err
+		}
+		l.tokens = append(l.tokens, c)
+	}
+	l.clients = make(map[string]*client.Client)
+	for _, urls := range [][]string{l.stack.fronts, l.stack.direct} {
+		for _, url := range urls {
+			c, err := client.New(client.Options{URL: url, Tokens: l.tokens, Transport: http.DefaultTransport})
+			if err != nil {
+				return err
+			}
+			l.clients[url] = c
+		}
+	}
+	return nil
+}
+
+// post sends a batch. The status is 200 for any answer that is no refusal. An
+// error means that the batch may have been sent and saved.
+func (l *load) post(ctx context.Context, front string, b *batch, prefer string) (status int, text []byte, err error) {
+	answer, err := l.clients[front].Create(ctx, []byte(b.body()), client.BatchOptions{Prefer: prefer, IdempotencyKey: b.key})
+	if token := (*client.TokenError)(nil); errors.As(err, &token) {
+		return http.StatusServiceUnavailable, nil, nil // nothing was sent
+	}
+	l.count()
+	return outcome(answer, err)
+}
+
+// outcome returns the answer that has come, refusals and malformed ones included.
+// The error is that there is none.
+func outcome(answer *client.Answer, failed error) (status int, text []byte, err error) {
+	var problem *client.Problem
+	var malformed *client.MalformedError
+	switch {
+	case errors.As(failed, &problem):
+		return problem.Status, problem.Body, nil
+	case errors.As(failed, &malformed):
+		return http.StatusOK, malformed.Body, nil
+	case failed != nil:
+		return 0, nil, failed
+	}
+	return http.StatusOK, answer.Body, nil
+}
+
+// postUntilAnswered sends a batch, when all faults are over, until it is taken or
+// refused for good.
 func (l *load) postUntilAnswered(ctx context.Context, front string, b *batch) (status int, text []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -58,48 +110,4 @@ func (l *load) countRequests() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.requests
-}
-
-func (l *load) do(request *http.Request) (status int, text []byte, err error) {
-	response, err := l.client.Do(request)
-	if err != nil {
-		return 0, nil, err
-	}
-	defer response.Body.Close()
-	text, err = io.ReadAll(response.Body)
-	return response.StatusCode, text, err
-}
-
-func (l *load) request(ctx context.Context, method, url string, body io.Reader) (*http.Request, error) {
-	token, err := l.tokenOf(ctx)
-	if err != nil {
-		return nil, err
-	}
-	request, err := http.NewRequestWithContext(ctx, method, url, body)
-	if err != nil {
-		return nil, err
-	}
-	token.SetAuthHeader(request)
-	return request, nil
-}
-
-// tokenOf gives a token of any front: all of them take it.
-func (l *load) tokenOf(ctx context.Context) (*oauth2.Token, error) {
-	l.getting.Lock()
-	defer l.getting.Unlock()
-	if l.token.Valid() {
-		return l.token, nil
-	}
-	ctx = context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Timeout: 2 * time.Second})
-	var failed error
-	for _, front := range l.stack.fronts {
-		config := clientcredentials.Config{ClientID: partnerName, ClientSecret: l.stack.secret, TokenURL: front + "/oauth/token"}
-		token, err := config.Token(ctx)
-		if err == nil {
-			l.token = token
-			return token, nil
-		}
-		failed = err
-	}
-	return nil, failed
 }

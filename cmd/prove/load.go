@@ -10,7 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/oauth2"
+	"intake/internal/client"
 )
 
 const (
@@ -68,9 +68,8 @@ type load struct {
 	herd  atomic.Int64           // the number of the keys that all want to create at once
 	herds [loadClients + 1]int64 // the last one of each client, and of the audit
 
-	client  *http.Client
-	getting sync.Mutex
-	token   *oauth2.Token // guarded by getting
+	clients map[string]*client.Client // by URL of a front
+	tokens  anyFront
 
 	mu        sync.Mutex
 	batches   []*batch
@@ -83,8 +82,9 @@ type load struct {
 	completed []time.Duration // when items were answered Completed
 }
 
-func newLoad(s *stack, seed uint64) *load {
-	return &load{stack: s, seed: seed, began: time.Now(), client: &http.Client{}}
+func newLoad(s *stack, seed uint64) (*load, error) {
+	l := &load{stack: s, seed: seed, began: time.Now()}
+	return l, l.connect()
 }
 
 // end lets each client end when its batch is answered.

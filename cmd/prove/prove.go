@@ -40,7 +40,10 @@ func Run(ctx context.Context, opts Options) (*Report, error) {
 			s.removePostgres()
 		}
 	}()
-	l := newLoad(s, opts.Seed)
+	l, err := newLoad(s, opts.Seed)
+	if err != nil {
+		return nil, err
+	}
 	s.torment(ctx, opts, report, l)
 	if err := ctx.Err(); err != nil {
 		return nil, err

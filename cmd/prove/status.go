@@ -60,11 +60,7 @@ func (l *load) pick(random *rand.Rand) *batch {
 // status asks for a batch's status. It gives the ends of its items if they are
 // final, and an error if there is no such answer.
 func (l *load) status(ctx context.Context, front string, b *batch) ([]end, error) {
-	request, err := l.request(ctx, http.MethodGet, front+"/api/v1/clients/status/"+b.id, nil)
-	if err != nil {
-		return nil, err
-	}
-	status, text, err := l.do(request)
+	status, text, err := outcome(l.clients[front].Status(ctx, b.id))
 	switch {
 	case err != nil:
 		return nil, err

@@ -1,15 +1,16 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"net/http"
 	"sync"
 	"time"
+
+	"intake/internal/client"
 )
 
 // runStream sends batches as a stream, the lines with pauses between them, and
@@ -32,15 +33,13 @@ func (l *load) runStream(ctx context.Context, random *rand.Rand, client, n int) 
 	}
 }
 
-// exchangeStream tells how many of the batches were sent.
+// exchangeStream sends batches as a stream, and reads their answers. It returns how
+// many of the batches were sent.
 func (l *load) exchangeStream(ctx context.Context, front string, batches []*batch, prefer string, pauses time.Duration) (sent int) {
-	read, write := io.Pipe()
-	request, err := l.request(ctx, http.MethodPost, front+"/api/v1/clients", read)
-	if err != nil {
-		return 0 // no token
+	if _, err := l.tokens.Token(ctx); err != nil {
+		return 0
 	}
-	request.Header.Set("Content-Type", "application/x-ndjson")
-	request.Header.Set("Prefer", prefer)
+	read, write := io.Pipe()
 	l.count()
 	var writing sync.WaitGroup
 	writing.Go(func() {
@@ -57,32 +56,31 @@ func (l *load) exchangeStream(ctx context.Context, front string, batches []*batc
 		read.Close()
 		writing.Wait()
 	}()
-	response, err := l.client.Do(request)
-	if err != nil {
-		return
-	}
-	defer response.Body.Close()
-	switch response.StatusCode {
-	case http.StatusOK:
-		l.readStream(batches, response.Body)
-	case http.StatusServiceUnavailable:
+	stream, err := l.clients[front].Stream(ctx, read, prefer)
+	var problem *client.Problem
+	var token *client.TokenError
+	switch {
+	case err == nil:
+		defer stream.Close()
+		l.readStream(batches, stream)
+	case errors.As(err, &token) || !errors.As(err, &problem):
+	case problem.Status == http.StatusServiceUnavailable:
 		for _, b := range batches {
 			l.refuse(b)
 		}
 	default:
-		l.complain("a stream is answered %d", response.StatusCode)
+		l.complain("a stream is answered %d", problem.Status)
 	}
 	return
 }
 
 // readStream reads the answers, a line each. A front that ends a stream says so
 // in a last line, and has taken nothing that comes after what it has answered.
-func (l *load) readStream(batches []*batch, answers io.Reader) {
-	lines := bufio.NewReader(answers)
+func (l *load) readStream(batches []*batch, stream *client.Stream) {
 	ended := false
 	for i := 0; ; i++ {
-		line, err := lines.ReadBytes('\n')
-		if err == io.EOF && len(line) == 0 {
+		answer, err := stream.Next()
+		if errors.Is(err, io.EOF) {
 			if i < len(batches) && !ended {
 				l.complain("a stream of %d lines ends well after %d answers", len(batches), i)
 				return
@@ -92,14 +90,15 @@ func (l *load) readStream(batches []*batch, answers io.Reader) {
 			}
 			return
 		}
+		status, text, err := outcome(answer, err)
 		if err != nil {
 			return // it was cut off
 		}
-		if ended = isProblem(line); ended && i == len(batches) {
+		if ended = status == http.StatusServiceUnavailable; ended && i == len(batches) {
 			continue
 		}
 		if i >= len(batches) {
-			l.complain("a stream of %d lines has another answer: %s", len(batches), line)
+			l.complain("a stream of %d lines has another answer: %s", len(batches), text)
 			return
 		}
 		b := batches[i]
@@ -108,15 +107,6 @@ func (l *load) readStream(batches []*batch, answers io.Reader) {
 			continue
 		}
 		b.told = time.Since(l.began)
-		l.read(b, bytes.TrimSpace(line))
+		l.read(b, bytes.TrimSpace(text))
 	}
-}
-
-// isProblem tells whether a line of an answer refuses something because the front
-// cannot take it now.
-func isProblem(line []byte) bool {
-	var problem struct {
-		Status int `json:"status"`
-	}
-	return json.Unmarshal(line, &problem) == nil && problem.Status == http.StatusServiceUnavailable
 }

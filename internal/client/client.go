@@ -122,8 +122,17 @@ func (s ItemStatus) Verdict() intake.Verdict { return intake.Verdict{Code: s.Cod
 // IsFinal reports whether every item has its final state.
 func (a *Answer) IsFinal() bool { return a.Status == intake.Completed }
 
+// A MalformedError reports an answer that came whole and is not as the API has it.
+type MalformedError struct {
+	Body []byte
+	Err  error
+}
+
+func (e *MalformedError) Error() string { return "read the answer: " + e.Err.Error() }
+func (e *MalformedError) Unwrap() error { return e.Err }
+
 // ParseAnswer reads an answer, as of a line of a stream. The error is a
-// [*Problem] if it is the refusal of a batch.
+// [*Problem] if it is the refusal of a batch, else a [*MalformedError].
 func ParseAnswer(body []byte) (*Answer, error) {
 	var read struct {
 		Problem
@@ -137,7 +146,7 @@ func ParseAnswer(body []byte) (*Answer, error) {
 	}
 	answer := &Answer{Body: body}
 	if err := json.Unmarshal(body, answer); err != nil {
-		return nil, fmt.Errorf("read the answer: %w", err)
+		return nil, &MalformedError{body, err}
 	}
 	return answer, nil
 }
@@ -199,7 +208,7 @@ func (c *Client) Reconcile(ctx context.Context, items []byte) (*Records, error) 
 	}
 	records := new(Records)
 	if err := json.Unmarshal(body, records); err != nil {
-		return nil, fmt.Errorf("read the answer: %w", err)
+		return nil, &MalformedError{body, err}
 	}
 	return records, nil
 }
