@@ -12,6 +12,12 @@ var version = ""
 type versionCommand struct{}
 
 func (versionCommand) Run(out output) error {
+	_, err := fmt.Fprintln(out, versionText())
+	return err
+}
+
+// versionText returns the version, and what the program was built with and for.
+func versionText() string {
 	v := version
 	if v == "" {
 		v = "unknown"
@@ -19,6 +25,5 @@ func (versionCommand) Run(out output) error {
 			v = info.Main.Version
 		}
 	}
-	_, err := fmt.Fprintf(out, "intake %s %s %s/%s\n", v, runtime.Version(), runtime.GOOS, runtime.GOARCH)
-	return err
+	return fmt.Sprintf("intake %s %s %s/%s", v, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
