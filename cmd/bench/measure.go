@@ -119,7 +119,7 @@ type report struct {
 
 func (b *bench) replay(ctx context.Context, s *system, c cell, file string, args ...string) (*report, error) {
 	args = append([]string{"replay", file, "--json", "--url=" + s.url, "--client-id=" + s.client, "--client-secret=" + s.secret,
-		"--concurrency=" + strconv.Itoa(c.Concurrency)}, args...)
+		"--concurrency=" + strconv.Itoa(c.Concurrency), "--fail-if=failed>100%"}, args...) // refusals are measured, too
 	cmd := exec.CommandContext(ctx, b.program, args...)
 	var errs bytes.Buffer
 	cmd.Stderr = &errs

@@ -5,6 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"net/url"
+	"strings"
 	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
@@ -17,12 +20,12 @@ import (
 
 type deadCommand struct {
 	NATSURL string `name:"nats-url" required:"" help:"The queue: nats://user:password@host, several separated by commas for a cluster."`
-	JSON    bool   `name:"json" help:"Print JSON, for programs."`
+	JSON    bool   `name:"json" env:"-" help:"Print JSON, for programs."`
 
 	List  deadListCommand  `cmd:"" help:"List the dead letters: messages of the queue that no worker could read or save."`
 	Show  deadShowCommand  `cmd:"" help:"Show a dead letter, with its items as far as they can be read."`
-	Retry deadRetryCommand `cmd:"" help:"Queue dead letters again, once their reason is gone. One that still can't be saved comes back."`
-	Drop  deadDropCommand  `cmd:"" help:"Give dead letters up. What is not saved of them never will be, and its state becomes Failed."`
+	Retry deadRetryCommand `cmd:"" help:"Queue dead letters again, after the cause is fixed. One that still can't be saved comes back."`
+	Drop  deadDropCommand  `cmd:"" help:"Give up dead letters. Their items that are not saved become Failed."`
 }
 
 const deadTimeout = time.Minute
@@ -43,9 +46,9 @@ func (c *deadCommand) with(ctx context.Context, do func(context.Context, *worker
 	return do(ctx, letters)
 }
 
-// connectQueue connects to a queue that must be there: who runs a command waits.
-func connectQueue(ctx context.Context, url, name string) (*nats.Conn, error) {
-	nc, err := queue.Connect(url, name, nil)
+// connectQueue connects to the queue, for at most 10 s.
+func connectQueue(ctx context.Context, natsURL, name string) (*nats.Conn, error) {
+	nc, err := queue.Connect(natsURL, name, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -56,10 +59,37 @@ func connectQueue(ctx context.Context, url, name string) (*nats.Conn, error) {
 		case <-time.After(20 * time.Millisecond):
 		case <-ctx.Done():
 			nc.Close()
-			return nil, errors.New("the queue can't be reached: see --nats-url")
+			return nil, fmt.Errorf("NATS can't be reached within 10 s (--nats-url): %w", dialError(natsURL))
 		}
 	}
 	return nc, nil
+}
+
+// dialError says why the first server of a NATS URL can't be reached, without the
+// password in it.
+func dialError(natsURL string) error {
+	first, _, _ := strings.Cut(natsURL, ",")
+	parsed, err := url.Parse(first)
+	if err != nil {
+		return errors.New("it is no URL")
+	}
+	address := parsed.Host
+	if parsed.Port() == "" {
+		address = net.JoinHostPort(parsed.Hostname(), "4222")
+	}
+	conn, err := net.DialTimeout("tcp", address, 2*time.Second)
+	if err != nil {
+		return err
+	}
+	conn.Close()
+	return fmt.Errorf("%s accepts connections, and refuses this client: look at its user and password", address)
+}
+
+func letterCount(n int) string {
+	if n == 1 {
+		return "1 letter is"
+	}
+	return fmt.Sprintf("%d letters are", n)
 }
 
 type deadListCommand struct{}
@@ -90,7 +120,7 @@ func (deadListCommand) Run(ctx context.Context, all *commands, out output) error
 }
 
 type deadShowCommand struct {
-	Number uint64 `arg:"" help:"Number of the letter, as list gives it."`
+	Number uint64 `arg:"" help:"Number of the letter, as list shows it."`
 }
 
 func (c deadShowCommand) Run(ctx context.Context, all *commands, out output) error {
@@ -121,13 +151,13 @@ func (c deadShowCommand) Run(ctx context.Context, all *commands, out output) err
 	})
 }
 
-// chosen says which letters are meant.
+// chosen are the letters that a command is for.
 type chosen struct {
-	Numbers []uint64 `arg:"" optional:"" name:"number" help:"Numbers of the letters, as list gives them."`
-	All     bool     `help:"All that there are."`
+	Numbers []uint64 `arg:"" optional:"" name:"number" help:"Numbers of the letters, as list shows them."`
+	All     bool     `env:"-" help:"All dead letters."`
 }
 
-// each calls do with each of the letters that are meant, and counts them.
+// each calls do with each of the chosen letters, and returns their number.
 func (c chosen) each(ctx context.Context, letters *worker.DeadLetters, do func(context.Context, *worker.DeadLetter) error) (n int, err error) {
 	counted := func(l *worker.DeadLetter) error {
 		err := do(ctx, l)
@@ -137,7 +167,7 @@ func (c chosen) each(ctx context.Context, letters *worker.DeadLetters, do func(c
 		return err
 	}
 	if c.All == (len(c.Numbers) > 0) {
-		return 0, errors.New("say which letters: their numbers, or --all")
+		return 0, errors.New("specify the numbers of the letters, or --all")
 	}
 	if c.All {
 		err = letters.Each(ctx, counted)
@@ -160,7 +190,7 @@ type deadRetryCommand struct{ chosen }
 func (c deadRetryCommand) Run(ctx context.Context, all *commands, out output) error {
 	return all.Dead.with(ctx, func(ctx context.Context, letters *worker.DeadLetters) error {
 		n, err := c.each(ctx, letters, letters.Retry)
-		fmt.Fprintf(out, "%d letters are queued again\n", n)
+		fmt.Fprintf(out, "%s queued again\n", letterCount(n))
 		return err
 	})
 }
@@ -180,12 +210,12 @@ func (c deadDropCommand) Run(ctx context.Context, all *commands, out output) err
 		n, err := c.each(ctx, letters, func(ctx context.Context, l *worker.DeadLetter) error {
 			all, err := letters.Drop(ctx, l, store)
 			if err == nil && !all {
-				fmt.Fprintf(out, "letter %d can't be read in full: its items of batch %s that are not known have no final state\n",
+				fmt.Fprintf(out, "letter %d can't be read in full: the unreadable items of batch %s get no final state\n",
 					l.Sequence, l.Batch)
 			}
 			return err
 		})
-		fmt.Fprintf(out, "%d letters are dropped\n", n)
+		fmt.Fprintf(out, "%s dropped\n", letterCount(n))
 		return err
 	})
 }

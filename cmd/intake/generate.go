@@ -12,15 +12,15 @@ import (
 
 type generateCommand struct {
 	Output      string  `short:"o" default:"-" help:"File to write: one batch a line. Standard output if -."`
-	Seed        int64   `default:"1" help:"The same seed and options make the same batches."`
+	Seed        int64   `env:"-" default:"1" help:"The same seed and options make the same batches."`
 	Batches     int     `default:"100" help:"How many batches."`
 	Items       int     `default:"1000" help:"Items a batch."`
 	Claims      int     `default:"12" help:"Claims an item."`
 	Daily       bool    `help:"Make claims of days instead of months."`
-	Currency    string  `default:"GBP" help:"Currency of the claims: the one agreed with the partner."`
+	Currency    string  `env:"-" default:"GBP" help:"Currency of the claims: the one agreed with the partner."`
 	Duplicates  float64 `help:"Share of items that are perfect duplicates of another one of their batch, 0 to 1."`
 	Conflicts   float64 `help:"Share of items that are in conflict with another one of their batch."`
-	Invalid     float64 `help:"Share of items that are invalid."`
+	Invalid     float64 `help:"Share of items that are invalid, in one of several ways."`
 	SavedBefore float64 `help:"Share of items that an earlier batch has with the same data."`
 }
 

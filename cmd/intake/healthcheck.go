@@ -19,7 +19,7 @@ func (c healthcheckCommand) Run(ctx context.Context) error {
 	defer cancel()
 	host, port, err := net.SplitHostPort(c.AdminListen)
 	if err != nil {
-		return fmt.Errorf("--admin-listen: %w", err)
+		return fmt.Errorf("--admin-listen %s: %w", c.AdminListen, err)
 	}
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
 		host = "127.0.0.1"

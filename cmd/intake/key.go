@@ -14,11 +14,11 @@ import (
 
 type keyCommand struct {
 	PostgresURL string `name:"postgres-url" required:"" help:"Database that holds the signing keys."`
-	JSON        bool   `name:"json" help:"Print JSON, for programs."`
+	JSON        bool   `name:"json" env:"-" help:"Print JSON, for programs."`
 
 	List   keyListCommand   `cmd:"" help:"List the keys whose access tokens are valid."`
-	Rotate keyRotateCommand `cmd:"" help:"Make a new key. It signs after --after; the one that signs until then is kept until its last token has expired. All fronts must be of this version."`
-	Drop   keyDropCommand   `cmd:"" help:"Drop a key, as one that has leaked: within 5 s all its tokens are refused, also those that have not expired."`
+	Rotate keyRotateCommand `cmd:"" help:"Make a new key, which signs from --after on. The old one stays until its last token has expired. All fronts must run this version."`
+	Drop   keyDropCommand   `cmd:"" help:"Drop a key, as after a leak: within 5 s all its tokens are refused, expired or not."`
 }
 
 // with calls do with the store of the keys.
@@ -33,7 +33,7 @@ func (c *keyCommand) with(ctx context.Context, do func(context.Context, *sink.St
 	return do(ctx, store)
 }
 
-// A keyEntry is a signing key as it is shown.
+// A keyEntry is a signing key as the commands show it.
 type keyEntry struct {
 	ID         string     `json:"kid"`
 	State      string     `json:"state"` // waits, signs or verifies
@@ -88,12 +88,12 @@ func (keyListCommand) Run(ctx context.Context, all *commands, out output) error 
 }
 
 type keyRotateCommand struct {
-	After time.Duration `env:"-" default:"10m" help:"How long the new key is in the key set before it signs: longer than others who verify the tokens keep the set, which may be 5 min; at least 10 s, within which all fronts read it."`
+	After time.Duration `env:"-" default:"10m" help:"How long the new key is in the key set before it signs. Others that verify the tokens may cache the set for 5 min; the fronts need at least 10 s."`
 }
 
 func (c keyRotateCommand) Run(ctx context.Context, all *commands, out output) error {
 	if c.After < 10*time.Second {
-		return fmt.Errorf("--after %s: it must be at least 10s, so that all fronts have read the key when it signs", c.After)
+		return fmt.Errorf("--after %s: it must be at least 10s, so that all fronts know the key when it signs", c.After)
 	}
 	return all.Key.with(ctx, func(ctx context.Context, store *sink.Store) error {
 		key, err := store.RotateKey(ctx, c.After)
@@ -113,7 +113,7 @@ func (c keyRotateCommand) Run(ctx context.Context, all *commands, out output) er
 
 type keyDropCommand struct {
 	ID    string `arg:"" name:"kid" help:"The key's kid, as list shows it; -- before one that begins with a hyphen."`
-	Force bool   `env:"-" help:"Drop it even if it signs: partners need new tokens then, and get none for up to 5 s."`
+	Force bool   `env:"-" help:"Drop it even if it signs. Partners then need new tokens, and get none for up to 5 s."`
 }
 
 func (c keyDropCommand) Run(ctx context.Context, all *commands, out output) error {

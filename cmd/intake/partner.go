@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jedib0t/go-pretty/v6/table"
 
 	"intake"
@@ -18,15 +19,15 @@ import (
 
 type partnerCommand struct {
 	PostgresURL string `name:"postgres-url" required:"" help:"Database that holds the partners."`
-	JSON        bool   `name:"json" help:"Print JSON, for programs."`
+	JSON        bool   `name:"json" env:"-" help:"Print JSON, for programs."`
 
 	Add     partnerAddCommand     `cmd:"" help:"Add a partner, and print its client secret, which is shown only this once."`
 	List    partnerListCommand    `cmd:"" help:"List the partners."`
 	Show    partnerShowCommand    `cmd:"" help:"Show a partner, with its limits."`
-	Set     partnerSetCommand     `cmd:"" help:"Change what a partner may send. All fronts know within 5 s."`
-	Rotate  partnerRotateCommand  `cmd:"" help:"Give a partner a new client secret. The old one gets tokens for --overlap longer; those it got last until they expire."`
-	Disable partnerDisableCommand `cmd:"" help:"Shut a partner out: within 5 s it gets no tokens, and those it holds are refused."`
-	Enable  partnerEnableCommand  `cmd:"" help:"Let a disabled partner in again."`
+	Set     partnerSetCommand     `cmd:"" help:"Change the limits of a partner. All fronts apply them within 5 s."`
+	Rotate  partnerRotateCommand  `cmd:"" help:"Make a new client secret for a partner. The old one works for --overlap longer; tokens stay valid until they expire."`
+	Disable partnerDisableCommand `cmd:"" help:"Disable a partner: within 5 s it gets no tokens, and its tokens are refused."`
+	Enable  partnerEnableCommand  `cmd:"" help:"Enable a disabled partner again."`
 }
 
 // openRegistry connects to the database of the partners and the signing keys.
@@ -37,23 +38,33 @@ func openRegistry(ctx context.Context, url string) (*sink.Store, error) {
 	}
 	if err := store.Ping(ctx); err != nil {
 		store.Close()
-		return nil, fmt.Errorf("reach the partners in Postgres (has intake migrate run?): %w", err)
+		return nil, hintSchema(fmt.Errorf("read the partners in Postgres: %w", err))
 	}
 	return store, nil
+}
+
+// hintSchema adds a hint to an error if a table or a column is missing.
+func hintSchema(err error) error {
+	const undefinedTable, undefinedColumn = "42P01", "42703"
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) && (refused.Code == undefinedTable || refused.Code == undefinedColumn) {
+		return fmt.Errorf("%w (has intake migrate run?)", err)
+	}
+	return err
 }
 
 const partnerTimeout = 15 * time.Second
 
 type partnerAddCommand struct {
 	Name        string   `arg:"" help:"Name of the partner, which is its OAuth2 client id: lower-case letters, digits and hyphens, at most 63."`
-	Currency    string   `required:"" help:"Currency agreed with the partner, ISO 4217, as in GBP."`
-	EntityTypes []string `env:"-" help:"What entity_type may be, separated by commas; anything well-formed if not given."`
+	Currency    string   `required:"" env:"-" help:"Currency agreed with the partner, ISO 4217, as in GBP."`
+	EntityTypes []string `env:"-" help:"Allowed values of entity_type, separated by commas. The default is any well-formed one."`
 }
 
 func (c partnerAddCommand) Run(ctx context.Context, all *commands, out output) error {
 	switch {
 	case !intake.ValidPartnerName(c.Name):
-		return fmt.Errorf("%q is no partner's name: use lower-case letters, digits and hyphens, not a hyphen first, at most 63", c.Name)
+		return fmt.Errorf("%q is no partner name: use lower-case letters, digits and hyphens, not a hyphen first, at most 63", c.Name)
 	case !intake.ValidCurrency(c.Currency):
 		return fmt.Errorf("%q is no ISO 4217 currency: use a code like GBP", c.Currency)
 	}
@@ -72,7 +83,7 @@ func (c partnerAddCommand) Run(ctx context.Context, all *commands, out output) e
 	secret, hash := auth.NewSecret()
 	partner, err := store.AddPartner(ctx, intake.Partner{Name: c.Name, Currency: c.Currency, EntityTypes: c.EntityTypes}, hash)
 	if errors.Is(err, sink.ErrPartnerExists) {
-		return fmt.Errorf("there is a partner %s already: choose another name, or give it a new secret with intake partner rotate", c.Name)
+		return fmt.Errorf("there is a partner %s already: choose another name, or make a new secret with intake partner rotate", c.Name)
 	}
 	if err != nil {
 		return err
@@ -80,8 +91,7 @@ func (c partnerAddCommand) Run(ctx context.Context, all *commands, out output) e
 	return clientSecret{ClientID: partner.Name, Secret: secret}.print(out, all.Partner.JSON)
 }
 
-// A clientSecret is a client's credentials as they are shown, the only time that
-// they are known.
+// A clientSecret is a partner's credentials as they are shown, once.
 type clientSecret struct {
 	ClientID       string     `json:"client_id"`
 	Secret         string     `json:"client_secret"`
@@ -94,14 +104,14 @@ func (c clientSecret) print(out output, asJSON bool) error {
 	}
 	_, err := fmt.Fprintf(out, "client id      %s\nclient secret  %s\n\nThe secret is shown only this once.\n", c.ClientID, c.Secret)
 	if err == nil && c.OldSecretUntil != nil {
-		_, err = fmt.Fprintf(out, "The old one gets tokens until %s UTC.\n", c.OldSecretUntil.Format(time.DateTime))
+		_, err = fmt.Fprintf(out, "The old one works until %s UTC.\n", c.OldSecretUntil.Format(time.DateTime))
 	}
 	return err
 }
 
 type partnerRotateCommand struct {
 	Name    string        `arg:"" help:"Name of the partner."`
-	Overlap time.Duration `env:"-" default:"24h" help:"How long the old secret still gets tokens, at most; 0: it gets no more within 5 s, nor does any from before."`
+	Overlap time.Duration `env:"-" default:"24h" help:"How long the old secret still works, at most. 0: it and all earlier ones stop working within 5 s."`
 }
 
 func (c partnerRotateCommand) Run(ctx context.Context, all *commands, out output) error {
@@ -178,12 +188,12 @@ type partnerEntry struct {
 	EntityTypes []string  `json:"entity_types"`
 	Disabled    bool      `json:"disabled"`
 	CreatedAt   time.Time `json:"created_at"`
-	// OldSecretUntil is when the last of the secrets from before ends.
+	// OldSecretUntil is when the last of the earlier secrets stops working.
 	OldSecretUntil *time.Time `json:"old_secret_until"`
 	Limits         limitEntry `json:"limits"`
 }
 
-// A limitEntry is a partner's limits; 0 stands for none.
+// A limitEntry is a partner's limits; 0 is no limit.
 type limitEntry struct {
 	ItemsPerSecond int   `json:"items_per_second"`
 	Burst          int   `json:"burst"`
@@ -199,7 +209,7 @@ func newPartnerEntry(p *sink.PartnerRecord) partnerEntry {
 	}
 }
 
-// utc returns a time in UTC to be shown, nil for none.
+// utc returns a time in UTC, nil for the zero time.
 func utc(t time.Time) *time.Time {
 	if t.IsZero() {
 		return nil
@@ -208,7 +218,7 @@ func utc(t time.Time) *time.Time {
 	return &t
 }
 
-// shownTime is a time in a table, none for one that isn't there.
+// shownTime formats a time for a table; none is the text for nil.
 func shownTime(t *time.Time, none string) string {
 	if t == nil {
 		return none
@@ -216,7 +226,7 @@ func shownTime(t *time.Time, none string) string {
 	return t.Format(time.DateTime)
 }
 
-// find gives a partner by its name.
+// find returns a partner by its name.
 func (c *partnerCommand) find(ctx context.Context, store *sink.Store, name string) (*sink.PartnerRecord, error) {
 	partners, err := store.Partners(ctx)
 	if err != nil {
@@ -272,9 +282,9 @@ func (c *partnerCommand) show(ctx context.Context, store *sink.Store, name strin
 type partnerSetCommand struct {
 	Name           string `arg:"" help:"Name of the partner."`
 	ItemsPerSecond *int   `env:"-" help:"Items a second in the long run; 0: no limit."`
-	Burst          *int   `env:"-" help:"Items that may come at once when none came for a while, at least 10,000, as many as a batch may have. Not given, it is the larger of that and the items of two seconds."`
-	Requests       *int   `env:"-" help:"Requests in flight at once, among them streams that are open; 0: no limit."`
-	Bytes          *int64 `env:"-" help:"Bytes of requests, or of lines of streams, after decompression, in flight at once; 0: no limit."`
+	Burst          *int   `env:"-" help:"Items that may come in one go after a pause; at least 10,000, as a batch may have so many. The default is the larger of that and the items of two seconds."`
+	Requests       *int   `env:"-" help:"Most requests in flight, open streams included; 0: no limit."`
+	Bytes          *int64 `env:"-" help:"Most bytes in flight, of requests or lines of streams after decompression; 0: no limit."`
 }
 
 func (c partnerSetCommand) Run(ctx context.Context, all *commands, out output) error {
@@ -297,7 +307,7 @@ func (c partnerSetCommand) Run(ctx context.Context, all *commands, out output) e
 // limits changes those limits that were given.
 func (c partnerSetCommand) limits(l intake.Limits) (intake.Limits, error) {
 	if c.ItemsPerSecond == nil && c.Burst == nil && c.Requests == nil && c.Bytes == nil {
-		return l, errors.New("say what to set: --items-per-second, --burst, --requests or --bytes")
+		return l, errors.New("nothing to set: specify --items-per-second, --burst, --requests or --bytes")
 	}
 	if c.ItemsPerSecond != nil {
 		l.ItemsPerSecond, l.Burst = *c.ItemsPerSecond, max(2**c.ItemsPerSecond, intake.MaxBatchItems)
@@ -318,7 +328,7 @@ func (c partnerSetCommand) limits(l intake.Limits) (intake.Limits, error) {
 	case l.ItemsPerSecond == 0:
 		l.Burst = 0
 	case l.Burst < intake.MaxBatchItems:
-		return l, fmt.Errorf("--burst must be at least %d: a batch may have as many items", intake.MaxBatchItems)
+		return l, fmt.Errorf("--burst %d: it must be at least %d, as a batch may have so many items", l.Burst, intake.MaxBatchItems)
 	}
 	return l, nil
 }

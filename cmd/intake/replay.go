@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"sync/atomic"
 	"time"
-
-	"golang.org/x/term"
 
 	"intake/cmd/intake/internal/sender"
 	"intake/cmd/intake/internal/traffic"
@@ -15,18 +17,19 @@ import (
 
 type replayCommand struct {
 	frontFlags
-	Files       []string      `arg:"" name:"file" help:"Files of batches, as of intake send or intake generate."`
-	Rate        float64       `help:"Batches a second, whether answers come or not; latency counts from when a batch was due. 0: as fast as it goes."`
-	Concurrency int           `help:"Bound on the batches under way; 16, or 1000 at a rate, if 0."`
-	Duration    time.Duration `help:"How long to send, over and over. 0: each batch --loop times."`
-	Loop        int           `default:"1" help:"How many times to send each batch, without --duration."`
-	FreshKeys   bool          `help:"Send new clients each time: every key gets a new beginning."`
-	Async       bool          `help:"Don't wait until batches are saved (Prefer: respond-async)."`
-	JSON        bool          `name:"json" help:"Print the report as JSON."`
-	HTML        string        `name:"html" help:"Write the report as a page with plots to this file."`
-	Verify      bool          `help:"Afterwards compare every answer with what is in Postgres; exits 1 if one was untrue."`
-	PostgresURL string        `name:"postgres-url" help:"The data store, for --verify. Not given, it is read from DATA/up.env."`
-	MaxMemory   int64         `default:"1073741824" help:"Bound on the bytes of batches held in memory."`
+	Files       []string            `arg:"" name:"file" help:"Files of batches, as for intake send or of intake generate."`
+	Rate        float64             `env:"-" help:"Batches a second, sent when they are due, answers or not; latency counts from then. 0: as fast as answers come."`
+	Concurrency int                 `help:"Most batches without an answer at the same time. 0: 16, or 1000 at a rate."`
+	Duration    time.Duration       `env:"-" help:"How long to send, over and over. 0: each batch --loop times."`
+	Loop        int                 `default:"1" help:"How many times to send each batch, without --duration."`
+	FreshKeys   bool                `help:"Send new clients each time: every key gets a new prefix."`
+	Async       bool                `help:"Don't wait until batches are saved (Prefer: respond-async)."`
+	JSON        bool                `name:"json" env:"-" help:"Print the report as JSON."`
+	HTML        string              `name:"html" help:"Write the report as a page with plots to this file."`
+	FailIf      []traffic.Threshold `env:"-" sep:"none" default:"failed>0" help:"Exit with 1 if this holds; repeatable. On p50, p90, p99, p99.9, slowest (as in p99>500ms), failed (requests, or a share: failed>1%), rate (batches a second) and items/s."`
+	Verify      bool                `help:"Afterwards compare every answer with the records in Postgres; exits 1 if one was untrue."`
+	PostgresURL string              `name:"postgres-url" help:"The data store, for --verify. The default is read from DATA/up.env."`
+	MaxMemory   int64               `default:"1073741824" help:"Most bytes of batches held in memory."`
 }
 
 func (c replayCommand) Run(ctx context.Context, out output) error {
@@ -40,7 +43,11 @@ func (c replayCommand) Run(ctx context.Context, out output) error {
 	if c.Verify && c.PostgresURL == "" {
 		return fmt.Errorf("--verify needs --postgres-url")
 	}
-	batches, err := c.load()
+	var line atomic.Value
+	line.Store("reading the batches")
+	p := showProgress(func() string { return line.Load().(string) })
+	defer p.stop()
+	batches, err := c.load(ctx)
 	if err != nil {
 		return err
 	}
@@ -51,21 +58,29 @@ func (c replayCommand) Run(ctx context.Context, out output) error {
 	if c.FreshKeys {
 		options.Salt = int(time.Now().UnixMicro())
 	}
-	report, err := traffic.Replay(ctx, options, liveLine())
+	report, err := traffic.Replay(ctx, options, func(r *traffic.Report) { line.Store(r.Line()) })
 	if err != nil {
 		return err
 	}
-	return c.show(ctx, report, out)
+	var verified *traffic.Verified
+	if c.Verify && ctx.Err() == nil {
+		line.Store("comparing the answers with the records")
+		if verified, err = traffic.Verify(ctx, c.PostgresURL, report); err != nil {
+			return err
+		}
+	}
+	p.stop()
+	return c.show(ctx, report, verified, out)
 }
 
 // load reads all batches: from a disk they could not be sent as fast.
-func (c replayCommand) load() (batches []*traffic.Template, err error) {
+func (c replayCommand) load(ctx context.Context) (batches []*traffic.Template, err error) {
 	bytes := int64(0)
 	for _, file := range c.Files {
 		err := sender.Batches(file, nil, func(batch sender.Batch) bool {
 			bytes += int64(len(batch.Items))
 			batches = append(batches, traffic.NewTemplate(append([]byte(nil), batch.Items...)))
-			return bytes <= c.MaxMemory
+			return bytes <= c.MaxMemory && ctx.Err() == nil
 		})
 		if err != nil {
 			return nil, err
@@ -74,35 +89,29 @@ func (c replayCommand) load() (batches []*traffic.Template, err error) {
 	if bytes > c.MaxMemory {
 		return nil, fmt.Errorf("the batches are larger than --max-memory, %d bytes", c.MaxMemory)
 	}
-	return batches, nil
+	return batches, ctx.Err()
 }
 
-// liveLine shows how it goes on standard error, if that is a terminal.
-func liveLine() func(*traffic.Report) {
-	if !term.IsTerminal(int(os.Stderr.Fd())) {
-		return nil
-	}
-	return func(r *traffic.Report) { fmt.Fprintf(os.Stderr, "\r\x1b[K%s", r.Line()) }
-}
-
-func (c replayCommand) show(ctx context.Context, report *traffic.Report, out output) error {
-	if term.IsTerminal(int(os.Stderr.Fd())) {
-		fmt.Fprint(os.Stderr, "\r\x1b[K")
-	}
-	var verified *traffic.Verified
-	if c.Verify {
-		var err error
-		if verified, err = traffic.Verify(ctx, c.PostgresURL, report); err != nil {
-			return err
+// show prints the report, and returns the exit status as an error.
+func (c replayCommand) show(ctx context.Context, report *traffic.Report, verified *traffic.Verified, out output) error {
+	var crossed []string
+	for _, threshold := range c.FailIf {
+		if said, ok := threshold.Crossed(report); ok {
+			crossed = append(crossed, said)
 		}
 	}
 	if c.HTML != "" {
-		if err := writePage(c.HTML, report); err != nil {
+		if err := c.writePage(report, verified, crossed); err != nil {
 			return err
 		}
 	}
 	if c.JSON {
-		if err := json.NewEncoder(out).Encode(map[string]any{"report": report, "verified": verified}); err != nil {
+		shown := struct {
+			Report   *traffic.Report   `json:"report"`
+			Verified *traffic.Verified `json:"verified,omitempty"`
+			Crossed  []string          `json:"crossed,omitempty"`
+		}{report, verified, crossed}
+		if err := json.NewEncoder(out).Encode(shown); err != nil {
 			return err
 		}
 	} else {
@@ -115,14 +124,25 @@ func (c replayCommand) show(ctx context.Context, report *traffic.Report, out out
 			}
 		}
 	}
-	if verified != nil && verified.Wrong > 0 {
-		return exitStatus(1)
+	for _, said := range crossed {
+		fmt.Fprintln(os.Stderr, "intake:", said)
+	}
+	switch {
+	case ctx.Err() != nil:
+		fmt.Fprintln(os.Stderr, "intake: interrupted; batches without an answer may still be saved")
+		return exitStatus(statusInterrupted)
+	case len(crossed) > 0, verified != nil && verified.Wrong > 0:
+		return exitStatus(statusFailed)
 	}
 	return nil
 }
 
-func writePage(name string, report *traffic.Report) (err error) {
-	file, err := os.Create(name)
+func (c replayCommand) writePage(report *traffic.Report, verified *traffic.Verified, crossed []string) (err error) {
+	host, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	file, err := os.Create(c.HTML)
 	if err != nil {
 		return err
 	}
@@ -131,5 +151,26 @@ func writePage(name string, report *traffic.Report) (err error) {
 			err = closeErr
 		}
 	}()
-	return report.HTML(file, "Intake replay")
+	return report.HTML(file, traffic.Page{
+		Target: c.URL, Command: "intake " + strings.Join(withoutSecrets(os.Args[1:]), " "), Version: versionText(),
+		Host: fmt.Sprintf("%s, %d CPUs", host, runtime.NumCPU()), Verified: verified, Crossed: crossed,
+	})
+}
+
+// withoutSecrets masks the client secret and the URL of the data store, which may
+// have a password, in a command line.
+func withoutSecrets(args []string) []string {
+	shown := slices.Clone(args)
+	for i, arg := range shown {
+		name, _, given := strings.Cut(arg, "=")
+		if name != "--client-secret" && name != "--postgres-url" {
+			continue
+		}
+		if given {
+			shown[i] = name + "=…"
+		} else if i+1 < len(shown) {
+			shown[i+1] = "…"
+		}
+	}
+	return shown
 }

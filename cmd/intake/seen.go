@@ -14,21 +14,21 @@ import (
 )
 
 type seenCommand struct {
-	Rebuild seenRebuildCommand `cmd:"" help:"Fill the seen set in Redis from Postgres, and verify it. Without, it fills as batches are saved; an empty one costs speed only."`
+	Rebuild seenRebuildCommand `cmd:"" help:"Fill the seen set in Redis from Postgres, and verify it. This is optional: the set fills as batches are saved, and an empty one costs speed only."`
 }
 
 type seenRebuildCommand struct {
 	PostgresURL string `name:"postgres-url" required:"" help:"The data store: postgres://user:password@host/database."`
 	RedisURL    string `name:"redis-url" required:"" help:"The seen set: redis://:password@host, several separated by commas for Redis Cluster."`
-	Rate        int    `default:"50000" help:"Keys a second at most, to leave Postgres and Redis to others."`
+	Rate        int    `env:"-" default:"50000" help:"Most keys a second, which bounds the load on Postgres and Redis."`
 }
 
-// seenPage is how many keys are read and marked at a time.
+// seenPage is how many keys are read and marked in one round trip.
 const seenPage = 5_000
 
 func (c seenRebuildCommand) Run(ctx context.Context, out output) error {
 	if c.Rate <= 0 {
-		return errors.New("--rate must be positive")
+		return fmt.Errorf("--rate %d: it must be positive", c.Rate)
 	}
 	store, err := sink.Open(ctx, sink.Options{URL: c.PostgresURL, MaxConns: 1})
 	if err != nil {
@@ -46,10 +46,10 @@ func (c seenRebuildCommand) Run(ctx context.Context, out output) error {
 	}
 	total, err := store.EstimateRecords(ctx)
 	if err != nil {
-		return fmt.Errorf("reach Postgres (has intake migrate run?): %w", err)
+		return hintSchema(fmt.Errorf("count the records in Postgres: %w", err))
 	}
 	limit := rate.NewLimiter(rate.Limit(c.Rate), max(c.Rate, seenPage))
-	step, stop := showSteps("marked and verified", 2*total)
+	step, stop := showSteps("keys marked or verified", 2*total)
 	defer stop()
 	walk := keyWalk{store: store, limit: limit, step: step}
 	marked, err := walk.all(ctx, func(ctx context.Context, timeline string, keys []intake.SavedKey) error {
@@ -68,16 +68,16 @@ func (c seenRebuildCommand) Run(ctx context.Context, out output) error {
 		return err
 	}
 	stop()
-	if _, err := fmt.Fprintf(out, "%d keys marked, %d verified, %d not there\n", marked, verified, lost); err != nil {
+	if _, err := fmt.Fprintf(out, "%d keys marked, %d verified, %d missing\n", marked, verified, lost); err != nil {
 		return err
 	}
 	if lost > 0 {
-		return errors.New("redis does not keep what it is given: give it more memory (maxmemory), or see whether keys are evicted")
+		return fmt.Errorf("redis has lost %d of the keys: give it more memory (maxmemory), and look whether keys are evicted", lost)
 	}
 	return nil
 }
 
-// A keyWalk goes through all keys that are saved.
+// A keyWalk iterates over all saved keys.
 type keyWalk struct {
 	store *sink.Store
 	limit interface {
@@ -87,8 +87,8 @@ type keyWalk struct {
 	timeline string // of the first page
 }
 
-// all calls each with all keys, a page at a time, and counts them. Keys that are
-// saved meanwhile are marked by the workers.
+// all calls each with all keys, a page at a time, and returns their number. The
+// workers mark the keys that are saved in the meantime.
 func (w *keyWalk) all(ctx context.Context, each func(context.Context, string, []intake.SavedKey) error) (n int, err error) {
 	var last intake.SavedKey
 	for {
@@ -98,7 +98,7 @@ func (w *keyWalk) all(ctx context.Context, each func(context.Context, string, []
 		try, cancel := context.WithTimeout(ctx, time.Minute)
 		keys, timeline, err := w.store.KeysAfter(try, last, seenPage)
 		if err == nil && w.timeline != "" && timeline != w.timeline {
-			err = errors.New("it was restarted or restored meanwhile, run this again")
+			err = errors.New("it was restarted or restored in the meantime, run this again")
 		}
 		if err != nil {
 			cancel()

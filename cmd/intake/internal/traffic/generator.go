@@ -1,8 +1,11 @@
-// Package traffic makes batches that look like a partner's, and sends batches at
-// a rate, to see what an Intake does under load.
+// Package traffic makes batches that look like a partner's (generator.go), and
+// sends batches at a rate (replay.go) to measure an Intake under load. It counts
+// states and latencies (report.go), checks them against thresholds, writes them
+// as a page (html.go), and compares the answers with the records (verify.go).
 package traffic
 
 import (
+	"bytes"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -10,7 +13,7 @@ import (
 	"time"
 )
 
-// GeneratorOptions say what batches are made. The zero value makes batches of
+// GeneratorOptions say how the batches are. The zero value makes batches of
 // 1,000 new clients with twelve monthly claims each.
 type GeneratorOptions struct {
 	Seed int64
@@ -27,8 +30,8 @@ type GeneratorOptions struct {
 	Duplicates, Conflicts, Invalid, SavedBefore float64
 }
 
-// A Generator makes batches. The same options make the same batches. It is for
-// one goroutine.
+// A Generator makes batches. The same options make the same batches. It is not
+// safe for concurrent use.
 type Generator struct {
 	opts    GeneratorOptions
 	random  *rand.Rand
@@ -36,11 +39,11 @@ type Generator struct {
 	earlier []byte      // items of earlier batches, to be sent again
 	ends    []int       // where each of them ends
 	// fromEarlier is how many of them are of earlier batches than the one at
-	// hand, and next the one whose turn it is.
+	// hand, and next the index of the one to be sent again next.
 	fromEarlier, next int
 }
 
-// NewGenerator makes a generator.
+// NewGenerator returns a generator.
 func NewGenerator(opts GeneratorOptions) (*Generator, error) {
 	if opts.BatchItems == 0 {
 		opts.BatchItems = 1_000
@@ -73,7 +76,7 @@ func NewGenerator(opts GeneratorOptions) (*Generator, error) {
 	return g, nil
 }
 
-// AppendBatch appends the next batch, without a line's end.
+// AppendBatch appends the next batch, without a newline.
 func (g *Generator) AppendBatch(b []byte) []byte {
 	b = append(b, '[')
 	g.fromEarlier = len(g.ends)
@@ -90,11 +93,11 @@ func (g *Generator) AppendBatch(b []byte) []byte {
 		case kind == conflict && before >= 0:
 			b = g.appendConflict(b, b[before:at-1])
 		case kind == invalid:
-			b = g.appendItem(b, true)
+			b = g.appendFlawed(b)
 		case kind == savedBefore && g.fromEarlier > 0:
 			b = g.appendEarlier(b)
 		default:
-			b = g.appendItem(b, false)
+			b = g.appendItem(b)
 			g.keep(b[at:])
 			before = at
 			continue
@@ -104,7 +107,7 @@ func (g *Generator) AppendBatch(b []byte) []byte {
 	return append(b, ']')
 }
 
-// What an item is to be.
+// A kind is what an item is to be.
 type kind int
 
 const (
@@ -128,9 +131,9 @@ func (g *Generator) draw() kind {
 
 var entityTypes = []string{"SoleTrader", "LimitedCompany", "Partnership", "Charity"}
 
-// appendItem appends a new client. Turnovers are spread as those of shops are:
-// most are small, some are a hundred times as large.
-func (g *Generator) appendItem(b []byte, misspelt bool) []byte {
+// appendItem appends a new client. Turnovers are spread like those of shops: most
+// are small, some are a hundred times as large.
+func (g *Generator) appendItem(b []byte) []byte {
 	b = append(b, `{"partner_client_id":"`...)
 	b = g.appendUUID(b)
 	b = append(b, `","client_start_date":"`...)
@@ -148,11 +151,36 @@ func (g *Generator) appendItem(b []byte, misspelt bool) []byte {
 		}
 		b = g.appendClaim(b, period, scale)
 	}
-	b = append(b, ']')
-	if misspelt {
-		b = append(b, `,"entity_typo":true`...)
+	return append(b, `]}`...)
+}
+
+// flaws make an item invalid when the first old text in it is replaced. Those
+// from firstClaimFlaw on are in a claim.
+var flaws = [...]struct{ old, new string }{
+	{`"entity_type":`, `"entity_typo":`},
+	{`"entity_type":"`, `"entity_type":"a `},
+	{`"client_start_date":"2`, `"client_start_date":"9`},
+	{`"key":"MerchantId"`, `"key":""`},
+	{`"values":[`, `"values":[1,`},
+	{`"time_period":"`, `"time_period":"Bi`},
+	{`"currency":"`, `"currency":"X`},
+	{`"total_amount":`, `"total_amount":"a lot","amount":`},
+	{`"transaction_count":`, `"transaction_count":null,"count":`},
+	{`"end_date":"2`, `"end_date":"3`},
+}
+
+const firstClaimFlaw = 5
+
+// appendFlawed appends a new client that is invalid.
+func (g *Generator) appendFlawed(b []byte) []byte {
+	at, kinds := len(b), len(flaws)
+	if len(g.periods) == 0 {
+		kinds = firstClaimFlaw
 	}
-	return append(b, '}')
+	flaw := flaws[g.random.IntN(kinds)]
+	b = g.appendItem(b)
+	item := bytes.Replace(b[at:], []byte(flaw.old), []byte(flaw.new), 1)
+	return append(b[:at], item...)
 }
 
 // appendClaim appends a claim; one in twenty is of returns.

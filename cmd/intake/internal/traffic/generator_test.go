@@ -3,7 +3,6 @@ package traffic_test
 import (
 	"bytes"
 	"encoding/json"
-	"intake/internal/decode"
 	"math"
 	"testing"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"intake"
 	"intake/cmd/intake/internal/traffic"
 	"intake/dedupe"
+	"intake/internal/decode"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -79,6 +79,27 @@ func TestGenerator_Daily(t *testing.T) {
 	items, err := decode.Batch(g.AppendBatch(nil), &intake.Partner{Currency: "EUR"}, time.Now())
 	if err != nil || items[0].Errors != "" || len(items[0].Client.Claims) != 365 || items[0].Client.Claims[364].Period != intake.Daily {
 		t.Fatalf("%+v %v", items, err)
+	}
+}
+
+// Invalid items are invalid in many ways, with claims and without.
+func TestGenerator_Invalid(t *testing.T) {
+	for claims, want := range map[int]int{-1: 5, 2: 10} {
+		g := newGenerator(t, traffic.GeneratorOptions{BatchItems: 500, Claims: claims, Invalid: 1})
+		items, err := decode.Batch(g.AppendBatch(nil), &intake.Partner{Currency: "GBP"}, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		kinds := make(map[string]bool)
+		for i, item := range items {
+			if item.Errors == "" {
+				t.Errorf("item %d is valid", i)
+			}
+			kinds[item.Errors] = true
+		}
+		if len(kinds) < want {
+			t.Errorf("%d claims an item: %d kinds of errors, want %d: %v", claims, len(kinds), want, kinds)
+		}
 	}
 }
 

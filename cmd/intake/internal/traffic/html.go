@@ -10,12 +10,21 @@ import (
 	"strings"
 
 	"intake"
+	"intake/internal/plot"
 )
 
 //go:embed report.html
 var page string
 
-var pageTemplate = template.Must(template.New("report").Parse(page))
+var pageTemplate = template.Must(template.New("report").Funcs(template.FuncMap{"number": func(v any) string {
+	switch v := v.(type) {
+	case int:
+		return plot.Number(float64(v))
+	case float64:
+		return plot.Number(v)
+	}
+	return fmt.Sprint(v)
+}}).Parse(page))
 
 // The size of a plot, in pixels of its own.
 const (
@@ -23,9 +32,10 @@ const (
 	plotHeight = 240
 )
 
-// A plot is a picture of curves over a common axis.
-type plot struct {
+// A picture is curves over a common axis.
+type picture struct {
 	Title  string
+	Note   string // how to read it
 	Width  int
 	Height int
 	Curves []curve
@@ -37,38 +47,60 @@ type curve struct {
 	Points      string
 }
 
-// A tick is a mark of an axis: where it is and what stands beside it.
+// A tick is a mark of an axis: where it is and its label.
 type tick struct {
 	At   float64
 	Text string
 }
 
+// A Page is what the report as a page says beside the report.
+type Page struct {
+	Target  string // URL of the front
+	Command string // the command line, without secrets
+	Version string // of the program
+	Host    string // that the batches were sent from
+	// Verified is the comparison with the data store, nil if there was none.
+	Verified *Verified
+	// Crossed says which thresholds were crossed.
+	Crossed []string
+}
+
 // HTML writes the report as one page that needs nothing else.
-func (r *Report) HTML(out io.Writer, title string) error {
+func (r *Report) HTML(out io.Writer, p Page) error {
 	return pageTemplate.Execute(out, map[string]any{
-		"Title": title, "Report": r, "Codes": sortedKeys(r.Codes), "Statuses": sortedKeys(r.Statuses),
+		"Page": p, "Report": r, "Codes": sortedKeys(r.Codes), "Statuses": sortedKeys(r.Statuses),
 		"BatchesPerSecond": float64(r.Requests) / max(r.Seconds, 1e-9),
-		"Plots":            []plot{r.throughputPlot(), r.latencyPlot(), r.distributionPlot(), r.statesPlot()},
+		"Plots":            []picture{r.throughputPlot(), r.latencyPlot(), r.distributionPlot(), r.statesPlot()},
 	})
 }
 
-func (r *Report) throughputPlot() plot {
-	return overTime("Items answered a second", "", r.Timeline, series{"items", "a", func(s *Second) float64 { return float64(s.Items) }})
+func (r *Report) throughputPlot() picture {
+	const note = "Each point is one second: how many items had their answer in it. A level line is a steady rate; a gap down to 0 is a stall."
+	return overTime("Items answered a second", note, "", r.Timeline, series{"items", "a", func(s *Second) float64 { return float64(s.Items) }})
 }
 
-func (r *Report) latencyPlot() plot {
-	return overTime("Latency over time", "ms", r.Timeline,
+func (r *Report) latencyPlot() picture {
+	const note = "Half of the answers of a second were faster than its p50, and 99 in 100 faster than its p99. " +
+		"A p99 that rises while p50 stays level is a few slow batches; both rising together is a queue that grows."
+	return overTime("Latency over time", note, "ms", r.Timeline,
 		series{"p50", "a", func(s *Second) float64 { return s.P50 }}, series{"p99", "b", func(s *Second) float64 { return s.P99 }})
 }
 
-func (r *Report) statesPlot() plot {
+func (r *Report) statesPlot() picture {
+	const note = "Items a second by the code of their answer. The red line counts batches, not items: those that were refused or got no answer."
+	// A code has its colour in every report, so that two of them can be compared.
 	var all []series
-	classes := []string{"a", "b", "c", "d", "e", "f"}
-	for i, code := range sortedKeys(r.Codes) {
-		all = append(all, series{code, classes[i%len(classes)], func(s *Second) float64 { return float64(s.Codes[code]) }})
+	for _, code := range sortedKeys(r.Codes) {
+		all = append(all, series{code, codeClasses[code], func(s *Second) float64 { return float64(s.Codes[code]) }})
 	}
 	all = append(all, series{"refused or failed batches", "g", func(s *Second) float64 { return float64(s.Failed) }})
-	return overTime("States over time, items a second", "", r.Timeline, all...)
+	return overTime("States over time", note, "", r.Timeline, all...)
+}
+
+var codeClasses = map[string]string{
+	intake.CodeSaved.String(): "c", intake.CodePending.String(): "e", intake.CodeDuplicateInRequest.String(): "f",
+	intake.CodeDuplicateOfSaved.String(): "a", intake.CodeConflictInRequest.String(): "d", intake.CodeInvalid.String(): "b",
+	intake.CodeRefused.String(): "h", intake.CodeWouldBeSaved.String(): "c",
 }
 
 // A series is what a curve shows of each second.
@@ -77,71 +109,65 @@ type series struct {
 	value       func(*Second) float64
 }
 
-func overTime(title, unit string, timeline []Second, all ...series) plot {
-	p := plot{Title: title, Width: plotWidth, Height: plotHeight}
-	top := 1.0
+func overTime(title, note, unit string, timeline []Second, all ...series) picture {
+	p := picture{Title: title, Note: note, Width: plotWidth, Height: plotHeight}
+	top := 0.0
 	for _, s := range all {
 		for i := range timeline {
 			top = max(top, s.value(&timeline[i]))
 		}
 	}
-	last := float64(max(len(timeline)-1, 1))
+	y, x := plot.Ticks(top, 4), plot.Ticks(float64(max(len(timeline)-1, 1)), 8)
+	highest, last := y[len(y)-1], x[len(x)-1]
 	for _, s := range all {
 		var points strings.Builder
 		for i := range timeline {
-			fmt.Fprintf(&points, "%.1f,%.1f ", float64(i)/last*plotWidth, plotHeight*(1-s.value(&timeline[i])/top))
+			fmt.Fprintf(&points, "%.1f,%.1f ", float64(i)/last*plotWidth, plotHeight*(1-s.value(&timeline[i])/highest))
 		}
 		p.Curves = append(p.Curves, curve{s.name, s.class, points.String()})
 	}
-	for i := range 5 {
-		part := float64(i) / 4
-		p.X = append(p.X, tick{part * plotWidth, fmt.Sprintf("%.0f s", part*last)})
-		p.Y = append(p.Y, tick{plotHeight * (1 - part), strings.TrimSpace(short(part*top) + " " + unit)})
+	for _, second := range x {
+		p.X = append(p.X, tick{second / last * plotWidth, plot.Number(second) + " s"})
+	}
+	for _, value := range y {
+		p.Y = append(p.Y, tick{plotHeight * (1 - value/highest), strings.TrimSpace(plot.Number(value) + " " + unit)})
 	}
 	return p
 }
 
-// distributionPlot shows what part of the answers took how long at most. Both
+// distributionPlot shows within which time each share of the answers came. Both
 // axes are stretched so that the slowest ones can be seen.
-func (r *Report) distributionPlot() plot {
-	p := plot{Title: "Distribution of latency", Width: plotWidth, Height: plotHeight}
+func (r *Report) distributionPlot() picture {
+	p := picture{
+		Title: "Distribution of latency", Width: plotWidth, Height: plotHeight,
+		Note: "The curve at 99 % is the time within which 99 of 100 answers came. Both scales are logarithmic: " +
+			"each step to the right is ten times rarer, and each power of ten upwards is ten times slower.",
+	}
 	percentiles := []float64{0, 25, 50, 75, 90, 95, 99, 99.5, 99.9, 99.95, 99.99, 100}
 	x := func(percentile float64) float64 {
 		nines := -math.Log10(max(1-percentile/100, 1e-5))
 		return nines / 5 * plotWidth
 	}
-	low, high := math.Log10(max(milliseconds(r.histogram.Min()), 0.01)), math.Log10(max(r.Latency.Max, 0.1))
-	y := func(ms float64) float64 {
-		return plotHeight * (1 - (math.Log10(max(ms, 0.01))-low)/max(high-low, 1e-9))
+	y := plot.LogTicks(max(milliseconds(r.histogram.Min()), 0.01), max(r.Latency.Max, 0.1))
+	low, high := math.Log10(y[0]), math.Log10(y[len(y)-1])
+	height := func(ms float64) float64 {
+		return plotHeight * (1 - (math.Log10(max(ms, y[0]))-low)/(high-low))
 	}
 	var points strings.Builder
 	for _, percentile := range percentiles {
-		fmt.Fprintf(&points, "%.1f,%.1f ", x(percentile), y(milliseconds(r.histogram.ValueAtQuantile(percentile))))
+		fmt.Fprintf(&points, "%.1f,%.1f ", x(percentile), height(milliseconds(r.histogram.ValueAtQuantile(percentile))))
 	}
 	p.Curves = []curve{{"answered within", "a", points.String()}}
 	for _, percentile := range []float64{0, 50, 90, 99, 99.9, 99.99} {
 		p.X = append(p.X, tick{x(percentile), fmt.Sprintf("%g %%", percentile)})
 	}
-	for i := range 5 {
-		ms := math.Pow(10, low+(high-low)*float64(i)/4)
-		p.Y = append(p.Y, tick{y(ms), short(ms) + " ms"})
+	for _, ms := range y {
+		p.Y = append(p.Y, tick{height(ms), plot.Number(ms) + " ms"})
 	}
 	return p
 }
 
-func short(v float64) string {
-	switch {
-	case v >= 1e6:
-		return fmt.Sprintf("%.1f M", v/1e6)
-	case v >= 1e4:
-		return fmt.Sprintf("%.0f k", v/1e3)
-	case v >= 10 || v == 0:
-		return fmt.Sprintf("%.0f", v)
-	}
-	return fmt.Sprintf("%.2g", v)
-}
-
-// StateOf names the state that a code stands for.
+// StateOf returns the state of a code.
 func (r *Report) StateOf(name string) intake.State {
 	var code intake.Code
 	if code.UnmarshalText([]byte(name)) != nil {
@@ -150,7 +176,7 @@ func (r *Report) StateOf(name string) intake.State {
 	return code.State()
 }
 
-// IsSteady tells whether all seconds but the first and the last had answers.
+// IsSteady reports whether all seconds but the first and the last had answers.
 func (r *Report) IsSteady() bool {
 	inner := r.Timeline
 	if len(inner) > 2 {

@@ -18,8 +18,8 @@ import (
 	"intake"
 )
 
-// A Report is what a replay saw. Times are in seconds, but latencies in
-// milliseconds, from when a batch was due, at a rate, or else from when it was
+// A Report is the result of a replay. Times are in seconds, but latencies in
+// milliseconds: from the moment at which a batch was due, at a rate, or else was
 // sent, to the end of its answer.
 type Report struct {
 	Began    time.Time      `json:"began"`
@@ -34,7 +34,7 @@ type Report struct {
 	Latency  Latency        `json:"latency_ms"`
 	// Refused is the latency of the answers 429 and 503, from when each was sent.
 	Refused Latency `json:"refused_latency_ms"`
-	// CPU is what the replay itself has used.
+	// CPU is the time that the replay itself has used.
 	CPU  float64 `json:"replay_cpu_seconds"`
 	Rate float64 `json:"rate,omitempty"` // asked for, batches a second
 	// Timeline has an entry a second.
@@ -58,7 +58,7 @@ type Latency struct {
 	Max  float64 `json:"max"`
 }
 
-// A Second of a replay: what was answered in it.
+// A Second counts the answers in one second of a replay.
 type Second struct {
 	Requests int            `json:"requests"`
 	Items    int            `json:"items"`
@@ -68,7 +68,7 @@ type Second struct {
 	P99      float64        `json:"p99_ms"`
 }
 
-// judged is a batch with what was said of its items.
+// judged is a batch with the codes of its items.
 type judged struct {
 	sending
 	id    string
@@ -109,7 +109,7 @@ func (r *Report) add(result *vegeta.Result, s sending) {
 		second.Codes[code.String()]++
 	}
 	r.Statuses[strconv.Itoa(int(result.Code))]++
-	if result.Code != 200 && result.Code != 202 {
+	if result.Code != http.StatusOK && result.Code != http.StatusAccepted {
 		second.Failed++
 		r.addError(result)
 	}
@@ -129,7 +129,7 @@ func (r *Report) addError(result *vegeta.Result) {
 	}
 }
 
-// at gives the entry of a moment, or the last one if the moment is before it.
+// at returns the entry of a moment, or the last one if the moment is before it.
 func (r *Report) at(moment time.Time) *Second {
 	for n := int(moment.Sub(r.Began) / time.Second); len(r.Timeline) <= n; {
 		r.closeSecond()
@@ -168,7 +168,7 @@ func latencyOf(h *hdrhistogram.Histogram) Latency {
 
 func milliseconds(microseconds int64) float64 { return float64(microseconds) / 1_000 }
 
-// cpuTime is what this process has used so far.
+// cpuTime returns the CPU time that this process has used.
 func cpuTime() time.Duration {
 	var usage syscall.Rusage
 	if syscall.Getrusage(syscall.RUSAGE_SELF, &usage) != nil {
@@ -177,13 +177,18 @@ func cpuTime() time.Duration {
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
-// Line is the report in a line.
+// Failed returns how many requests got another answer than 200 or 202, or none.
+func (r *Report) Failed() int {
+	return r.Requests - r.Statuses[strconv.Itoa(http.StatusOK)] - r.Statuses[strconv.Itoa(http.StatusAccepted)]
+}
+
+// Line returns the report in one line.
 func (r *Report) Line() string {
 	return fmt.Sprintf("%.0f s: %d batches, %d items, %.0f items/s, p50 %.1f ms, p99 %.1f ms",
 		r.Seconds, r.Requests, r.Items, r.ItemsPerSecond(), r.Latency.P50, r.Latency.P99)
 }
 
-// ItemsPerSecond is how many items were answered a second.
+// ItemsPerSecond returns how many items were answered a second.
 func (r *Report) ItemsPerSecond() float64 { return float64(r.Items) / max(r.Seconds, 1e-9) }
 
 // Print prints the report as a table.
@@ -193,9 +198,10 @@ func (r *Report) Print(out io.Writer) {
 	t.SetStyle(table.StyleLight)
 	t.SetColumnConfigs([]table.ColumnConfig{{Number: 2, Align: text.AlignRight}})
 	t.AppendRow(table.Row{"seconds", fmt.Sprintf("%.1f", r.Seconds)})
-	t.AppendRow(table.Row{"batches", fmt.Sprintf("%d (%.1f/s)", r.Requests, float64(r.Requests)/r.Seconds)})
+	seconds := max(r.Seconds, 1e-9)
+	t.AppendRow(table.Row{"batches", fmt.Sprintf("%d (%.1f/s)", r.Requests, float64(r.Requests)/seconds)})
 	t.AppendRow(table.Row{"items", fmt.Sprintf("%d (%.0f/s)", r.Items, r.ItemsPerSecond())})
-	t.AppendRow(table.Row{"sent", fmt.Sprintf("%.1f MB (%.1f MB/s)", float64(r.Bytes)/1e6, float64(r.Bytes)/1e6/r.Seconds)})
+	t.AppendRow(table.Row{"sent", fmt.Sprintf("%.1f MB (%.1f MB/s)", float64(r.Bytes)/1e6, float64(r.Bytes)/1e6/seconds)})
 	t.AppendSeparator()
 	for _, code := range sortedKeys(r.Codes) {
 		t.AppendRow(table.Row{code, r.Codes[code]})
