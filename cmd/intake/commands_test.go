@@ -248,14 +248,14 @@ func (s *stack) wantToken(t *testing.T, partner, secret string, want bool) {
 	}
 }
 
-// --help tells the flags' variables and defaults.
+// --help says the flags' variables and defaults.
 func TestHelp(t *testing.T) {
 	t.Parallel()
 	for command, wants := range map[string][]string{
 		"front":  {"$INTAKE_POSTGRES_URL", "$INTAKE_LISTEN", "127.0.0.1:8080", "$INTAKE_MAX_INFLIGHT_BYTES", "268435456", "$INTAKE_SHUTDOWN_TIMEOUT", "10s"},
 		"worker": {"$INTAKE_NATS_URL", "$INTAKE_SAVERS", "$INTAKE_ACK_WAIT", "10s"},
 		"up":     {"$INTAKE_DATA", ".intake", "$INTAKE_DEMO"},
-		"send":   {"$INTAKE_URL", "$INTAKE_CLIENT_ID", "$INTAKE_CLIENT_SECRET", "$INTAKE_JSON"},
+		"send":   {"$INTAKE_URL", "$INTAKE_CLIENT_ID", "$INTAKE_CLIENT_SECRET"},
 	} {
 		out, _ := outputOf(t, 0, command, "--help")
 		for _, want := range wants {

@@ -12,7 +12,7 @@ import (
 
 type migrateCommand struct {
 	PostgresURL string        `name:"postgres-url" required:"" help:"Database to bring up to date: postgres://user:password@host/database."`
-	NewEpoch    bool          `help:"Forget what was seen before: after a restore of a Postgres that does not tell when it was started, before fronts and workers are started again."`
+	NewEpoch    bool          `env:"-" help:"Forget what was seen before: after a restore of a Postgres that does not tell when it was started, before fronts and workers are started again."`
 	Timeout     time.Duration `default:"5m" help:"How long it may take, waiting for Postgres included."`
 }
 
