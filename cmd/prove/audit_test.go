@@ -99,17 +99,44 @@ func TestReadEnds(t *testing.T) {
 	}
 }
 
+// The page has the violations, escaped, round ticks, and a labelled row for each
+// place and kind of fault.
 func TestReport_HTML(t *testing.T) {
 	t.Parallel()
-	r := &Report{Seed: 7, Rate: []int{1, 20, 3}, Timeline: []faultSpan{{"kill", "front-1", 0.5, 1.5}}}
+	r := &Report{
+		Seed: 7, Requests: 12_345, Rate: []int{1, 18, 3}, Ends: map[string]int{unknown.String(): 2_423},
+		Timeline: []faultSpan{{"stop", "front-1", 2, 3}, {"kill", "front-1", 0.5, 1.5}, {"kill", "front-1", 2, 2.5}},
+	}
 	r.violate("<record> %s", "k")
 	var page bytes.Buffer
 	if err := r.HTML(&page); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"1 violations", "&lt;record&gt; k", "front-1: kill, 0.5 s to 1.5 s", `points="0.0,152.0`} {
-		if !strings.Contains(page.String(), want) {
-			t.Errorf("the page lacks %q", want)
+	for want, times := range map[string]int{
+		"1 violation<": 1, "&lt;record&gt; k": 1, "12,345 requests": 1, "2,423": 1, "the connection was cut": 1,
+		"front-1: kill, 0.5 s to 1.5 s": 1, ">front-1: kill<": 1, ">front-1: stop<": 1, "<rect": 3,
+		">20<": 1, ">3 s<": 1, `points="0.0,152.0 `: 1,
+	} {
+		if n := strings.Count(page.String(), want); n != times {
+			t.Errorf("the page has %q %d times, want %d:\n%s", want, n, times, &page)
 		}
+	}
+}
+
+// Faults are printed in the order in which they began, though they end in another.
+func TestNemesis_Order(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	n := newNemesis(nil, &Report{Faults: make(map[string]int)}, &out)
+	for _, at := range []time.Duration{1, 2} {
+		n.began(at * time.Second)
+	}
+	n.note(fault{kind: "kill", where: "b"}, 2*time.Second, 3*time.Second, nil, nil)
+	n.began(4 * time.Second)
+	n.note(fault{kind: "stop", where: "a"}, 1*time.Second, 5*time.Second, nil, nil)
+	n.note(fault{kind: "cut", where: "c"}, 4*time.Second, 6*time.Second, nil, nil)
+	const want = "   1.0 s  stop     a, for 4.0 s\n   2.0 s  kill     b, for 1.0 s\n   4.0 s  cut      c, for 2.0 s\n"
+	if out.String() != want {
+		t.Errorf("printed\n%swant\n%s", &out, want)
 	}
 }

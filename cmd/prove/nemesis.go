@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,32 +21,40 @@ import (
 	"intake/worker/queue"
 )
 
-// A fault is something bad that can be done, and undone.
+// A fault is something bad that can be done and undone.
 type fault struct {
 	kind     string
 	where    string
 	atMost   time.Duration // that it lasts
 	do       func(context.Context) error
-	undo     func(context.Context) error // nil: it passes by itself
-	promised bool                        // that do succeeds, as nothing but a bug could keep it from that
+	undo     func(context.Context) error // nil if it ends by itself
+	promised bool                        // do succeeds unless there is a bug
 }
 
-// A nemesis does what can go wrong.
+// A nemesis makes faults.
 type nemesis struct {
 	stack *stack
 	out   io.Writer
-	began time.Time
+	start time.Time
 
-	mu     sync.Mutex
-	report *Report // guarded by mu
+	mu       sync.Mutex
+	report   *Report
+	underWay []time.Duration // when faults began that have not ended
+	lines    []faultLine     // not printed, as one that began earlier has not ended
+}
+
+// A faultLine is what is printed of a fault.
+type faultLine struct {
+	began time.Duration
+	text  string
 }
 
 func newNemesis(s *stack, report *Report, out io.Writer) *nemesis {
-	return &nemesis{stack: s, report: report, out: out, began: time.Now()}
+	return &nemesis{stack: s, report: report, out: out, start: time.Now()}
 }
 
-// run does one fault after the other until ctx ends, and undoes each. Each of the
-// groups is as likely as the others.
+// run makes one fault after the other until ctx ends, and undoes each. All groups
+// are equally likely.
 func (n *nemesis) run(ctx context.Context, random *rand.Rand, groups ...[]fault) {
 	for {
 		pause := time.Duration(200+random.IntN(1_800)) * time.Millisecond
@@ -55,7 +64,8 @@ func (n *nemesis) run(ctx context.Context, random *rand.Rand, groups ...[]fault)
 		if !sleep(ctx, pause) {
 			return
 		}
-		began := time.Since(n.began)
+		began := time.Since(n.start)
+		n.began(began)
 		doing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 		failed := within(doing, f.do)
 		cancel()
@@ -64,11 +74,11 @@ func (n *nemesis) run(ctx context.Context, random *rand.Rand, groups ...[]fault)
 			sleep(ctx, lasts)
 			left = undo(context.WithoutCancel(ctx), f)
 		}
-		n.note(f, began, time.Since(n.began), failed, left)
+		n.note(f, began, time.Since(n.start), failed, left)
 	}
 }
 
-// undo tries to undo a fault until it is.
+// undo tries to undo a fault for up to 90 s.
 func undo(ctx context.Context, f fault) error {
 	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
 	defer cancel()
@@ -80,7 +90,7 @@ func undo(ctx context.Context, f fault) error {
 	}
 }
 
-// within calls do, and waits no longer than ctx: not all that do calls looks at it.
+// within calls do, and returns when ctx ends: some of what do calls ignores ctx.
 func within(ctx context.Context, do func(context.Context) error) error {
 	done := make(chan error, 1)
 	go func() { done <- do(ctx) }()
@@ -92,7 +102,27 @@ func within(ctx context.Context, do func(context.Context) error) error {
 	}
 }
 
-// note takes down a fault, how doing it has failed, and how undoing it has.
+// began notes when a fault begins.
+func (n *nemesis) began(at time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.underWay = append(n.underWay, at)
+}
+
+// print prints the lines of faults that have ended, in the order in which the
+// faults began. The caller holds mu.
+func (n *nemesis) print(line faultLine) {
+	n.underWay = slices.DeleteFunc(n.underWay, func(at time.Duration) bool { return at == line.began })
+	n.lines = append(n.lines, line)
+	slices.SortFunc(n.lines, func(a, b faultLine) int { return cmp.Compare(a.began, b.began) })
+	for len(n.lines) > 0 && (len(n.underWay) == 0 || n.lines[0].began < slices.Min(n.underWay)) {
+		fmt.Fprintln(n.out, n.lines[0].text)
+		n.lines = n.lines[1:]
+	}
+}
+
+// note records a fault. failed is why it could not be made, and left why it could not
+// be undone.
 func (n *nemesis) note(f fault, began, ended time.Duration, failed, left error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -106,7 +136,7 @@ func (n *nemesis) note(f fault, began, ended time.Duration, failed, left error) 
 	if err := errors.Join(failed, left); err != nil {
 		note = ": " + strings.ReplaceAll(err.Error(), "\n", "; ")
 	}
-	fmt.Fprintf(n.out, "%6.1f s  %-8s %s, for %.1f s%s\n", began.Seconds(), f.kind, f.where, (ended - began).Seconds(), note)
+	n.print(faultLine{began, fmt.Sprintf("%6.1f s  %-8s %s, for %.1f s%s", began.Seconds(), f.kind, f.where, (ended - began).Seconds(), note)})
 	if failed != nil {
 		n.report.Failed++
 		return
@@ -141,7 +171,7 @@ func (n *nemesis) processFaults() (faults []fault) {
 	for i, node := range s.redis {
 		servers[fmt.Sprintf("redis-%d", i+1)] = node
 	}
-	for _, name := range slices.Sorted(maps.Keys(servers)) { // always in the same order, so that a seed says which
+	for _, name := range slices.Sorted(maps.Keys(servers)) { // in a fixed order, so that a seed repeats a run
 		other := servers[name]
 		faults = append(faults,
 			fault{"kill", name, 2 * time.Second, func(context.Context) error { other.Kill(); return nil }, other.Start, true},
@@ -159,7 +189,7 @@ type server interface {
 	Start(context.Context) error
 }
 
-// linksFaults are done to the ways between processes.
+// linksFaults are done to the connections between processes.
 func (n *nemesis) linksFaults() (faults []fault) {
 	for _, l := range n.stack.links {
 		faults = append(faults, n.linkFaults(l)...)
@@ -196,7 +226,7 @@ func (n *nemesis) linkFaults(l *link) []fault {
 	}
 }
 
-// serverFaults are what Postgres and NATS may do to those who use them.
+// serverFaults are what Postgres and NATS may do to their clients.
 func (n *nemesis) serverFaults() []fault {
 	s := n.stack
 	query := func(sql string) func(context.Context) error {
@@ -244,7 +274,7 @@ func (n *nemesis) serverFaults() []fault {
 				})
 			}, false},
 	}
-	// The consumers of those who wait and of the first partner.
+	// The consumers of batches that clients wait for, and of the first partner.
 	for _, consumer := range []string{"worker-waiting", "worker-later-1"} {
 		faults = append(faults, fault{"nats", "without " + consumer, 0, func(ctx context.Context) error {
 			return s.withStream(ctx, func(_ jetstream.JetStream, stream jetstream.Stream) error {
@@ -255,7 +285,7 @@ func (n *nemesis) serverFaults() []fault {
 	return faults
 }
 
-// limitStream gives the log less or more room.
+// limitStream sets the size of the log.
 func limitStream(ctx context.Context, js jetstream.JetStream, stream jetstream.Stream, bytes int64) error {
 	config := stream.CachedInfo().Config
 	config.MaxBytes = bytes
@@ -279,8 +309,8 @@ func (s *stack) elsewhere(ctx context.Context, sql string) error {
 	return err
 }
 
-// deadlock locks what transactions lock, in another order than they do, so that
-// one of them, or this one, is ended by Postgres.
+// deadlock takes the locks of the workers' transactions in another order, so that
+// Postgres ends one of the transactions, or this one.
 func (s *stack) deadlock(ctx context.Context) error {
 	tx, err := s.pool.Begin(ctx)
 	if err != nil {
@@ -290,7 +320,7 @@ func (s *stack) deadlock(ctx context.Context) error {
 	if _, err := tx.Exec(ctx, "lock table batch_status in exclusive mode"); err != nil {
 		return err
 	}
-	if !sleep(ctx, 200*time.Millisecond) { // workers come to wait for it
+	if !sleep(ctx, 200*time.Millisecond) { // until workers wait for it
 		return ctx.Err()
 	}
 	_, err = tx.Exec(ctx, "lock table partner_clients in exclusive mode")
@@ -303,7 +333,7 @@ func (s *stack) deadlock(ctx context.Context) error {
 
 const pgerrcodeDeadlock = "40P01"
 
-// withStream calls do with the log, past all links.
+// withStream calls do with the log, over a connection without faults.
 func (s *stack) withStream(ctx context.Context, do func(jetstream.JetStream, jetstream.Stream) error) error {
 	nc, err := queue.Connect(s.natsURL, "intake prove", nil)
 	if err != nil {

@@ -9,9 +9,11 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"intake/internal/plot"
 )
 
-// A Report is what a run did and found.
+// A Report says what a run did and found.
 type Report struct {
 	Seed     uint64         `json:"seed"`
 	Began    time.Time      `json:"began"`
@@ -58,10 +60,10 @@ func (r *Report) violate(format string, args ...any) {
 	r.Violations = append(r.Violations, fmt.Sprintf(format, args...))
 }
 
-// Holds tells whether every promise was kept.
+// Holds reports whether every promise was kept.
 func (r *Report) Holds() bool { return len(r.Violations) == 0 }
 
-// Kind says what was run.
+// Kind says which servers were run.
 func (r *Report) Kind() string {
 	if r.Cluster {
 		return "a cluster of three"
@@ -72,25 +74,63 @@ func (r *Report) Kind() string {
 	return "one server of each kind"
 }
 
-// Checks says what was compared.
-func (r *Report) Checks() []string {
-	return []string{
-		fmt.Sprintf("the longest time in which nothing was Completed: %.1f s", r.LongestGap),
-		fmt.Sprintf("%d batches refused by overloaded fronts; the longest time until everybody got in again: %.1f s", r.Overloaded, r.ShutOut),
-		fmt.Sprintf("%d keys' histories checked (%d given up)", r.Histories, r.Unchecked),
-		fmt.Sprintf("%d final and %d pending states asked for while faults were made, %d final ones afterwards", r.Watched, r.Waited, r.Asked),
-		fmt.Sprintf("%d Idempotency-Keys sent again, %d twice at once", r.Keys, r.Twins),
-		fmt.Sprintf("%d keys in Redis, all of them in Postgres", r.Seen),
-		fmt.Sprintf("%d items counted alike by clients, fronts and workers", r.Conserved),
-		fmt.Sprintf("%d items saved again that Postgres had lost, of which Redis had seen %d", r.Restored, r.Stale),
+// Verdict says whether every promise was kept.
+func (r *Report) Verdict() string {
+	switch n := len(r.Violations); n {
+	case 0:
+		return "every promise was kept"
+	case 1:
+		return "1 violation"
+	default:
+		return count(n) + " violations"
 	}
 }
 
+// A check is something that was compared, with a figure and what it means.
+type check struct{ Figure, Meaning string }
+
+// Checks says what was compared.
+func (r *Report) Checks() []check {
+	seconds := func(s float64) string { return fmt.Sprintf("%.1f s", s) }
+	return []check{
+		{seconds(r.LongestGap), "was the longest time without a Completed item, while parts were killed and cut off"},
+		{count(r.Overloaded), "batches were refused by fronts that were overloaded on purpose, after the faults"},
+		{seconds(r.ShutOut), "was the longest time after that until every kind of client was served again"},
+		{count(r.Histories), "keys had their history checked: there is an order of events in which every answer is true"},
+		{count(r.Unchecked), "histories took too long to check, and say nothing"},
+		{count(r.Watched), "status checks during the faults found a batch final, and no later one contradicted them"},
+		{count(r.Waited), "status checks during the faults found a batch pending, and none found it unknown"},
+		{count(r.Asked), "status checks afterwards found each batch final, and as it was answered"},
+		{count(r.Keys), "batches with an Idempotency-Key were repeated afterwards, and got the first answer, byte for byte"},
+		{count(r.Twins), "batches with an Idempotency-Key were sent over two connections at the same time, and saved once"},
+		{count(r.Seen), "keys are in Redis, and each is in Postgres"},
+		{count(r.Conserved), "items were sent at the end to compare the counters of clients, fronts, workers and records, which agree"},
+		{count(r.Restored), "items were lost when Postgres was put back to an old backup, sent again, and Completed again"},
+		{count(r.Stale), "of those were still known to Redis, which did not make them Duplicates"},
+	}
+}
+
+// endMeanings explains the names in Ends.
+var endMeanings = map[string]string{
+	unknown.String():   "there was no answer, as the connection was cut; the item may be saved or not",
+	refused.String():   "the request was refused as a whole, or never sent; nothing of it may be saved",
+	saved.String():     "answered Completed; there is a record with this data, from this very item",
+	same.String():      "answered Duplicate; the record has the same data",
+	different.String(): "answered Duplicate; the record has other data",
+	repeated.String():  "answered Duplicate of an earlier item of the same batch",
+	conflict.String():  "answered Conflict with another item of the same batch",
+	failed.String():    "answered Failed, as the contract wants it",
+	declined.String():  "answered Failed, as a constraint in Postgres refuses the data",
+}
+
+func count(n int) string { return plot.Number(float64(n)) }
+
 // Print prints the report.
 func (r *Report) Print(out io.Writer) {
-	fmt.Fprintf(out, "\nseed %d, %.0f s, %s: %d requests, %d batches, %d items, %d records\n", r.Seed, r.Seconds, r.Kind(), r.Requests, r.Batches, r.Items, r.Records)
+	fmt.Fprintf(out, "\nseed %d, %.0f s, %s: %s requests, %s batches, %s items, %s records\n",
+		r.Seed, r.Seconds, r.Kind(), count(r.Requests), count(r.Batches), count(r.Items), count(r.Records))
 	for _, name := range slices.Sorted(maps.Keys(r.Ends)) {
-		fmt.Fprintf(out, "  %7d %s\n", r.Ends[name], name)
+		fmt.Fprintf(out, "  %9s  %s: %s\n", count(r.Ends[name]), name, endMeanings[name])
 	}
 	var faults []string
 	for _, kind := range slices.Sorted(maps.Keys(r.Faults)) {
@@ -98,10 +138,13 @@ func (r *Report) Print(out io.Writer) {
 	}
 	fmt.Fprintf(out, "faults: %s (and %d that could not be made)\n", strings.Join(faults, ", "), r.Failed)
 	if r.Holds() {
-		fmt.Fprintf(out, "%s\nevery promise was kept\n", strings.Join(r.Checks(), "\n"))
+		for _, c := range r.Checks() {
+			fmt.Fprintf(out, "  %9s  %s\n", c.Figure, c.Meaning)
+		}
+		fmt.Fprintln(out, r.Verdict())
 		return
 	}
-	fmt.Fprintf(out, "%d violations:\n", len(r.Violations))
+	fmt.Fprintf(out, "%s:\n", r.Verdict())
 	for _, violation := range r.Violations[:min(len(r.Violations), 20)] {
 		fmt.Fprintln(out, " ", violation)
 	}
@@ -110,32 +153,75 @@ func (r *Report) Print(out io.Writer) {
 //go:embed report.html
 var page string
 
-// HTML writes the report as one page, with a picture of what was saved and what
-// went wrong meanwhile.
+var pageTemplate = template.Must(template.New("report").Funcs(template.FuncMap{"count": count}).Parse(page))
+
+// The size of the picture, in pixels of its own, and of a row of faults.
+const (
+	plotWidth  = 1000.0
+	plotHeight = 160.0
+	rowHeight  = 15.0
+)
+
+// A mark is a tick of an axis, or the label of a row.
+type mark struct {
+	At   float64
+	Text string
+}
+
+// A bar is a fault in the picture.
+type bar struct {
+	X, Y, Width float64
+	Class       string
+	Title       string
+}
+
+// HTML writes the report as one page, with a picture of what was saved and of the
+// faults at that time.
 func (r *Report) HTML(out io.Writer) error {
-	const width, height, row = 1000.0, 160.0, 14.0
-	end := max(float64(len(r.Rate)), 1)
-	highest := float64(max(slices.Max(append([]int{1}, r.Rate...)), 1))
+	x, y := plot.Ticks(max(float64(len(r.Rate)), 1), 10), plot.Ticks(float64(slices.Max(append([]int{1}, r.Rate...))), 4)
+	end, highest := x[len(x)-1], y[len(y)-1]
 	var line strings.Builder
 	for second, n := range r.Rate {
-		fmt.Fprintf(&line, "%.1f,%.1f ", float64(second)/end*width, height-float64(n)/highest*height)
+		fmt.Fprintf(&line, "%.1f,%.1f ", float64(second)/end*plotWidth, plotHeight-float64(n)/highest*plotHeight)
 	}
-	type bar struct {
-		X, Y, Width float64
-		Title       string
+	var xs, ys []mark
+	for _, second := range x {
+		xs = append(xs, mark{second / end * plotWidth, plot.Number(second) + " s"})
 	}
-	rows := make(map[string]int)
-	var bars []bar
-	var labels []string
-	for _, f := range r.Timeline {
-		if _, ok := rows[f.Where]; !ok {
-			rows[f.Where] = len(rows)
-			labels = append(labels, f.Where)
-		}
-		bars = append(bars, bar{f.Began / end * width, height + 20 + row*float64(rows[f.Where]), max((f.Ended-f.Began)/end*width, 2), fmt.Sprintf("%s: %s, %.1f s to %.1f s", f.Where, f.Kind, f.Began, f.Ended)})
+	for _, n := range y {
+		ys = append(ys, mark{plotHeight - n/highest*plotHeight, plot.Number(n)})
 	}
-	return template.Must(template.New("report").Parse(page)).Execute(out, map[string]any{
-		"Report": r, "Line": line.String(), "Highest": int(highest), "Bars": bars, "Labels": labels,
-		"Height": height + 30 + row*float64(len(rows)), "Row": row, "Top": height + 20,
+	bars, rows := r.bars(end)
+	return pageTemplate.Execute(out, map[string]any{
+		"Report": r, "Line": line.String(), "Bars": bars, "Rows": rows, "X": xs, "Y": ys, "Meanings": endMeanings,
+		"Width": plotWidth, "Height": plotHeight, "Bottom": plotHeight + 40 + rowHeight*float64(len(rows)),
 	})
+}
+
+// bars returns the faults as bars, in a row for each place and kind, and the labels
+// of the rows.
+func (r *Report) bars(end float64) (bars []bar, rows []mark) {
+	name := func(f faultSpan) string { return f.Where + ": " + f.Kind }
+	var names []string
+	for _, f := range r.Timeline {
+		names = append(names, name(f))
+	}
+	slices.Sort(names)
+	names = slices.Compact(names)
+	top := func(row int) float64 { return plotHeight + 30 + rowHeight*float64(row) }
+	for row, name := range names {
+		rows = append(rows, mark{top(row) + rowHeight - 5, name})
+	}
+	for _, f := range r.Timeline {
+		row, _ := slices.BinarySearch(names, name(f))
+		class := "other"
+		if slices.Contains([]string{"kill", "stop", "restart"}, f.Kind) {
+			class = f.Kind
+		}
+		bars = append(bars, bar{
+			X: f.Began / end * plotWidth, Y: top(row), Width: max((f.Ended-f.Began)/end*plotWidth, 2), Class: class,
+			Title: fmt.Sprintf("%s, %.1f s to %.1f s", name(f), f.Began, f.Ended),
+		})
+	}
+	return bars, rows
 }
