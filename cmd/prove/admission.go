@@ -10,11 +10,11 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// admissionBound is how long after a fault everybody must have got in again. A
-// loaded machine keeps it.
+// admissionBound is how soon after a fault every kind of client must be served again. It
+// is long enough for a loaded machine.
 const admissionBound = 30 * time.Second
 
-// A kind is a way to send.
+// A kind is a way to send a batch.
 type kind struct {
 	name   string
 	prefer string
@@ -22,8 +22,8 @@ type kind struct {
 	keyed  bool
 }
 
-// kinds begin with those that nobody waits for: a front that takes none of these may
-// take others, and might find out by these that it can.
+// kinds begin with respond-async: a front that refuses these may take the others, and
+// taking them could let it notice that it can take these, too.
 var kinds = []kind{
 	{name: "respond-async", prefer: "respond-async"},
 	{name: "respond-async with an Idempotency-Key", prefer: "respond-async", keyed: true},
@@ -33,8 +33,7 @@ var kinds = []kind{
 	{name: "a waiting stream", prefer: "wait=5", stream: true},
 }
 
-// checkAdmission checks that clients of each kind get in again at each front soon
-// after a fault.
+// checkAdmission checks that each front takes batches of each kind soon after a fault.
 func (l *load) checkAdmission(ctx context.Context, r *Report, fault string) error {
 	began := time.Now()
 	asking, cancel := context.WithTimeout(ctx, admissionBound)
@@ -45,7 +44,7 @@ func (l *load) checkAdmission(ctx context.Context, r *Report, fault string) erro
 			for _, k := range kinds {
 				for try := 0; !l.knock(asking, front, k, fmt.Sprintf("%s-%d-%d", fault, n, try)); try++ {
 					if !sleep(asking, 100*time.Millisecond) && ctx.Err() == nil {
-						l.complain("%v after %s, front-%d still takes no batch that is sent as %s", admissionBound, fault, n+1, k.name)
+						l.complain("%v after %s, front-%d still refuses batches sent as %s", admissionBound, fault, n+1, k.name)
 						return nil
 					}
 				}
@@ -79,7 +78,7 @@ func (l *load) sendOnce(ctx context.Context, front string, b *batch, prefer stri
 	status, text, err := l.post(ctx, front, b, prefer)
 	b.told = time.Since(l.began)
 	switch {
-	case err != nil: // nobody knows
+	case err != nil: // it may be saved or not
 	case status == http.StatusOK || status == http.StatusAccepted:
 		l.read(b, text)
 	case status == http.StatusServiceUnavailable:

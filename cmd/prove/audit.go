@@ -10,8 +10,8 @@ import (
 	"intake"
 )
 
-// audit compares what was told with what is there, when all is final. What keeps it
-// from doing so when all is healed is a promise broken, too.
+// audit compares the answers with the records, when all batches are final. All faults
+// are over, so an audit that can't go on is a violation, too.
 func (l *load) audit(ctx context.Context, r *Report) {
 	l.measure(r)
 	defer func() {
@@ -23,10 +23,10 @@ func (l *load) audit(ctx context.Context, r *Report) {
 		what string
 		do   func() error
 	}{
-		{"everybody gets in", func() error { return l.checkAdmission(ctx, r, "the faults") }},
+		{"every kind of client is served", func() error { return l.checkAdmission(ctx, r, "the faults") }},
 		{"overload", func() error { return l.overload(ctx, r) }},
 		{"all becomes final", func() error { return l.settle(ctx, r) }},
-		{"the queue is emptied", func() error { return l.stack.drain(ctx) }},
+		{"all is acknowledged", func() error { return l.stack.waitAcknowledged(ctx) }},
 		{"all is counted", func() error { return l.conserve(ctx, r) }},
 		{"records and histories", func() (err error) {
 			records, err = l.checkAll(ctx, r)
@@ -38,13 +38,13 @@ func (l *load) audit(ctx context.Context, r *Report) {
 		{"Postgres put back", func() error { return l.restore(ctx, r, records) }},
 	} {
 		if err := step.do(); err != nil {
-			r.violate("the audit, when all was healed, ends at %q: %v", step.what, err)
+			r.violate("the audit, after all faults, ends at %q: %v", step.what, err)
 			return
 		}
 	}
 }
 
-// checkAll compares all that was told with the records, and each key's history.
+// checkAll compares all answers with the records, and checks each key's history.
 func (l *load) checkAll(ctx context.Context, r *Report) (map[string]record, error) {
 	records, err := l.records(ctx, r)
 	if err != nil {
@@ -61,7 +61,7 @@ func (l *load) checkAll(ctx context.Context, r *Report) (map[string]record, erro
 	return records, nil
 }
 
-// measure tells how long nobody was told that something is Completed.
+// measure counts the Completed items of each second, and finds the longest gap.
 func (l *load) measure(r *Report) {
 	slices.Sort(l.completed)
 	last := time.Duration(0)
@@ -73,14 +73,14 @@ func (l *load) measure(r *Report) {
 	}
 }
 
-// A record is what Postgres holds of a key.
+// A record is a saved record of Postgres.
 type record struct {
 	variant  int    // which of its data
 	batch    string // where it came from
 	position int
 }
 
-// records reads all records, and checks that each holds some item's data.
+// records reads all records, and checks that each has the data of a variant.
 func (l *load) records(ctx context.Context, r *Report) (map[string]record, error) {
 	rows, err := l.stack.pool.Query(ctx, recordSQL, partnerName)
 	if err != nil {
@@ -110,13 +110,13 @@ func (l *load) records(ctx context.Context, r *Report) (map[string]record, error
 	return records, rows.Err()
 }
 
-// attempts gives all items that were sent.
+// attempts returns all items that were sent.
 func (l *load) attempts() (attempts []attempt) {
 	for n, b := range l.batches {
 		verdicts := decided(b.items)
 		for i, it := range b.items {
 			a := attempt{item: it, position: i, batch: b.id, client: n, sent: b.sent, was: b.told, end: b.ends[i]}
-			// Nobody need say what the batch alone decides.
+			// Without an answer, these are known not to be saved.
 			if a.end == unknown && (verdicts[i].Code != intake.CodePending || it.flaw == unwanted) {
 				a.end = refused
 			}
@@ -126,9 +126,9 @@ func (l *load) attempts() (attempts []attempt) {
 	return attempts
 }
 
-// checkRecords checks that all that is Completed is there with its data, and comes
-// from the item that was told so, and that all that is there is Completed, or of a
-// request that was cut off.
+// checkRecords checks that each Completed item has a record with its data that comes
+// from this very item, and that each record is of a Completed item, or of a request
+// without an answer.
 func checkRecords(attempts []attempt, records map[string]record, r *Report) {
 	explained := make(map[string]bool)
 	owners := make(map[string]int)
@@ -162,9 +162,9 @@ func checkRecords(attempts []attempt, records map[string]record, r *Report) {
 	}
 }
 
-// checkHistories checks for each key that there is an order of all that was done
-// with it, within the time that each took, in which everything told is true: the
-// first one creates it, and nobody ever does again.
+// checkHistories checks that each key's history is linearizable: there is an order of
+// its requests, each at a moment between its sending and its answer, in which all
+// answers are true. The first one creates the key, and no other one does.
 func checkHistories(attempts []attempt, records map[string]record, r *Report) {
 	histories, created := make(map[string][]porcupine.Operation), make(map[string]bool)
 	var last int64
@@ -177,14 +177,14 @@ func checkHistories(attempts []attempt, records map[string]record, r *Report) {
 		switch a.end {
 		case saved, same, different:
 		case unknown:
-			// What was cut off may have been done at any time; but what is there is
-			// what was created first, and of that somebody may have been told.
+			// It may have been saved at any time. It was not if another item was
+			// answered Completed, or if the record has other data.
 			if created[a.key] || records[a.key].variant != a.data() {
 				continue
 			}
 			op.Return = last + 1
 		default:
-			continue // nothing was created, or looked at
+			continue // it neither created the key nor looked at it
 		}
 		histories[a.key] = append(histories[a.key], op)
 	}

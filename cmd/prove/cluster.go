@@ -13,8 +13,8 @@ import (
 	"intake/internal/local"
 )
 
-// clusterSize is how many servers of a kind there are: one may be away, and the
-// others of NATS are still the most.
+// clusterSize is how many servers of a kind there are. With one down, those of NATS
+// still have a majority.
 const clusterSize = 3
 
 // startClusters starts a cluster of NATS and one of Redis.
@@ -25,8 +25,8 @@ func (s *stack) startClusters(ctx context.Context) error {
 	return s.startRedisCluster(ctx)
 }
 
-// startNATSCluster starts servers with a link on the way from each to each other
-// one: who reaches one by its route is reached over the same connection.
+// startNATSCluster starts servers with a link for each route. Both directions between
+// two servers use one connection.
 func (s *stack) startNATSCluster(ctx context.Context) error {
 	ports := make([]int, clusterSize)
 	for i := range ports {
@@ -58,8 +58,8 @@ func (s *stack) startNATSCluster(ctx context.Context) error {
 	return nil
 }
 
-// startRedisCluster starts nodes with a link to each, of which all clients are told
-// instead of the node.
+// startRedisCluster starts nodes with a link to each. The nodes announce the links'
+// addresses to clients.
 func (s *stack) startRedisCluster(ctx context.Context) error {
 	password := rand.Text()
 	var urls []string

@@ -16,11 +16,9 @@ import (
 	"intake"
 )
 
-// conserve checks that no item is lost between the counters: each front has
-// counted as many as were sent to it, each with the state that was told, the
-// workers have counted those that were saved, and so many records there are more.
-// A batch that a front refuses, or a worker gets again, would be counted by other
-// means; then it is all done once more.
+// conserve checks that the metrics agree: each front counts the items that were sent to
+// it, with the states that it answered, and the workers count those that were saved. A
+// batch that is refused or redelivered is counted differently; then it tries again.
 func (l *load) conserve(ctx context.Context, r *Report) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
@@ -37,7 +35,8 @@ func (l *load) conserve(ctx context.Context, r *Report) error {
 	}
 }
 
-// compareCounts sends batches, and tells how the counters differ from the answers.
+// compareCounts sends batches, and says how the metrics differ from the answers; ""
+// if they agree.
 func (l *load) compareCounts(ctx context.Context, r *Report, try int) (different string, err error) {
 	before, err := l.stack.balanced(ctx, r)
 	if err != nil {
@@ -75,7 +74,7 @@ func (l *load) compareCounts(ctx context.Context, r *Report, try int) (different
 		return "", err
 	}
 	if l.countRequests()-asked != batches {
-		return "batches were not taken at once", nil
+		return "batches were refused at first", nil
 	}
 	workers := 0
 	for name, count := range after {
@@ -84,7 +83,7 @@ func (l *load) compareCounts(ctx context.Context, r *Report, try int) (different
 			continue
 		}
 		if !maps.Equal(count, want[name]) {
-			return fmt.Sprintf("%s counts %v, and was sent and told %v", name, count, want[name]), nil
+			return fmt.Sprintf("%s counts %v, and its answers add up to %v", name, count, want[name]), nil
 		}
 	}
 	if workers != saves {
@@ -94,17 +93,17 @@ func (l *load) compareCounts(ctx context.Context, r *Report, try int) (different
 	return "", nil
 }
 
-// codes are those that a front counts items by.
+// codes are the labels by which a front counts items.
 var codes = map[end]intake.Code{
 	saved: intake.CodeSaved, same: intake.CodeDuplicateOfSaved, different: intake.CodeDuplicateOfSaved,
 	repeated: intake.CodeDuplicateInRequest, conflict: intake.CodeConflictInRequest, failed: intake.CodeInvalid, declined: intake.CodeRefused,
 }
 
-// A tally is how many items a process counts, by code, and of a front those
-// without a state by the reason, and those received.
+// A tally is how many items a process counts, by code. A front's also has the items
+// without a state, by the reason, and those received.
 type tally map[string]int
 
-// all is the sum of the items by what became of them.
+// all returns the sum of all but received.
 func (t tally) all() (n int) {
 	for name, count := range t {
 		if name != "received" {
@@ -114,9 +113,8 @@ func (t tally) all() (n int) {
 	return n
 }
 
-// balanced reads the metrics when each front has counted by what became of them
-// all items that it has received. Of a request that was cut off that may take a
-// while.
+// balanced reads the metrics when each front has counted the outcome of all items that
+// it has received. After a request that was cut off that may take a while.
 func (s *stack) balanced(ctx context.Context, r *Report) (counts map[string]tally, err error) {
 	waiting, cancel := context.WithTimeout(ctx, 2*requestTimeout)
 	defer cancel()
@@ -127,7 +125,7 @@ func (s *stack) balanced(ctx context.Context, r *Report) (counts map[string]tall
 		var unbalanced []string
 		for name, count := range counts {
 			if all := count.all(); strings.HasPrefix(name, "front") && count["received"] != all {
-				unbalanced = append(unbalanced, fmt.Sprintf("%s has received %d items and counts %d by what became of them", name, count["received"], all))
+				unbalanced = append(unbalanced, fmt.Sprintf("%s has received %d items and counts the outcome of %d", name, count["received"], all))
 			}
 		}
 		if len(unbalanced) == 0 {

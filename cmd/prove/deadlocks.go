@@ -7,8 +7,8 @@ import (
 	"intake/internal/local"
 )
 
-// checkDeadlocks looks into the log of Postgres for transactions that waited for
-// each other, other than the nemesis's: all save in the order of the keys.
+// checkDeadlocks searches the log of Postgres for deadlocks other than the nemesis's.
+// There must be none: all workers save in the order of the keys.
 func (s *stack) checkDeadlocks(r *Report) error {
 	for _, postgres := range []*local.Postgres{s.postgres, s.standby} {
 		if postgres == nil {

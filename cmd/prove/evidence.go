@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// keepEvidence writes down all that was sent, and what was told of it. The data of
-// Postgres and of NATS are beside it.
+// keepEvidence writes all batches and their answers to a file. The data of Postgres and
+// of NATS are in the same folder.
 func (l *load) keepEvidence(file string) error {
 	type itemEvidence struct {
 		Key     string `json:"partner_client_id"`

@@ -8,8 +8,7 @@ import (
 	"intake"
 )
 
-// An item is one that was sent: which key, with which of its data, and what is
-// wrong with it.
+// An item is sent with a key, one of the key's variants of data, and perhaps a flaw.
 type item struct {
 	key     string
 	variant int // how many claims it has, from 1
@@ -25,8 +24,8 @@ const (
 	unwanted      // by a constraint in Postgres
 )
 
-// data is the variant that a record of the item would have: of no record if the item
-// can't be saved.
+// data returns the variant that a record of the item has; -1 if the item can't be
+// saved.
 func (i item) data() int {
 	if i.flaw != flawless {
 		return -1
@@ -34,13 +33,13 @@ func (i item) data() int {
 	return i.variant
 }
 
-// entityTypes are what shows an item's flaw.
+// entityTypes have an item's flaw in them.
 var entityTypes = [...]string{flawless: "SoleTrader", invalid: "Sole Trader", unwanted: "Unwanted"}
 
-// unwantedConstraint is one such as an operator may add.
+// unwantedConstraint is like one that an operator may add.
 const unwantedConstraint = "alter table partner_clients add constraint prove_unwanted check (entity_type <> 'Unwanted')"
 
-// text is the item as it is sent.
+// text returns the item as it is sent.
 func (i item) text() string {
 	var text strings.Builder
 	fmt.Fprintf(&text, `{"partner_client_id":%q,"entity_type":%q,"revenue_claims":[`, i.key, entityTypes[i.flaw])
@@ -56,14 +55,14 @@ func (i item) text() string {
 	return text.String()
 }
 
-// amount is that of a claim: as many digits as there may be.
+// amount returns a claim's amount, of as many digits as are allowed.
 func (i item) amount(claim int) string {
 	return fmt.Sprintf("%d%014d.%03d%d", 9-claim, 12345678901234-i.variant, claim, i.variant)
 }
 
 func (i item) transactions(claim int) int { return 999_999_999_990 + 3*claim + i.variant - 1 }
 
-// record is what Postgres holds of the item when it is saved, see load.records.
+// record returns what recordSQL selects of the item when it is saved.
 func (i item) record() string {
 	claims := make([]string, i.variant)
 	for n := range claims {
@@ -74,8 +73,8 @@ func (i item) record() string {
 	return entityTypes[flawless] + ": " + strings.Join(claims, ", ")
 }
 
-// recordSQL gives the partner_client_id of each record, where it came from, and
-// what it holds, as item.record says it.
+// recordSQL selects the partner_client_id of each record, the batch and item that it
+// comes from, and its data in the form of item.record.
 const recordSQL = `
 	select c.partner_client_id, c.batch_id::text, c.item, c.entity_type || ': ' || string_agg(concat_ws(' ',
 	       to_char(r.start_date at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US'), to_char(r.end_date at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US'),
@@ -86,8 +85,8 @@ const recordSQL = `
 	 where p.name = $1
 	 group by c.id`
 
-// decided gives the verdicts that the items of a batch get whatever was saved
-// before. The others are Pending.
+// decided returns the verdicts of items that depend on the batch alone. The others are
+// Pending.
 func decided(items []item) []intake.Verdict {
 	groups := make(map[string][]int)
 	for i := range items {
@@ -112,19 +111,19 @@ func decided(items []item) []intake.Verdict {
 	return verdicts
 }
 
-// An end is what became of an item, as far as was told.
+// An end is the outcome of an item, as far as the answers say.
 type end uint8
 
 const (
-	unknown   end = iota // nobody said: the request was cut off
-	refused              // the request was, as a whole
+	unknown   end = iota // the request got no answer
+	refused              // the request was refused as a whole
 	saved                // Completed
 	same                 // Duplicate of a record with the same data
 	different            // Duplicate of one with different data
 	repeated             // Duplicate of an earlier item of the batch
 	conflict             // with another item of the batch
-	failed               // not as the contract has it
-	declined             // by Postgres
+	failed               // invalid by the contract
+	declined             // refused by Postgres
 )
 
 func (e end) String() string {
@@ -132,7 +131,8 @@ func (e end) String() string {
 		"duplicate in its batch", "conflict", "failed: invalid", "failed: refused by Postgres"}[e]
 }
 
-// endOf reads what was told of an item for which the batch alone decides so much.
+// endOf returns the end of an item from its answer. It fails if the answer contradicts
+// the verdict that the batch alone decides, or the item.
 func endOf(told, decided intake.Verdict, i item) (end, error) {
 	switch {
 	case decided.Code == intake.CodeInvalid && told.Code == intake.CodeInvalid && strings.HasPrefix(told.Text, "entity_type: "):

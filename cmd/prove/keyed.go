@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// runKeyed sends a batch with an Idempotency-Key until it is answered: sometimes
-// twice at once, of which one batch is taken and both get the same answer, and
-// sometimes then another batch with the same key, which must not be taken.
+// runKeyed sends a batch with an Idempotency-Key until it is answered. Sometimes it
+// sends it twice concurrently: one is taken, and both get the same answer. Sometimes it
+// then sends another batch with the same key, which must be refused.
 func (l *load) runKeyed(ctx context.Context, random *rand.Rand, items []item, key, prefer string) {
 	b := l.newBatch(items)
 	b.key = key
@@ -32,7 +32,7 @@ func (l *load) runKeyed(ctx context.Context, random *rand.Rand, items []item, ke
 	switch {
 	case b.answered && twin.answered:
 		if !bytes.Equal(b.answer, twin.answer) {
-			l.complain("%s, sent twice at once, is answered %.300s and %.300s", key, b.answer, twin.answer)
+			l.complain("%s, sent twice concurrently, is answered %.300s and %.300s", key, b.answer, twin.answer)
 		}
 		b.told = min(b.told, twin.told)
 	case twin.answered:
@@ -44,7 +44,7 @@ func (l *load) runKeyed(ctx context.Context, random *rand.Rand, items []item, ke
 	}
 }
 
-// misuse sends another batch with a key that was used.
+// misuse sends another batch with a key that was used before.
 func (l *load) misuse(ctx context.Context, random *rand.Rand, key, prefer string) {
 	other := l.newBatch([]item{{key: "misused-" + key, variant: 1}})
 	other.key = key
@@ -58,7 +58,7 @@ func (l *load) misuse(ctx context.Context, random *rand.Rand, key, prefer string
 	default:
 		l.complain("%s, sent with another batch, is answered %d %.300s", key, status, text)
 	}
-	l.refuse(other) // whether that was told or not
+	l.refuse(other) // whatever the answer is
 	l.keep(other)
 }
 
@@ -68,8 +68,8 @@ func (l *load) countTwin() {
 	l.twins++
 }
 
-// repeat sends each batch that had an Idempotency-Key again, or at most some of
-// them: the answer is the first one.
+// repeat sends batches that had an Idempotency-Key again, mostAsked of them at most. Each
+// must get its first answer.
 func (l *load) repeat(ctx context.Context, r *Report) error {
 	var keyed []*batch
 	for _, b := range l.batches {

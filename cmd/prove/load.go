@@ -23,33 +23,31 @@ const (
 	requestTimeout = 20 * time.Second
 )
 
-// An attempt is an item in a request, from when it was sent until it was known
-// what became of it.
+// An attempt is an item in a request, from the sending until its end was known.
 type attempt struct {
 	item
 	position  int    // in the batch
-	batch     string // its id, if that was told
+	batch     string // its id, if that is known
 	client    int
 	sent, was time.Duration
 	end       end
 }
 
-// A batch is a request, with what was told of it. Once it is kept, it is guarded by
-// the load's mu.
+// A batch is a request with its answer. Once it is kept, the load's mu guards it.
 type batch struct {
 	items    []item
 	key      string // Idempotency-Key
 	front    int    // the only one that it is sent to, from 1; 0 for any
 	sent     time.Duration
-	told     time.Duration // when it was known what became of all items
+	told     time.Duration // when the ends of all items were known
 	id       string
 	answer   []byte // the first one in full, if there is a key
 	ends     []end
-	pending  bool // not final, as far as was told
+	pending  bool // not final, as far as the answers say
 	answered bool
 }
 
-// body is the batch as it is sent.
+// body returns the batch as it is sent.
 func (b *batch) body() string {
 	texts := make([]string, len(b.items))
 	for i := range b.items {
@@ -58,15 +56,15 @@ func (b *batch) body() string {
 	return "[" + strings.Join(texts, ",") + "]"
 }
 
-// A load is all that was sent.
+// A load sends batches, and keeps them with their answers.
 type load struct {
 	stack *stack
 	seed  uint64
 	began time.Time
 	ended atomic.Bool
-	hot   atomic.Int64           // the number of the first key that is sent again and again
-	herd  atomic.Int64           // the number of the keys that all want to create at once
-	herds [loadClients + 1]int64 // the last one of each client, and of the audit
+	hot   atomic.Int64           // the number of the first of the keys that all clients send
+	herd  atomic.Int64           // the number of the keys that all clients create concurrently
+	herds [loadClients + 1]int64 // the last herd of each client, and of the audit
 
 	clients map[string]*client.Client // by URL of a front
 	tokens  anyFront
@@ -78,7 +76,7 @@ type load struct {
 	requests  int
 	watched   int             // status checks that found a batch final, while faults were made
 	waited    int             // status checks that found one pending
-	twins     int             // requests sent twice at once, with one Idempotency-Key
+	twins     int             // requests sent twice concurrently, with one Idempotency-Key
 	completed []time.Duration // when items were answered Completed
 }
 
@@ -87,7 +85,7 @@ func newLoad(s *stack, seed uint64) (*load, error) {
 	return l, l.connect()
 }
 
-// end lets each client end when its batch is answered.
+// end makes each client end when its batch is answered.
 func (l *load) end() { l.ended.Store(true) }
 
 // run sends batches until the load ends: one after the other, or as streams.
@@ -108,7 +106,7 @@ func (l *load) run(ctx context.Context, client int) {
 			l.runKeyed(ctx, random, items, fmt.Sprintf("key-%d-%d", client, n), prefer)
 			continue
 		}
-		for range 4 { // when nobody says that it was taken, it is sent again
+		for range 4 { // until it is answered
 			b := l.newBatch(items)
 			l.send(ctx, random, b, prefer)
 			l.keep(b)
@@ -137,10 +135,10 @@ func (l *load) keep(b *batch) {
 	}
 }
 
-// draw makes up a batch: new keys, and some that others send too. Some have items
-// that are refused, in the batch or by Postgres. Now and then all clients want to
-// create the same many keys at once, each in an order of its own, and now and then
-// a batch is so large that it is queued in pieces.
+// draw makes a batch of new keys and of keys that other clients send too. Some batches
+// have items that are refused, by the contract or by Postgres. Now and then all clients
+// create the same 400 keys, each in its own order, and now and then a batch is so large
+// that it is queued in pieces.
 func (l *load) draw(random *rand.Rand, client, n int) []item {
 	const hotKeys = 20
 	if random.IntN(300) == 0 {
@@ -176,7 +174,7 @@ func (l *load) draw(random *rand.Rand, client, n int) []item {
 	return items
 }
 
-// spoil makes an item one that can't be saved, or adds one that shares its key.
+// spoil gives an item a flaw, or adds an item that shares its key.
 func spoil(random *rand.Rand, items []item) []item {
 	at := random.IntN(len(items))
 	again := items[at]
@@ -204,8 +202,8 @@ func drawHerd(random *rand.Rand, herd int64) []item {
 	return items
 }
 
-// send sends a batch; with an Idempotency-Key until it is answered, over one
-// front or the other. Now and then a client hangs up soon.
+// send sends a batch over one front or the other. With an Idempotency-Key it repeats
+// until it is answered. Now and then it hangs up early.
 func (l *load) send(ctx context.Context, random *rand.Rand, b *batch, prefer string) {
 	patience := requestTimeout
 	if random.IntN(8) == 0 {
@@ -232,13 +230,13 @@ func (l *load) send(ctx context.Context, random *rand.Rand, b *batch, prefer str
 			sleep(ctx, 20*time.Millisecond)
 			return
 		case b.key == "":
-			return // nobody knows
+			return // it may be saved or not
 		}
 		sleep(ctx, 50*time.Millisecond)
 	}
 }
 
-// refuse notes that nothing of the batch may be saved.
+// refuse records that nothing of the batch may be saved.
 func (l *load) refuse(b *batch) {
 	b.told = time.Since(l.began)
 	for i := range b.ends {
@@ -252,7 +250,7 @@ func (l *load) complain(format string, args ...any) {
 	l.wrong = append(l.wrong, fmt.Sprintf(format, args...))
 }
 
-// read notes what is told of a batch.
+// read records the answer to a batch.
 func (l *load) read(b *batch, text []byte) {
 	ends, id, pending, err := readEnds(text, b.items)
 	if err != nil {

@@ -1,10 +1,18 @@
-// Command prove tries to catch Intake at losing, doubling or misreporting a
-// record. It runs fronts, workers and servers as processes of their own, sends
-// batches whose keys collide again and again, and meanwhile kills, stops and cuts off
-// each part at random. Then it heals everything, waits until all is final, and compares
-// every answer with what is in Postgres.
+// Command prove tries to catch Intake at losing, doubling or misreporting a record.
 //
-// Run it with make prove.
+//  1. It starts fronts, workers and servers, each as a process (stack.go, cluster.go,
+//     standby.go), with a proxy on each connection.
+//  2. Clients send batches whose keys collide (load.go, keyed.go, stream.go, pieces.go)
+//     and check their status (status.go).
+//  3. Meanwhile a nemesis makes faults (nemesis.go, redis.go, takeover.go): it kills,
+//     stops and restarts processes, cuts and slows connections, and makes servers refuse.
+//  4. When all faults are undone, an audit (audit.go) compares every answer with the
+//     records in Postgres and checks further promises: admission.go, overload.go,
+//     conserve.go, seen.go, deadlocks.go, restore.go.
+//  5. It writes a report (report.go), and exits with 1 if a promise was broken, 2 for a
+//     wrong command line, and 130 after Ctrl-C.
+//
+// planted_test.go has bugs that a run must find. Run it with make prove.
 package main
 
 import (
@@ -28,7 +36,7 @@ import (
 )
 
 type commands struct {
-	Run  runCommand  `cmd:"" default:"withargs" help:"Run Intake under load, make faults meanwhile, and check every answer."`
+	Run  runCommand  `cmd:"" default:"withargs" help:"Run Intake under load and faults, and check every answer."`
 	NATS natsCommand `cmd:"" hidden:"" name:"nats"`
 }
 
@@ -36,16 +44,30 @@ func main() {
 	os.Exit(run())
 }
 
-// errBroken reports that a promise was broken; the report has said which.
+// errBroken reports that a promise was broken. The report says which.
 var errBroken = errors.New("a promise was broken")
 
 func run() int {
 	var cli commands
-	parsed := kong.Parse(&cli, kong.Name("prove"), kong.ShortUsageOnError())
+	parser, err := kong.New(&cli, kong.Name("prove"),
+		kong.Description("Run Intake under load and faults, and check every answer. Exit status: 0 if every promise was kept, "+
+			"1 if one was broken or the run failed, 2 for a wrong command line, 130 after Ctrl-C."))
+	if err != nil {
+		panic(err) // the tags of commands are wrong
+	}
+	parsed, err := parser.Parse(os.Args[1:])
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "prove: %v\nRun \"prove --help\" for help.\n", err)
+		return 2
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	parsed.BindTo(ctx, (*context.Context)(nil))
-	err := parsed.Run()
+	err = parsed.Run()
+	if err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		fmt.Fprintln(os.Stderr, "prove: interrupted:", err)
+		return 130
+	}
 	if err != nil && !errors.Is(err, errBroken) {
 		fmt.Fprintln(os.Stderr, "prove:", err)
 	}
@@ -56,12 +78,12 @@ func run() int {
 }
 
 type runCommand struct {
-	Intake   string        `default:"bin/intake" help:"The program to test. Built with the tag failpoints, it is also stopped between two steps of a request."`
-	Duration time.Duration `default:"5m" help:"How long faults are made, under load."`
-	Seed     uint64        `help:"Seed of the load and of the faults; random if 0. It is printed."`
-	Cluster  bool          `help:"Three NATS servers, a Redis Cluster of three, three workers, and the standby."`
-	Standby  bool          `help:"Postgres has a synchronous standby, which takes its place when it is lost."`
-	Report   string        `default:"prove.html" help:"File for the report, a page with a picture."`
+	Intake   string        `default:"bin/intake" help:"The program to test. If it is built with the tag failpoints, requests are also paused between two steps."`
+	Duration time.Duration `default:"5m" help:"How long faults are made."`
+	Seed     uint64        `help:"Seed of the load and of the faults, which is printed. 0: a random one."`
+	Cluster  bool          `help:"Run three NATS servers, a Redis Cluster of three, three workers, and the standby."`
+	Standby  bool          `help:"Run a synchronous standby of Postgres, and fail over to it."`
+	Report   string        `default:"prove.html" help:"File for the report, an HTML page."`
 }
 
 // Run runs the command.
@@ -90,7 +112,7 @@ func (c runCommand) Run(ctx context.Context) error {
 		Failpoints: failpoints, Out: os.Stdout,
 	})
 	if err != nil {
-		return fmt.Errorf("%w; logs are in %s", err, dir)
+		return fmt.Errorf("%w; the logs are in %s", err, dir)
 	}
 	report.Print(os.Stdout)
 	file, err := os.Create(c.Report)

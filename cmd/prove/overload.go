@@ -15,24 +15,29 @@ import (
 // maxBacklog is the fronts'.
 const maxBacklog = 2 * time.Second
 
-// An overload is so many messages that they fill most of a log of that many bytes:
-// what is saved of them is purged soon. A worker to which Postgres is slow needs much
-// longer for them than maxBacklog.
+// An overload is overloadMessages messages. They fill most of a log of overloadBytes,
+// so that saved ones are purged soon, and a worker with a slow connection to Postgres
+// needs much longer than maxBacklog to save them.
 const (
 	overloadMessages = 500
 	overloadBytes    = 4 << 20
 )
 
-// overload has Postgres away while clients that don't wait go on sending, until more
-// is queued than can be saved in good time; and then slow, with one worker left, so
-// that the fronts refuse such clients for long. Soon after that, everybody gets in
-// again. Meanwhile the log has little room, so that batches are purged piece by piece,
-// and their status is asked for.
+// overload checks that fronts refuse batches while too much is queued, and serve every
+// kind of client again soon after.
+//
+//  1. Postgres is down while clients that don't wait go on sending, until more is queued
+//     than can be saved in time.
+//  2. Postgres is slow, with one worker left, and the fronts refuse those clients.
+//  3. All is repaired.
+//
+// The log is small meanwhile, so that batches are purged piece by piece, and their
+// status is asked for.
 func (l *load) overload(ctx context.Context, r *Report) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	s := l.stack
-	if err := s.drain(ctx); err != nil {
+	if err := s.waitAcknowledged(ctx); err != nil {
 		return err
 	}
 	if err := s.emptyLog(ctx, overloadBytes); err != nil {
@@ -66,7 +71,7 @@ func (l *load) overload(ctx context.Context, r *Report) error {
 	})
 }
 
-// emptyLog drops everything from the log, which must be processed, and sets its size.
+// emptyLog purges the log, of which all must be acknowledged, and sets its size.
 func (s *stack) emptyLog(ctx context.Context, bytes int64) error {
 	return s.withStream(ctx, func(js jetstream.JetStream, stream jetstream.Stream) error {
 		if err := stream.Purge(ctx); err != nil {
@@ -76,7 +81,7 @@ func (s *stack) emptyLog(ctx context.Context, bytes int64) error {
 	})
 }
 
-// hinderWorkers kills all workers but the first, and slows down the way from that to
+// hinderWorkers kills all workers but the first, and slows down its connection to
 // Postgres.
 func (s *stack) hinderWorkers() (heal func() error, err error) {
 	var slowed []*link
@@ -104,8 +109,8 @@ func (s *stack) hinderWorkers() (heal func() error, err error) {
 	}, err
 }
 
-// fill sends batches that nobody waits for, small ones and ones that are queued in
-// pieces, until so much is queued.
+// fill sends batches with respond-async, small ones and ones that are queued in pieces,
+// until overloadMessages are queued.
 func (l *load) fill(ctx context.Context) error {
 	filling, filled := context.WithTimeout(ctx, time.Minute)
 	defer filled()
@@ -134,14 +139,14 @@ func (l *load) fill(ctx context.Context) error {
 			return nil
 		}
 		if !sleep(filling, 100*time.Millisecond) {
-			return fmt.Errorf("only %d messages are queued while Postgres is away (%v)", left, err)
+			return fmt.Errorf("only %d messages are queued while Postgres is down (%v)", left, err)
 		}
 	}
 }
 
-// knockWhileRefused sends batches that nobody waits for until each front has refused
-// all of them for so long that one that looks at the queue only for what it takes has
-// given that up. It returns how many were refused.
+// knockWhileRefused sends batches with respond-async until each front has refused all of
+// them for 12 s. By then a front that looks at the queue only when it takes a batch has
+// stopped looking. It returns how many were refused.
 func (l *load) knockWhileRefused(ctx context.Context) int {
 	const long, longest = 12 * time.Second, 30 * time.Second
 	ctx, cancel := context.WithTimeout(ctx, longest)

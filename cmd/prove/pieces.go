@@ -8,16 +8,16 @@ import (
 )
 
 const (
-	// maxPayload bounds a message to NATS, in bytes, so that batches are queued in
-	// pieces that have a few hundred items only.
+	// maxPayload bounds a message to NATS, in bytes, so that large batches are queued in
+	// pieces of a few hundred items.
 	maxPayload = 16 << 10
-	// piecesItems are queued in some fifteen pieces.
+	// piecesItems items are queued in about fifteen pieces.
 	piecesItems = 2_000
-	// fewestInPieces are queued in several pieces.
+	// fewestInPieces items are queued in several pieces.
 	fewestInPieces = 400
 )
 
-// newItems makes up items that nobody else sends.
+// newItems returns items with keys of their own.
 func newItems(name string, n int) []item {
 	items := make([]item, n)
 	for i := range items {
@@ -26,7 +26,7 @@ func newItems(name string, n int) []item {
 	return items
 }
 
-// runPieces sends batches that are queued in pieces, and doesn't wait for them.
+// runPieces sends batches that are queued in pieces, with respond-async.
 func (l *load) runPieces(ctx context.Context) {
 	random := rand.New(rand.NewPCG(l.seed, 9))
 	for n := 0; !l.ended.Load() && sleep(ctx, 3*time.Second); n++ {
@@ -36,9 +36,8 @@ func (l *load) runPieces(ctx context.Context) {
 	}
 }
 
-// watchPieces asks for the status of batches that were queued in pieces while they
-// are saved: none of them is unknown, however many of its pieces are saved, and
-// purged from the log.
+// watchPieces checks the status of batches in pieces while they are saved. None may be
+// unknown, however many of its pieces are saved and purged from the log.
 func (l *load) watchPieces(ctx context.Context) {
 	for n := 0; sleep(ctx, 20*time.Millisecond); n++ {
 		for _, b := range l.inPieces(2) {
@@ -47,8 +46,7 @@ func (l *load) watchPieces(ctx context.Context) {
 	}
 }
 
-// inPieces returns the first of the batches that were queued in pieces and are not
-// final, as far as is known.
+// inPieces returns the first batches in pieces that are not known to be final.
 func (l *load) inPieces(most int) (batches []*batch) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

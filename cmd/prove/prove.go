@@ -18,13 +18,14 @@ type Options struct {
 	Seed     uint64        // of the schedule of faults, and of the load
 	Cluster  bool          // of three NATS, three Redis and three workers, with a standby
 	Standby  bool          // Postgres has a synchronous standby, which takes over
-	// Failpoints says that Program was built with the tag failpoints: then requests
-	// are stopped between two steps, too.
+	// Failpoints says that Program was built with the tag failpoints. Then requests
+	// are also paused between two steps.
 	Failpoints bool
-	Out        io.Writer // hears what is done
+	Out        io.Writer // gets a line for each fault
 }
 
-// Run makes a run. An error means that there is no verdict.
+// Run runs Intake under load and faults, and checks the answers. An error means that
+// there is no verdict.
 func Run(ctx context.Context, opts Options) (*Report, error) {
 	if opts.Duration <= 0 {
 		opts.Duration = 5 * time.Minute
@@ -57,7 +58,7 @@ func Run(ctx context.Context, opts Options) (*Report, error) {
 		}
 	}
 	if err := s.waitReady(ctx); err != nil {
-		report.violate("a minute after all was healed: %v", err)
+		report.violate("a minute after all faults: %v", err)
 	} else {
 		auditing, cancel := context.WithTimeout(ctx, 5*time.Minute+opts.Duration)
 		defer cancel()
@@ -72,8 +73,8 @@ func Run(ctx context.Context, opts Options) (*Report, error) {
 	return report, nil
 }
 
-// torment sends the load, makes faults meanwhile, and ends the load a while after
-// the last one is healed.
+// torment sends the load and makes faults. It ends the load 5 s after the last fault is
+// undone.
 func (s *stack) torment(ctx context.Context, opts Options, report *Report, l *load) {
 	loading, stopLoad := context.WithCancel(ctx)
 	defer stopLoad()
@@ -94,7 +95,7 @@ func (s *stack) torment(ctx context.Context, opts Options, report *Report, l *lo
 	if opts.Failpoints {
 		processes = append(processes, nemesis.takeoverFaults())
 	}
-	// One that has to do with processes, and one with all between them, at once.
+	// Two run concurrently: one for processes, one for connections and servers.
 	for n, groups := range [][][]fault{
 		processes,
 		{nemesis.linksFaults(), nemesis.linksFaults(), nemesis.redisFaults(), nemesis.serverFaults()},
@@ -102,13 +103,13 @@ func (s *stack) torment(ctx context.Context, opts Options, report *Report, l *lo
 		nemeses.Go(func() { nemesis.run(tormenting, rand.New(rand.NewPCG(opts.Seed, uint64(n))), groups...) })
 	}
 	nemeses.Wait()
-	fmt.Fprintln(opts.Out, "all is healed; the load ends when it has gone on for a while")
+	fmt.Fprintln(opts.Out, "all faults are undone; the load goes on for 5 s")
 	sleep(ctx, 5*time.Second)
 	l.end()
 	stopWatching()
 	// A batch with an Idempotency-Key is sent until it is answered.
 	patience := time.AfterFunc(time.Minute, func() {
-		l.complain("the load does not end within a minute after all was healed")
+		l.complain("the load does not end within a minute after all faults")
 		stopLoad()
 	})
 	defer patience.Stop()

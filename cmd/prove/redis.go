@@ -15,7 +15,7 @@ import (
 // seenPrefix is how the names of the seen set's buckets begin, before the timeline.
 const seenPrefix = "intake:seen:"
 
-// redisFaults make the seen set forget, go back in time, or refuse.
+// redisFaults empty the seen set, put it back to an old state, or make it refuse writes.
 func (n *nemesis) redisFaults() []fault {
 	client := n.stack.seen
 	each := func(do func(context.Context, *redis.Client) error) func(context.Context) error {
@@ -27,7 +27,7 @@ func (n *nemesis) redisFaults() []fault {
 			return server.ConfigSet(ctx, "maxmemory", bytes).Err()
 		})
 	}
-	var old map[string]map[string]string // an old copy of all
+	var old map[string]map[string]string // by key
 	return []fault{
 		{"redis", "emptied", 0, empty, nil, false},
 		{"redis", "copied", 0, func(ctx context.Context) (err error) {
@@ -52,7 +52,7 @@ func (n *nemesis) redisFaults() []fault {
 	}
 }
 
-// copyRedis copies the seen set.
+// copyRedis returns a copy of the seen set.
 func copyRedis(ctx context.Context, client redis.UniversalClient) (map[string]map[string]string, error) {
 	var mu sync.Mutex
 	all := make(map[string]map[string]string)

@@ -8,13 +8,13 @@ import (
 	"time"
 )
 
-// restoreTime is what a restore takes at least: for three seconds a front believes
-// that the Postgres it asked last is still there.
+// restoreTime is how long a restore takes at least. A front caches the timeline of
+// Postgres for three seconds.
 const restoreTime = 4 * time.Second
 
-// restore puts Postgres back to what it was a while ago. Redis has seen keys that
-// Postgres does not hold any more: sent again, they are Completed, not Duplicates.
-// All else is there as it was.
+// restore puts Postgres back to a backup. Keys that Redis has seen and Postgres has
+// lost must be Completed when they are sent again, not Duplicates. All other records
+// must be unchanged.
 func (l *load) restore(ctx context.Context, r *Report, before map[string]record) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
@@ -74,7 +74,7 @@ func (l *load) restore(ctx context.Context, r *Report, before map[string]record)
 	}
 	for key, is := range after {
 		if before[key] != is && lost[key] != is.variant {
-			r.violate("%s is there with data %d since Postgres was put back", key, is.variant)
+			r.violate("%s has a record with data %d since Postgres was put back", key, is.variant)
 		}
 	}
 	return nil
@@ -87,8 +87,8 @@ func (s *stack) startPostgres(ctx context.Context) error {
 	return s.waitReady(ctx)
 }
 
-// mustSave sends a batch until it is answered. All of its items must be Completed
-// then, or Duplicates of what a request without an answer has saved.
+// mustSave sends a batch until it is answered. Its items must be Completed, or be
+// Duplicates of the same data if an earlier try got no answer.
 func (l *load) mustSave(ctx context.Context, r *Report, b *batch, what string) error {
 	kept := l.countBatches()
 	_, text, err := l.postUntilAnswered(ctx, l.stack.direct[0], b)

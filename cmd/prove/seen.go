@@ -2,17 +2,17 @@ package main
 
 import (
 	"context"
-	"intake/internal/decode"
 	"strings"
 	"time"
 
 	"intake"
 	"intake/dedupe"
+	"intake/internal/decode"
 	"intake/sink"
 )
 
-// checkSeen checks that the seen set holds nothing that Postgres does not: on the
-// timeline that Postgres has now, and on those that it had before it was killed.
+// checkSeen checks that the seen set holds no key that Postgres lacks: on the timeline
+// that Postgres has now, and on those that it had before it was killed.
 func (l *load) checkSeen(ctx context.Context, records map[string]record, r *Report) error {
 	variants := make(map[string]int, len(records))
 	for key, is := range records {
@@ -32,16 +32,16 @@ func (l *load) checkSeen(ctx context.Context, records map[string]record, r *Repo
 		if err != nil {
 			return err
 		}
-		if true := len(records) - unmarked; n != true {
-			r.violate("Redis holds %d keys of timeline %s, of which Postgres has %d", n, timeline, true)
+		if known := len(records) - unmarked; n != known {
+			r.violate("Redis holds %d keys of timeline %s, of which Postgres has %d", n, timeline, known)
 		}
 		r.Seen += n
 	}
 	return nil
 }
 
-// waitMarked waits for a while until Redis has seen the records, and tells how
-// many it has: marking may be skipped.
+// waitMarked waits up to 5 s until the records are marked in Redis, and returns how many
+// are: workers may skip the marking.
 func (s *stack) waitMarked(ctx context.Context, records map[string]int) (marked int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -58,8 +58,8 @@ func (s *stack) waitMarked(ctx context.Context, records map[string]int) (marked 
 	}
 }
 
-// unmarkedNow counts the records that Redis has not seen on the timeline that
-// Postgres has now.
+// unmarkedNow counts the records that are not marked on the present timeline of
+// Postgres.
 func (s *stack) unmarkedNow(ctx context.Context, records map[string]int) (n int, err error) {
 	store, err := sink.Open(ctx, sink.Options{URL: s.postgresURL, MaxConns: 1})
 	if err != nil {
@@ -73,7 +73,7 @@ func (s *stack) unmarkedNow(ctx context.Context, records map[string]int) (n int,
 	return s.unmarked(ctx, timeline, records)
 }
 
-// unmarked counts the records that Redis has not seen on a timeline.
+// unmarked counts the records that are not marked on a timeline.
 func (s *stack) unmarked(ctx context.Context, timeline string, records map[string]int) (n int, err error) {
 	seen, err := dedupe.NewSeenSet(s.seen, dedupe.SeenSetOptions{Timeline: fixed(timeline)})
 	if err != nil {

@@ -25,22 +25,23 @@ import (
 	"intake/internal/local"
 )
 
-// ackWait is the workers': what is stopped for longer is delivered to another one.
+// ackWait is the workers' --ack-wait: the messages of a worker that is stopped for longer
+// are delivered to another one.
 const ackWait = 2 * time.Second
 
-// queueBytes bounds the log. Half of it is for what is processed, which is that of a
-// few seconds.
+// queueBytes is the size of the log. Half of it is for processed messages, which are
+// those of a few seconds.
 const queueBytes = 8 << 20
 
-// A stack is what is tormented: two fronts, two workers, and the servers, each a
-// process, with a proxy on each way from one to the other.
+// A stack is the system under test: two fronts, two workers, and the servers, each a
+// process of its own, with a proxy on each connection between two of them.
 type stack struct {
 	opts     Options
 	postgres *local.Postgres
-	standby  *local.Postgres // nil without one; takes the other's place when that is lost
-	// toPrimary has the way to each of them for the other one.
+	standby  *local.Postgres // nil without one; swaps with postgres at a failover
+	// toPrimary has the URL of each of them, by a link, for the other one.
 	toPrimary map[*local.Postgres]string
-	// postgresURL is past all links; always the same, as the port is kept.
+	// postgresURL is direct, without a link. It stays the same, as the port does.
 	postgresURL string
 	redis       []*local.Redis
 	redisURL    string  // of one, or of a cluster's nodes through their links
@@ -48,14 +49,14 @@ type stack struct {
 	links       []*link
 	fronts      []string // their URLs, by links
 	direct      []string // their URLs
-	natsURL     string   // past all links
+	natsURL     string   // direct, without a link
 	secret      string   // of the partner
 	consumers   []string // of the log, once all is ready
 	pool        *pgxpool.Pool
 	seen        redis.UniversalClient
 	toxic       *toxiproxy.ApiServer
-	// takingOver says that batches with an Idempotency-Key are to be sent over both
-	// fronts at once: one of the requests will be stopped.
+	// takingOver makes clients send batches with an Idempotency-Key over both fronts
+	// concurrently: one of the requests will be paused.
 	takingOver atomic.Bool
 }
 
@@ -70,7 +71,7 @@ type part struct {
 	program *local.Program
 }
 
-// A link is the way from a part to a server.
+// A link is a proxy between a part and a server.
 type link struct {
 	name  string
 	proxy *toxiproxy.Proxy
@@ -159,7 +160,7 @@ func (s *stack) startServers(ctx context.Context) error {
 	return err
 }
 
-// startNATS starts a NATS, and gives its URL.
+// startNATS starts a NATS, and returns its URL.
 func (s *stack) startNATS(ctx context.Context, name string, flags ...string) (natsURL string, err error) {
 	dir, file, log := filepath.Join(s.opts.Dir, name), filepath.Join(s.opts.Dir, name+".url"), filepath.Join(s.opts.Dir, name+".log")
 	self, err := os.Executable()
@@ -202,7 +203,7 @@ func (s *stack) addPartner(ctx context.Context) error {
 	return err
 }
 
-// addPart starts a front or a worker, with links to the servers of its own.
+// addPart starts a front or a worker, with its own links to the servers.
 func (s *stack) addPart(command string, n int, flags func(listen string) []string) error {
 	name := fmt.Sprintf("%s-%d", command, n+1)
 	listen, err := freeAddress()
@@ -256,7 +257,7 @@ func (s *stack) addLink(name, serverURL string) (through string, err error) {
 	return parsed.String(), nil
 }
 
-// link makes a way from an address to another one.
+// link starts a proxy from one address to another.
 func (s *stack) link(name, from, to string) (listens string, err error) {
 	proxy := toxiproxy.NewProxy(s.toxic, name, from, to)
 	if err := proxy.Start(); err != nil {
@@ -340,14 +341,14 @@ func (p *part) begin() error {
 	return nil
 }
 
-// running is the process that began last.
+// running returns the process that was started last.
 func (p *part) running() *local.Program {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.program
 }
 
-// crashed tells how the process has ended, if it has without being asked to.
+// crashed returns an error if the process has ended by itself.
 func (p *part) crashed() error {
 	program := p.running()
 	select {
@@ -358,14 +359,14 @@ func (p *part) crashed() error {
 	}
 }
 
-// kill kills the process, which must not have ended before.
+// kill kills the process. It fails if that has ended before.
 func (p *part) kill() error {
 	crashed := p.crashed()
 	p.running().Kill()
 	return crashed
 }
 
-// end asks the process to end, which it must do well.
+// end asks the process to end, and fails unless it exits with 0.
 func (p *part) end(ctx context.Context) error {
 	if err := p.crashed(); err != nil {
 		return err
@@ -375,11 +376,11 @@ func (p *part) end(ctx context.Context) error {
 	select {
 	case <-program.Done():
 		if err := program.Err(); err != nil {
-			return fmt.Errorf("%s, asked to end, ends with %w", p.name, err)
+			return fmt.Errorf("%s exits with %w after SIGTERM", p.name, err)
 		}
 		return nil
 	case <-ctx.Done():
 		program.Kill()
-		return fmt.Errorf("%s, asked to end, does not", p.name)
+		return fmt.Errorf("%s does not end after SIGTERM", p.name)
 	}
 }

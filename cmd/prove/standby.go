@@ -14,12 +14,12 @@ import (
 	"intake/internal/local"
 )
 
-// standbySettings are those of a Postgres with a standby, and of the standby, which
-// takes its place. One that was away finds what it lacks.
+// standbySettings are those of the primary and of the standby, which changes roles with
+// it. wal_keep_size lets one that was down catch up.
 var standbySettings = map[string]string{"wal_keep_size": "512MB"}
 
-// startStandby starts a synchronous standby: no commit counts without it. Each of
-// the two reaches the other by a link, whichever of them follows.
+// startStandby starts a synchronous standby: no commit returns without it. Each of the
+// two reaches the other by a link, whichever of them follows.
 func (s *stack) startStandby(ctx context.Context) error {
 	conn, err := pgx.Connect(ctx, s.postgresURL)
 	if err != nil {
@@ -50,7 +50,7 @@ func (s *stack) startStandby(ctx context.Context) error {
 	return err
 }
 
-// withStandby is the URL of whichever of several Postgres is the wanted one.
+// withStandby returns a URL of several Postgres, of which clients choose the wanted one.
 func withStandby(postgresURL, wanted string, hosts ...string) (string, error) {
 	u, err := url.Parse(postgresURL)
 	if err != nil {
@@ -71,8 +71,7 @@ func hostOf(postgres *local.Postgres) string {
 	return u.Host
 }
 
-// linkPostgres makes ways from a part to Postgres, and to the standby if there is
-// one.
+// linkPostgres makes links from a part to Postgres, and to the standby if there is one.
 func (s *stack) linkPostgres(name string) (through string, err error) {
 	if s.standby == nil {
 		return s.addLink(name+" to postgres", s.postgresURL)
@@ -88,7 +87,7 @@ func (s *stack) linkPostgres(name string) (through string, err error) {
 	return withStandby(s.postgres.URL(), "read-write", hosts...)
 }
 
-// standbyFaults are what can happen to a standby, and what it is for.
+// standbyFaults are done to a standby, or to the primary so that it takes over.
 func (n *nemesis) standbyFaults() []fault {
 	s := n.stack
 	if s.standby == nil {
@@ -102,7 +101,7 @@ func (n *nemesis) standbyFaults() []fault {
 			func(context.Context) error { s.standby.Signal(syscall.SIGSTOP); return nil },
 			func(context.Context) error { s.standby.Signal(syscall.SIGCONT); return nil }, true},
 		{"failover", "postgres", time.Second, s.failOver, s.follow, true},
-		{"failover", "postgres, its standby away", time.Second, s.failOverBehind, s.follow, true},
+		{"failover", "postgres, its standby behind", time.Second, s.failOverBehind, s.follow, true},
 	}
 }
 
@@ -116,14 +115,14 @@ func (s *stack) failOver(ctx context.Context) error {
 	return nil
 }
 
-// failOverBehind kills the standby, has what waits for it become visible without
-// it, and then kills the primary and promotes the standby, which lacks all that.
+// failOverBehind kills the standby and makes the commits that wait for it visible on
+// the primary. Then it kills the primary and promotes the standby, which lacks them.
 func (s *stack) failOverBehind(ctx context.Context) error {
 	s.standby.Kill()
-	sleep(ctx, time.Second) // commits come to wait
-	// It may fail, as when connections are refused: then nothing is visible.
+	sleep(ctx, time.Second) // until commits wait
+	// It fails if connections are refused: then nothing becomes visible.
 	_, _ = s.pool.Exec(ctx, "select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'")
-	sleep(ctx, 2*time.Second) // it is read
+	sleep(ctx, 2*time.Second) // until they are read
 	s.postgres.Kill()
 	if err := s.standby.Start(ctx); err != nil {
 		return err
@@ -131,12 +130,12 @@ func (s *stack) failOverBehind(ctx context.Context) error {
 	return s.failOver(ctx)
 }
 
-// follow has the one that was the primary follow the other one, as a copy of it.
+// follow makes the former primary a standby of the other one.
 func (s *stack) follow(ctx context.Context) error {
 	return s.standby.Follow(ctx, s.toPrimary[s.postgres])
 }
 
-// endStandby goes on without the standby.
+// endStandby ends the use of the standby.
 func (s *stack) endStandby(ctx context.Context) error {
 	if s.standby == nil {
 		return nil
@@ -159,7 +158,7 @@ func (s *stack) removePostgres() {
 	}
 }
 
-// A primary is the Postgres that is it when something is done to it.
+// A primary is whichever Postgres is the primary at the time of a call.
 type primary struct{ stack *stack }
 
 func (p primary) Kill()                           { p.stack.postgres.Kill() }

@@ -11,14 +11,14 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// mostAsked bounds how many of the batches whose end is known already are asked
-// about again when all is healed, and how many are sent again.
+// mostAsked bounds how many final batches are checked again after all faults, and how
+// many are sent again.
 const mostAsked = 20_000
 
 var errPending = errors.New("it is pending")
 
-// watch asks for the status of batches of late while faults are made, of either
-// front: what was told must not change.
+// watch checks the status of recent batches at either front while faults are made. A
+// state that was answered must not change.
 func (l *load) watch(ctx context.Context) {
 	random := rand.New(rand.NewPCG(l.seed, 8))
 	for !l.ended.Load() && sleep(ctx, 20*time.Millisecond) {
@@ -28,7 +28,7 @@ func (l *load) watch(ctx context.Context) {
 	}
 }
 
-// ask asks for the status of a batch while faults are made.
+// ask checks the status of a batch while faults are made.
 func (l *load) ask(ctx context.Context, front string, b *batch) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -46,7 +46,7 @@ func (l *load) ask(ctx context.Context, front string, b *batch) {
 	}
 }
 
-// pick gives one of the batches that were answered of late.
+// pick returns one of the batches that were answered last; nil if there is none.
 func (l *load) pick(random *rand.Rand) *batch {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -57,8 +57,8 @@ func (l *load) pick(random *rand.Rand) *batch {
 	return late[random.IntN(len(late))]
 }
 
-// status asks for a batch's status. It gives the ends of its items if they are
-// final, and an error if there is no such answer.
+// status checks a batch's status. It returns the ends of its items if they are final,
+// errPending if not, and another error if there is no such answer.
 func (l *load) status(ctx context.Context, front string, b *batch) ([]end, error) {
 	status, text, err := outcome(l.clients[front].Status(ctx, b.id))
 	switch {
@@ -81,8 +81,7 @@ func (l *load) status(ctx context.Context, front string, b *batch) ([]end, error
 	return ends, nil
 }
 
-// note compares what a status check has told of a batch that is final with what was
-// told before.
+// note compares the final status of a batch with earlier answers.
 func (l *load) note(b *batch, ends []end) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -96,8 +95,8 @@ func (l *load) note(b *batch, ends []end) {
 	}
 }
 
-// settle waits until every batch is final, and checks of those that were, or of
-// some if they are many, that they are so still.
+// settle waits until every batch is final, and checks that those which were final are
+// unchanged; no more than mostAsked of them.
 func (l *load) settle(ctx context.Context, r *Report) error {
 	var pending, final []*batch
 	for _, b := range l.named {
@@ -112,7 +111,7 @@ func (l *load) settle(ctx context.Context, r *Report) error {
 	return each(ctx, asked, func(ctx context.Context, n int, b *batch) error { return l.waitFinal(ctx, n, b) })
 }
 
-// waitFinal asks for a batch's status until it is final.
+// waitFinal checks a batch's status until it is final.
 func (l *load) waitFinal(ctx context.Context, n int, b *batch) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -128,7 +127,7 @@ func (l *load) waitFinal(ctx context.Context, n int, b *batch) error {
 	}
 }
 
-// spread gives at most so many of the batches, from all over.
+// spread returns at most a number of the batches, evenly spread.
 func spread(batches []*batch, most int) []*batch {
 	if len(batches) <= most {
 		return batches
@@ -140,7 +139,7 @@ func spread(batches []*batch, most int) []*batch {
 	return some
 }
 
-// each calls do for each of the batches, several at once, until one fails.
+// each calls do for each of the batches, several concurrently, until one fails.
 func each(ctx context.Context, batches []*batch, do func(ctx context.Context, n int, b *batch) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(loadClients)

@@ -74,8 +74,8 @@ func (l *load) exchangeStream(ctx context.Context, front string, batches []*batc
 	return
 }
 
-// readStream reads the answers, a line each. A front that ends a stream says so
-// in a last line, and has taken nothing that comes after what it has answered.
+// readStream reads the answers, a line each. A front that ends a stream says so in a
+// last line, and has taken none of the batches after those that it answered.
 func (l *load) readStream(batches []*batch, stream *client.Stream) {
 	ended := false
 	for i := 0; ; i++ {

@@ -13,19 +13,19 @@ import (
 	"intake/internal/failpoint"
 )
 
-// reservationLease is how long a reservation of an Idempotency-Key lasts that isn't renewed, and as
-// long as a front waits for another one's withdrawal. Postgres ends a session that does
-// nothing in a transaction for 10 s.
+// reservationLease is how long a reservation of an Idempotency-Key lasts without renewal, and how
+// long a front waits for another one's withdrawal. Postgres ends a session that is idle
+// in a transaction for 10 s.
 const reservationLease = 5 * time.Second
 
-// takeoverFaults stop a request between two steps for longer than its reservation of an
+// takeoverFaults pause a request between two steps for longer than its reservation of an
 // Idempotency-Key lasts, so that a repeat over the other front takes over.
 func (n *nemesis) takeoverFaults() []fault {
 	first, second := n.stack.part("front-1"), n.stack.part("front-2")
 	reserved := []*stopping{{stack: n.stack, part: first, step: "front/reserved"}, {stack: n.stack, part: second, step: "front/gone-on"}}
 	withdrawing := []*stopping{{stack: n.stack, part: first, step: "sink/withdrawing"}}
 	return []fault{
-		// The one who takes over is stopped when it has saved the batch, and goes on last.
+		// The front that takes over is paused when it has saved the batch, and resumes last.
 		{"pause", "front-1 with a reservation, front-2 after it took over", time.Second,
 			func(ctx context.Context) error { return n.stack.stopAll(ctx, reserved, nil) },
 			func(ctx context.Context) error { return n.stack.goOn(ctx, reserved) }, false},
@@ -44,14 +44,14 @@ func (n *nemesis) takeoverFaults() []fault {
 	}
 }
 
-// A stopping is a front of which a request is to stop at a step.
+// A stopping is a front that will pause a request at a step.
 type stopping struct {
 	stack *stack
 	part  *part
 	step  string
 }
 
-// file is there while the request is stopped.
+// file returns the name of a file that exists while the request is paused.
 func (s *stopping) file() string { return filepath.Join(s.stack.opts.Dir, s.part.name+".stopped") }
 
 func (s *stopping) is() bool {
@@ -59,8 +59,8 @@ func (s *stopping) is() bool {
 	return err == nil
 }
 
-// stopAll starts fronts anew, and waits until each has a request stopped at its step.
-// When all of them are ready, it calls ready.
+// stopAll restarts fronts, calls ready when all are ready, and waits until each has
+// paused a request at its step.
 func (s *stack) stopAll(ctx context.Context, fronts []*stopping, ready func() error) error {
 	s.takingOver.Store(true)
 	for _, front := range fronts {
@@ -79,15 +79,15 @@ func (s *stack) stopAll(ctx context.Context, fronts []*stopping, ready func() er
 	for _, front := range fronts {
 		for !front.is() {
 			if !sleep(ctx, 20*time.Millisecond) {
-				return fmt.Errorf("%s does not come to %s: %w", front.part.name, front.step, ctx.Err())
+				return fmt.Errorf("%s does not reach %s: %w", front.part.name, front.step, ctx.Err())
 			}
 		}
 	}
 	return nil
 }
 
-// goOn lets the fronts' requests go on, one a while after the other. A front where none
-// has stopped is started anew, so that none will.
+// goOn resumes the fronts' requests, one 2 s after the other. It restarts a front that
+// has paused none, so that none will be.
 func (s *stack) goOn(ctx context.Context, fronts []*stopping) error {
 	s.takingOver.Store(false)
 	for i, front := range fronts {
@@ -128,8 +128,8 @@ func (s *stack) part(name string) *part {
 
 const unheard = "unheard"
 
-// muteQueue keeps what front-1 publishes from the queue, so that it doesn't know whether
-// it is queued, and withdraws it.
+// muteQueue keeps messages of front-1 from the queue. The front can't know whether they
+// are queued, and withdraws them.
 func (s *stack) muteQueue() error {
 	for _, l := range s.links {
 		if !strings.HasPrefix(l.name, "front-1 to nats") {

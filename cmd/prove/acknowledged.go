@@ -9,9 +9,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// drain waits until the workers have acknowledged all that is queued: until each of
-// the consumers that there were is there, and has nothing left.
-func (s *stack) drain(ctx context.Context) error {
+// waitAcknowledged waits until the workers have acknowledged everything that is
+// queued: until each consumer of the beginning exists and has nothing left.
+func (s *stack) waitAcknowledged(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for {
@@ -20,11 +20,13 @@ func (s *stack) drain(ctx context.Context) error {
 			return nil
 		}
 		if !sleep(ctx, 100*time.Millisecond) {
-			return fmt.Errorf("%d messages are left, and the consumers %v are missing (%v)", left, missing, err)
+			return fmt.Errorf("%d messages are not acknowledged, and the consumers %v are missing (%v)", left, missing, err)
 		}
 	}
 }
 
+// unacknowledged returns how many messages are queued or delivered, and which of the
+// consumers are missing.
 func (s *stack) unacknowledged(ctx context.Context) (left int, missing []string, err error) {
 	missing = slices.Clone(s.consumers)
 	err = s.withStream(ctx, func(_ jetstream.JetStream, stream jetstream.Stream) error {
