@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// newClient makes a client for so many requests at once.
+// newClient returns an HTTP client with as many connections as there are workers.
 func newClient(opts ReplayOptions, workers int) *http.Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.Proxy = nil
@@ -22,14 +22,15 @@ func newClient(opts ReplayOptions, workers int) *http.Client {
 	return client
 }
 
-// patient keeps who was told to come again later from sending the next batch
-// until then. One who sends when a batch is due, come what may, has no patience.
+// patient delays the answer to a refused request by its Retry-After, so that the
+// worker sends the next batch only then. It is not used at a rate, where batches are
+// sent when they are due.
 type patient struct{ http.RoundTripper }
 
 // pausedHeader is added to an answer after which there was a pause.
 const pausedHeader = "X-Replay-Paused"
 
-// maxPause bounds a pause, which is part of the request's time-out.
+// maxPause bounds a pause, which counts toward the request's timeout.
 const maxPause = 5 * time.Second
 
 func (p patient) RoundTrip(request *http.Request) (*http.Response, error) {
@@ -50,7 +51,7 @@ func (p patient) RoundTrip(request *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
-// pauseOf tells how much of a request's time was a pause.
+// pauseOf returns how much of a request's time was a pause.
 func pauseOf(header http.Header) time.Duration {
 	pause, _ := time.ParseDuration(header.Get(pausedHeader))
 	return pause

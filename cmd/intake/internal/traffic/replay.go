@@ -23,23 +23,24 @@ type ReplayOptions struct {
 	ClientID, ClientSecret string
 	TokenURL               string // where tokens are issued; the default is the front's /oauth/token
 	Batches                []*Template
-	// Rate is how many batches are sent a second, whether answers come or not;
-	// 0 sends the next one when one of Concurrency is answered.
+	// Rate is how many batches are sent a second, whether or not answers come. 0
+	// sends the next batch when one of Concurrency is answered.
 	Rate float64
-	// Concurrency bounds the batches under way: 16 when zero, or 1,000 at a Rate.
+	// Concurrency is the most batches without an answer. The default is 16, or
+	// 1,000 at a Rate.
 	Concurrency int
-	// Duration ends the sending; when zero, each batch is sent Loop times.
+	// Duration is how long batches are sent. 0 sends each batch Loop times.
 	Duration time.Duration
-	// Loop is 1 when zero.
+	// Loop is how many times each batch is sent. The default is 1.
 	Loop int
-	// FreshKeys makes new keys each time that the batches are sent again. The
-	// first time too, if Salt is not 0.
+	// FreshKeys makes new keys each time that the batches are sent again, and the
+	// first time if Salt is not 0.
 	FreshKeys bool
 	// Salt is the number of the first round.
 	Salt int
 	// Async does not wait until batches are saved.
 	Async bool
-	// Keep keeps what is needed to verify the answers.
+	// Keep keeps what [Verify] needs.
 	Keep bool
 }
 
@@ -160,7 +161,8 @@ func (t *target) sent(url string) sending {
 	return t.sending(n)
 }
 
-// codesOf reads the codes of an answer without data, in the order of its items.
+// codesOf returns the codes of an answer without data, in the order of its items. It
+// searches for them, as parsing the JSON would cost more than sending the batch.
 func codesOf(body []byte) (codes []intake.Code) {
 	mark := []byte(`"code":"`)
 	for {
@@ -177,7 +179,7 @@ func codesOf(body []byte) (codes []intake.Code) {
 	}
 }
 
-// idOf reads the status_check_id of an answer, empty if it has none.
+// idOf returns the status_check_id of an answer, empty if it has none.
 func idOf(body []byte) string {
 	const mark = `{"status_check_id":"`
 	if !bytes.HasPrefix(body, []byte(mark)) || len(body) < len(mark)+36 {

@@ -5,13 +5,13 @@ import (
 	"strconv"
 )
 
-// A Template is a batch whose keys can be made anew, at the cost of a copy.
+// A Template is a batch that can be copied with new keys.
 type Template struct {
 	body []byte
 	keys []int // where the text of each key begins
 }
 
-// NewTemplate finds the keys of a batch, which is valid JSON.
+// NewTemplate finds the keys of a batch, which must be valid JSON.
 func NewTemplate(body []byte) *Template {
 	t := &Template{body: body}
 	// Within a string the quotes would be escaped, so this is always a name.
@@ -29,11 +29,11 @@ func NewTemplate(body []byte) *Template {
 	}
 }
 
-// Items tells how many keys the batch has.
+// Items returns how many keys the batch has.
 func (t *Template) Items() int { return len(t.keys) }
 
-// Append appends the batch with the keys of a round: as they are in round 0,
-// and with the round in front of each in any other.
+// Append appends the batch with the keys of a round: unchanged in round 0, and
+// prefixed with the round's number in any other.
 func (t *Template) Append(b []byte, round int) []byte {
 	if round == 0 {
 		return append(b, t.body...)

@@ -10,22 +10,21 @@ import (
 	"intake"
 )
 
-// Verified is what a comparison of answers with the data store has found.
+// Verified is the result of comparing answers with the data store.
 type Verified struct {
 	Batches int `json:"batches"` // that had something queued
 	Items   int `json:"items"`
-	// Pending counts items that were pending when they were answered, and have
-	// become final since.
+	// Pending counts items that were pending in their answer, and are final now.
 	Pending int `json:"pending"`
-	// Wrong counts answers that the data store contradicts; the first few are in
+	// Wrong counts answers that contradict the data store. The first ten are in
 	// Examples.
 	Wrong    int      `json:"wrong"`
 	Examples []string `json:"examples,omitempty"`
 }
 
-// Verify compares the answers of a replay that was told to keep them with what
-// is in the data store: of every batch, the items that were called Completed
-// are saved from this batch, and no other item is.
+// Verify compares the answers of a replay with the data store: of every batch,
+// exactly the items answered Completed must be saved from that batch. The replay
+// must have been run with Keep.
 func Verify(ctx context.Context, postgresURL string, report *Report) (*Verified, error) {
 	conn, err := pgx.Connect(ctx, postgresURL)
 	if err != nil {
@@ -74,7 +73,7 @@ func (v *Verified) wrong(example string) {
 	}
 }
 
-// waitFinished waits until every item of the batches has its final state.
+// waitFinished waits up to 2 minutes until every item of the batches is final.
 func waitFinished(ctx context.Context, conn *pgx.Conn, ids []string, items int) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
@@ -82,7 +81,7 @@ func waitFinished(ctx context.Context, conn *pgx.Conn, ids []string, items int) 
 		var finished int
 		const query = "select coalesce(sum(items), 0) from batch_status where batch_id = any($1::uuid[]) and not withdrawn"
 		if err := conn.QueryRow(ctx, query, ids).Scan(&finished); err != nil {
-			return fmt.Errorf("count what is finished: %w", err)
+			return fmt.Errorf("count the final items: %w", err)
 		}
 		if finished >= items {
 			return nil
@@ -100,8 +99,8 @@ type place struct {
 	item  int
 }
 
-// savedItems reads which items of the batches are saved. It reads the table
-// once, for no index leads from a batch to its records.
+// savedItems returns the items of the batches that are saved. It scans the table
+// once, as no index leads from a batch to its records.
 func savedItems(ctx context.Context, conn *pgx.Conn, ids []string) (map[place]bool, error) {
 	const query = `
 		select c.batch_id::text, c.item
@@ -109,7 +108,7 @@ func savedItems(ctx context.Context, conn *pgx.Conn, ids []string) (map[place]bo
 		  join unnest($1::uuid[]) wanted (batch_id) using (batch_id)`
 	rows, err := conn.Query(ctx, query, ids)
 	if err != nil {
-		return nil, fmt.Errorf("read what is saved: %w", err)
+		return nil, fmt.Errorf("read the saved items: %w", err)
 	}
 	saved := make(map[place]bool)
 	var p place
@@ -118,7 +117,7 @@ func savedItems(ctx context.Context, conn *pgx.Conn, ids []string) (map[place]bo
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read what is saved: %w", err)
+		return nil, fmt.Errorf("read the saved items: %w", err)
 	}
 	return saved, nil
 }
