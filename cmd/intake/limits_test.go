@@ -112,7 +112,7 @@ func TestPartner_Set(t *testing.T) {
 		{"set", "acme"}, {"set", "acme", "--requests=-1"}, {"set", "acme", "--items-per-second=5", "--burst=9999"},
 		{"set", "nobody", "--requests=1"}, {"show", "nobody"}, {"set", "acme", "--bytes=x"},
 	} {
-		if status := map[bool]int{true: 80, false: 1}[args[len(args)-1] == "--bytes=x"]; partner(status, args...) == "" {
+		if status := map[bool]int{true: statusUsage, false: statusFailed}[args[len(args)-1] == "--bytes=x"]; partner(status, args...) == "" {
 			t.Errorf("%v says nothing", args)
 		}
 	}

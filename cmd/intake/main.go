@@ -45,6 +45,7 @@ type commands struct {
 	Seen        seenCommand        `cmd:"" help:"Rebuild the seen set in Redis."`
 	Dead        deadCommand        `cmd:"" help:"List, show, retry and drop messages of the queue that no worker could read or save."`
 	Healthcheck healthcheckCommand `cmd:"" help:"Ask a front or worker on this machine whether it is ready; exits 1 if not."`
+	Completion  completionCommand  `cmd:"" help:"Print a script that completes commands and flags in a shell."`
 	VersionCmd  versionCommand     `cmd:"" name:"version" help:"Print the version."`
 }
 

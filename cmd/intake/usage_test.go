@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -51,6 +52,27 @@ func TestUsage_Asked(t *testing.T) {
 	}
 	if out, _ := outputOf(t, 0, "--help"); !strings.Contains(out, "130 after Ctrl-C") {
 		t.Errorf("the help lacks the exit statuses:\n%s", out)
+	}
+}
+
+// Bash completes commands, subcommands and flags.
+func TestCompletion(t *testing.T) {
+	t.Parallel()
+	script, _ := outputOf(t, 0, "completion", "bash")
+	for line, want := range map[string]string{
+		"intake se":                         "send seen",
+		"intake partner ro":                 "rotate",
+		"intake partner --json rotate --ov": "--overlap",
+		"intake send a.json --dry":          "--dry-run",
+		"intake key drop --f":               "--force",
+		"intake --vers":                     "--version",
+	} {
+		words := strings.Fields(line)
+		ask := fmt.Sprintf("%s\nCOMP_WORDS=(%s) COMP_CWORD=%d\n_intake\necho ${COMPREPLY[*]}", script, line, len(words)-1)
+		out, err := exec.CommandContext(t.Context(), "bash", "-c", ask).CombinedOutput()
+		if got := strings.TrimSpace(string(out)); err != nil || got != want {
+			t.Errorf("%s is completed with %q (%v), want %q", line, got, err, want)
+		}
 	}
 }
 
