@@ -75,7 +75,7 @@ func (r *Report) HTML(out io.Writer, p Page) error {
 }
 
 func (r *Report) throughputPlot() picture {
-	const note = "Each point is one second: how many items had their answer in it. A level line is a steady rate; a gap down to 0 is a stall."
+	const note = "Each point is one second: how many items had their answer in it. A level line is a steady rate; a gap down to 0 is a stall. The last second is not a whole one."
 	return overTime("Items answered a second", note, "", r.Timeline, series{"items", "a", func(s *Second) float64 { return float64(s.Items) }})
 }
 
