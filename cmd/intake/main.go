@@ -106,7 +106,8 @@ var parserOptions = []kong.Option{
 	kong.Description("Intake takes in batches of partner clients and their revenue claims, gives every item its state, " +
 		"and saves the completed ones exactly once.\n\n" +
 		"A flag can be given as an environment variable where its help names one.\n\n" +
-		"Exit status: 0 if all went well, 1 if something failed or was not saved, 2 for a wrong command line, 130 after Ctrl-C."),
+		"Exit status: 0 if all went well, 1 if something failed or was not saved, " +
+		"2 for a wrong command line, 130 after Ctrl-C."),
 	kong.DefaultEnvars(strings.TrimSuffix(envPrefix, "_")),
 	kong.Vars{"version": versionText()},
 }
@@ -117,9 +118,9 @@ func rewrite(args []string) (rewritten []string) {
 	if len(args) > 0 && args[0] == "help" {
 		return append(slices.Clone(args[1:]), "--help")
 	}
-	negative := regexp.MustCompile(`^-[0-9.]`)
+	flag, negative := regexp.MustCompile(`^--[^=]+$`), regexp.MustCompile(`^-[0-9.]`)
 	for i, arg := range args {
-		if i > 0 && strings.HasPrefix(args[i-1], "--") && len(args[i-1]) > 2 && !strings.Contains(args[i-1], "=") && negative.MatchString(arg) {
+		if i > 0 && flag.MatchString(args[i-1]) && negative.MatchString(arg) {
 			rewritten[len(rewritten)-1] += "=" + arg
 			continue
 		}

@@ -69,7 +69,8 @@ func (c recoverCommand) print(out output, r *worker.Recovered) {
 		return
 	}
 	if r.LogBegins.After(c.Since.Time) {
-		fmt.Fprintf(out, "the log begins at %s: what was queued before can't be recovered\n", r.LogBegins.UTC().Format(time.RFC3339))
+		begins := r.LogBegins.UTC().Format(time.RFC3339)
+		fmt.Fprintf(out, "the log begins at %s: what was queued before can't be recovered\n", begins)
 	}
 	fmt.Fprintf(out, "found %d messages with %d items; %d parts of batches were missing\n", r.Messages, r.Items, r.MissingChunks)
 	fmt.Fprintf(out, "saved %d records, and %d Idempotency-Keys\n", r.Saved, r.Keys)
@@ -104,5 +105,6 @@ func parseMoment(text string, now time.Time) (moment, error) {
 			return moment{t}, nil
 		}
 	}
-	return moment{}, fmt.Errorf("%q is no time: write it like 2h, 3d, 2026-01-31T23:00:00Z, or 2026-01-31 23:00 in UTC", text)
+	const form = "write it like 2h, 3d, 2026-01-31T23:00:00Z, or 2026-01-31 23:00 in UTC"
+	return moment{}, fmt.Errorf("%q is no time: %s", text, form)
 }

@@ -72,7 +72,8 @@ func (c seenRebuildCommand) Run(ctx context.Context, out output) error {
 		return err
 	}
 	if lost > 0 {
-		return fmt.Errorf("redis has lost %d of the keys: give it more memory (maxmemory), and look whether keys are evicted", lost)
+		return fmt.Errorf("redis has lost %d of the keys: "+
+			"give it more memory (maxmemory), and look whether keys are evicted", lost)
 	}
 	return nil
 }

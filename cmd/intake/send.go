@@ -36,10 +36,11 @@ func (c sendCommand) Run(ctx context.Context, out output) error {
 	var read, answered atomic.Int64
 	size := sizeOf(c.Files)
 	p := showProgress(func() string {
-		if size == 0 {
-			return fmt.Sprintf("read %.1f MB, %d items answered", megabytes(read.Load()), answered.Load())
+		of := ""
+		if size > 0 {
+			of = fmt.Sprintf(" of %.1f", megabytes(size))
 		}
-		return fmt.Sprintf("read %.1f of %.1f MB, %d items answered", megabytes(read.Load()), megabytes(size), answered.Load())
+		return fmt.Sprintf("read %.1f%s MB, %d items answered", megabytes(read.Load()), of, answered.Load())
 	})
 	defer p.stop()
 	s, err := sender.New(sender.Options{

@@ -55,7 +55,8 @@ func (l *load) connect() error {
 // post sends a batch. The status is 200 for any answer that is no refusal. An
 // error means that the batch may have been sent and saved.
 func (l *load) post(ctx context.Context, front string, b *batch, prefer string) (status int, text []byte, err error) {
-	answer, err := l.clients[front].Create(ctx, []byte(b.body()), client.BatchOptions{Prefer: prefer, IdempotencyKey: b.key})
+	opts := client.BatchOptions{Prefer: prefer, IdempotencyKey: b.key}
+	answer, err := l.clients[front].Create(ctx, []byte(b.body()), opts)
 	if token := (*client.TokenError)(nil); errors.As(err, &token) {
 		return http.StatusServiceUnavailable, nil, nil // nothing was sent
 	}

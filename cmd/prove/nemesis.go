@@ -136,7 +136,8 @@ func (n *nemesis) note(f fault, began, ended time.Duration, failed, left error) 
 	if err := errors.Join(failed, left); err != nil {
 		note = ": " + strings.ReplaceAll(err.Error(), "\n", "; ")
 	}
-	n.print(faultLine{began, fmt.Sprintf("%6.1f s  %-8s %s, for %.1f s%s", began.Seconds(), f.kind, f.where, (ended - began).Seconds(), note)})
+	text := fmt.Sprintf("%6.1f s  %-8s %s, for %.1f s%s", began.Seconds(), f.kind, f.where, (ended - began).Seconds(), note)
+	n.print(faultLine{began, text})
 	if failed != nil {
 		n.report.Failed++
 		return

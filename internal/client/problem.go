@@ -55,7 +55,8 @@ func readProblem(response *http.Response) *Problem {
 	case location != "":
 		p.Detail = "it redirects to " + location
 	case !p.Temporary():
-		p.Detail = fmt.Sprintf("the answer is not an Intake's (Content-Type: %q), check the URL", response.Header.Get("Content-Type"))
+		kind := response.Header.Get("Content-Type")
+		p.Detail = fmt.Sprintf("the answer is not an Intake's (Content-Type: %q), check the URL", kind)
 	}
 	return p
 }

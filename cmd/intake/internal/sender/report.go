@@ -181,7 +181,8 @@ func (r *Report) list(lines io.Writer, item notSaved) error {
 	}
 	// The text of a conflict begins with the state's name.
 	reason := strings.TrimPrefix(item.Reason, strings.ToLower(string(item.State))+": ")
-	_, err = fmt.Fprintf(lines, "%s batch %d item %d %s: %s: %s\n", item.File, item.Batch, item.Item, id, item.State, reason)
+	_, err = fmt.Fprintf(lines, "%s batch %d item %d %s: %s: %s\n",
+		item.File, item.Batch, item.Item, id, item.State, reason)
 	return err
 }
 
@@ -228,8 +229,11 @@ func (r *Report) printTotals() {
 	t.SetOutputMirror(r.out)
 	t.SetStyle(table.StyleLight)
 	t.Style().Format.Footer = text.FormatDefault
-	items := table.ColumnConfig{Name: "items", Align: text.AlignRight, AlignHeader: text.AlignRight, AlignFooter: text.AlignRight}
-	t.SetColumnConfigs([]table.ColumnConfig{{Number: 1, Align: text.AlignLeft, AlignHeader: text.AlignLeft}, items})
+	const right = text.AlignRight
+	t.SetColumnConfigs([]table.ColumnConfig{
+		{Number: 1, Align: text.AlignLeft, AlignHeader: text.AlignLeft},
+		{Name: "items", Align: right, AlignHeader: right, AlignFooter: right},
+	})
 	noun := "batches"
 	if r.totals.Batches == 1 {
 		noun = "batch"

@@ -175,6 +175,11 @@ func (s *Sender) retry(ctx context.Context, batch Batch, try func() error) error
 	waits.MaxInterval = 5 * time.Second
 	began := time.Now()
 	var last error
+	notify := func(_ error, wait time.Duration) {
+		if s.opts.Retrying != nil {
+			s.opts.Retrying(batch, last, wait)
+		}
+	}
 	_, err := backoff.Retry(ctx, func() (none struct{}, err error) {
 		if err = try(); err != nil && (ctx.Err() == nil || last == nil) {
 			last = err // a try that was interrupted says nothing new
@@ -189,11 +194,7 @@ func (s *Sender) retry(ctx context.Context, batch Batch, try func() error) error
 			return none, &backoff.RetryAfterError{Duration: problem.RetryAfter}
 		}
 		return none, err
-	}, backoff.WithBackOff(waits), backoff.WithMaxElapsedTime(s.opts.RetryFor), backoff.WithNotify(func(_ error, wait time.Duration) {
-		if s.opts.Retrying != nil {
-			s.opts.Retrying(batch, last, wait)
-		}
-	}))
+	}, backoff.WithBackOff(waits), backoff.WithMaxElapsedTime(s.opts.RetryFor), backoff.WithNotify(notify))
 	var problem *client.Problem
 	elapsed := time.Since(began).Round(100 * time.Millisecond)
 	switch {

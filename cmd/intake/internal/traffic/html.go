@@ -75,8 +75,10 @@ func (r *Report) HTML(out io.Writer, p Page) error {
 }
 
 func (r *Report) throughputPlot() picture {
-	const note = "Each point is one second: how many items had their answer in it. A level line is a steady rate; a gap down to 0 is a stall. The last second is not a whole one."
-	return overTime("Items answered a second", note, "", r.Timeline, series{"items", "a", func(s *Second) float64 { return float64(s.Items) }})
+	const note = "Each point is one second: how many items had their answer in it. " +
+		"A level line is a steady rate; a gap down to 0 is a stall. The last second is not a whole one."
+	items := series{"items", "a", func(s *Second) float64 { return float64(s.Items) }}
+	return overTime("Items answered a second", note, "", r.Timeline, items)
 }
 
 func (r *Report) latencyPlot() picture {
@@ -87,7 +89,8 @@ func (r *Report) latencyPlot() picture {
 }
 
 func (r *Report) statesPlot() picture {
-	const note = "Items a second by the code of their answer. The red line counts batches, not items: those that were refused or got no answer."
+	const note = "Items a second by the code of their answer. " +
+		"The red line counts batches, not items: those that were refused or got no answer."
 	// A code has its colour in every report, so that two of them can be compared.
 	var all []series
 	for _, code := range sortedKeys(r.Codes) {
@@ -98,9 +101,14 @@ func (r *Report) statesPlot() picture {
 }
 
 var codeClasses = map[string]string{
-	intake.CodeSaved.String(): "c", intake.CodePending.String(): "e", intake.CodeDuplicateInRequest.String(): "f",
-	intake.CodeDuplicateOfSaved.String(): "a", intake.CodeConflictInRequest.String(): "d", intake.CodeInvalid.String(): "b",
-	intake.CodeRefused.String(): "h", intake.CodeWouldBeSaved.String(): "c",
+	intake.CodeSaved.String():              "c",
+	intake.CodeWouldBeSaved.String():       "c",
+	intake.CodePending.String():            "e",
+	intake.CodeDuplicateInRequest.String(): "f",
+	intake.CodeDuplicateOfSaved.String():   "a",
+	intake.CodeConflictInRequest.String():  "d",
+	intake.CodeInvalid.String():            "b",
+	intake.CodeRefused.String():            "h",
 }
 
 // A series is what a curve shows of each second.

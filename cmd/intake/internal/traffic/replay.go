@@ -100,7 +100,9 @@ type target struct {
 }
 
 func newTarget(ctx context.Context, opts ReplayOptions) (*target, error) {
-	c, err := client.New(client.Options{URL: opts.URL, ClientID: opts.ClientID, ClientSecret: opts.ClientSecret, TokenURL: opts.TokenURL})
+	c, err := client.New(client.Options{
+		URL: opts.URL, ClientID: opts.ClientID, ClientSecret: opts.ClientSecret, TokenURL: opts.TokenURL,
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -51,7 +51,8 @@ func (t *Threshold) UnmarshalText(text []byte) error {
 	}
 	metric, ok := thresholdMetrics[t.metric]
 	if !ok {
-		return fmt.Errorf("%q: there is no %s; there are %s", text, t.metric, strings.Join(slices.Sorted(maps.Keys(thresholdMetrics)), ", "))
+		known := strings.Join(slices.Sorted(maps.Keys(thresholdMetrics)), ", ")
+		return fmt.Errorf("%q: there is no %s; there are %s", text, t.metric, known)
 	}
 	var err error
 	if metric.unit == " ms" {
@@ -71,7 +72,8 @@ func (t *Threshold) UnmarshalText(text []byte) error {
 func (t Threshold) Crossed(r *Report) (said string, crossed bool) {
 	metric := thresholdMetrics[t.metric]
 	value := metric.value(r)
-	said = fmt.Sprintf("%s is %s%s (--fail-if '%s')", strings.TrimSuffix(t.metric, "%"), plot.Number(value), metric.unit, t.text)
+	name := strings.TrimSuffix(t.metric, "%")
+	said = fmt.Sprintf("%s is %s%s (--fail-if '%s')", name, plot.Number(value), metric.unit, t.text)
 	if t.below {
 		return said, value < t.bound
 	}
