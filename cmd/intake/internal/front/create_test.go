@@ -191,44 +191,6 @@ func TestCreate_Tolerated(t *testing.T) {
 	}
 }
 
-func TestFront_Paths(t *testing.T) {
-	t.Parallel()
-	f := startFront(t)
-	for _, c := range []struct {
-		method, path string
-		status       int
-		allow        string
-	}{
-		{"GET", "/livez", 200, ""},
-		{"HEAD", "/livez", 200, ""},
-		{"GET", "/readyz", 200, ""},
-		{"GET", "/", 404, ""},
-		{"GET", "/metrics", 404, ""},
-		{"GET", "/debug/pprof/", 404, ""},
-		{"GET", "/api/v1/status", 404, ""},
-		{"POST", "/api/v1/clients/status/0193", 405, "GET, HEAD"},
-		{"POST", "/api/v1/clients/", 404, ""},
-		{"POST", "//api/v1/clients", 404, ""},
-		{"GET", "/api/v1/clients", 405, "POST"},
-		{"PUT", "/api/v1/clients", 405, "POST"},
-		{"OPTIONS", "/api/v1/clients", 405, "POST"},
-		{"GET", "/oauth/token", 405, "POST"},
-		{"POST", "/livez", 405, "GET, HEAD"},
-	} {
-		request, err := http.NewRequestWithContext(t.Context(), c.method, f.url+c.path, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		a := f.do(t, request)
-		if a.status != c.status || a.header.Get("Allow") != c.allow {
-			t.Errorf("%s %s: answered %d, Allow %s; want %d, %s", c.method, c.path, a.status, a.header.Get("Allow"), c.status, c.allow)
-		}
-		if c.status >= 400 {
-			a.checkProblem(t, c.status, "")
-		}
-	}
-}
-
 // What the queue says decides the answer.
 func TestCreate_QueueRefuses(t *testing.T) {
 	t.Parallel()
