@@ -14,6 +14,7 @@ import (
 
 	"intake/cmd/intake/internal/admin"
 	"intake/cmd/intake/internal/auth"
+	"intake/cmd/intake/internal/closing"
 	"intake/cmd/intake/internal/front"
 	"intake/cmd/intake/internal/limit"
 	"intake/cmd/intake/internal/origin"
@@ -93,7 +94,7 @@ func newFrontProcess(ctx context.Context, c frontCommand, logger *zap.Logger) (_
 	}); err != nil {
 		return nil, err
 	}
-	if p.listener, err = front.Listen(ctx, c.Listen); err != nil {
+	if p.listener, err = closing.Listen(ctx, c.Listen); err != nil {
 		return nil, fmt.Errorf("--listen: %w", err)
 	}
 	if p.admin, err = net.Listen("tcp", c.AdminListen); err != nil {
@@ -118,7 +119,7 @@ func newFrontProcess(ctx context.Context, c frontCommand, logger *zap.Logger) (_
 		return nil, err
 	}
 	p.front, err = front.New(front.Options{
-		Queue: p.queue, Ledger: p.store, Questions: p.questions, SeenSet: p.seen, Auth: p.auth,
+		Queue: p.queue, Store: p.store, Questions: p.questions, SeenSet: p.seen, Auth: p.auth,
 		MaxInflightBytes: c.MaxInflightBytes, Limiter: p.limiter, Certificate: certificate, DrainDelay: c.DrainDelay,
 		Proxies: proxies, MaxConnectionsPerAddress: c.MaxConnections, Ready: p.health.ServeReady, Live: p.health.ServeLive,
 		Logger: logger, Registerer: p.metrics,

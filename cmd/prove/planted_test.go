@@ -135,10 +135,10 @@ var plants = []plant{
 		{"worker/queue/queue.go", "\tok, err := q.opts.Ledger.Withdraw(ctx, p.chunks, p.holder)\n", "\tok, err := true, ctx.Err()\n"},
 	}},
 	{"Completed on the strength of the queue", "was completed and is|what is there is|was Completed as item", []edit{
-		{"cmd/intake/internal/front/create.go", "\tfailpoint.Hit(\"front/queued\")\n", `
-	for i := range batch.Verdicts {
-		if batch.Verdicts[i].Code == intake.CodePending {
-			batch.Verdicts[i].Code = intake.CodeSaved
+		{"cmd/intake/internal/front/request.go", "\tfailpoint.Hit(\"front/queued\")\n", `
+	for i := range q.Verdicts {
+		if q.Verdicts[i].Code == intake.CodePending {
+			q.Verdicts[i].Code = intake.CodeSaved
 		}
 	}
 `},
@@ -162,7 +162,7 @@ var plants = []plant{
 		{"sink/idempotency.go", "and batch_id = $4 and (owner = $3 or answer is not null)", "and $3::uuid is not null and $4::uuid is not null"},
 	}},
 	{"any body with an Idempotency-Key", "sent with another batch, is answered", []edit{
-		{"cmd/intake/internal/front/create.go", "sha256.Sum256(in.body)", "sha256.Sum256(nil)"},
+		{"cmd/intake/internal/front/request.go", "sha256.Sum256(q.body)", "sha256.Sum256(nil)"},
 	}},
 }
 

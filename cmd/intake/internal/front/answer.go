@@ -11,29 +11,22 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/uuid"
+	"go.uber.org/zap"
 
 	"intake"
 )
 
-// statusPath is where to ask how a batch ended.
-const statusPath = "/api/v1/clients/status/"
-
-// An answer is how a batch is answered.
-type answer struct {
-	queued   bool   // it has a status to check
-	minimal  bool   // without data
-	applied  string // the preferences that were honoured
-	replayed bool   // it was given before
-	usage    *usage // of the partner's rate
-}
-
-// writeAnswer answers a request that has sent a batch.
-func writeAnswer(w http.ResponseWriter, object *object, a *answer) error {
-	if a.applied != "" {
-		w.Header().Set("Preference-Applied", a.applied)
+// answer answers with what has become of the batch.
+func (q *request) answer(w http.ResponseWriter) error {
+	object := newObject(q.memory, q.Batch, q.queued, q.prefer.minimal)
+	if object.isMade() {
+		putBody(q.body)
 	}
-	a.usage.set(w.Header())
-	if a.replayed {
+	if applied := q.prefer.appliedHeader(); applied != "" {
+		w.Header().Set("Preference-Applied", applied)
+	}
+	q.usage.set(w.Header())
+	if q.replayed {
 		w.Header().Set("Idempotent-Replayed", "true")
 	}
 	status := http.StatusOK
@@ -41,11 +34,21 @@ func writeAnswer(w http.ResponseWriter, object *object, a *answer) error {
 		status = http.StatusAccepted
 		w.Header().Set("Location", statusPath+object.id.String())
 	}
-	return object.answer(w, status)
+	return q.front.answerObject(w, object, status, q.Partner.Name)
 }
 
-// limitWrite bounds the time for an answer of so many bytes: a client that takes
-// it slower is not waited for.
+// answerObject answers with an object. If the client doesn't take all of it, the connection
+// must be broken off: half an answer must not look like a whole one.
+func (f *Front) answerObject(w http.ResponseWriter, o *object, status int, partner string) error {
+	if err := o.answer(w, status); err != nil {
+		f.opts.Logger.Debug("cannot write an answer", zap.String("partner", partner), zap.Error(err))
+		return errBroken
+	}
+	return nil
+}
+
+// limitWrite bounds the time for an answer of this many bytes: a client that reads it too
+// slowly is broken off.
 func limitWrite(w http.ResponseWriter, size int) error {
 	err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(slowest(int64(size))))
 	if errors.Is(err, http.ErrNotSupported) {
@@ -54,34 +57,34 @@ func limitWrite(w http.ResponseWriter, size int) error {
 	return err
 }
 
-// answerPiece is how much of an answer is written, and given back, at a time.
+// answerPiece is how much of an answer is written and released at a time, in bytes.
 const answerPiece = 32 << 10
 
 var answerPieces = sync.Pool{New: func() any { return new([answerPiece]byte) }}
 
-// An object is the contract's object for a batch, on its way to the client. It is
-// made whole, so that of the batch nothing is needed any more, and its pieces are
-// given back as they are sent: one who takes it slowly holds what is left to send.
-// Only where there is no room to make it, it is written from the batch.
+// An object is the contract's object for a batch, on its way to the client. It is made
+// whole, so that the batch can be released, and its pieces are released as they are sent:
+// a client that reads slowly holds no more than what is left to send. Only where there is
+// no memory to make it, it is written from the batch.
 type object struct {
 	id      uuid.UUID
 	pending bool
 	size    int // exact where the object is made, else about what it is
 
-	share  *share
+	memory *memory
 	pieces []*[answerPiece]byte
 	render func(io.Writer) error // nil: the object is made
 }
 
-// newObject makes the object of a batch, with its items unless it is minimal; queued
-// says that it has a status to check. The share then has what the object takes, and
-// the batch is empty.
-func newObject(share *share, batch *intake.Batch, queued, minimal bool) *object {
-	o := &object{id: batch.ID, share: share}
+// newObject returns the object of a batch, with its items unless it is minimal; queued
+// says whether it has a status to check. If the object could be made, memory then holds
+// what the object takes, and the batch is empty.
+func newObject(memory *memory, batch *intake.Batch, queued, minimal bool) *object {
+	o := &object{id: batch.ID, memory: memory}
 	for i := range batch.Verdicts {
 		o.pending = o.pending || batch.Verdicts[i].Code == intake.CodePending
 	}
-	before := share.held
+	before := memory.held
 	render := func(w io.Writer) error { return writeObject(w, batch, o.pending, queued, minimal) }
 	if render(o) != nil {
 		o.release()
@@ -89,8 +92,8 @@ func newObject(share *share, batch *intake.Batch, queued, minimal bool) *object 
 		return o
 	}
 	batch.Items, batch.Verdicts = nil, nil
-	share.body = 0
-	share.giveBack(before)
+	memory.body = 0
+	memory.giveBack(before)
 	return o
 }
 
@@ -141,7 +144,7 @@ func (o *object) releasePiece() {
 	answerPieces.Put(o.pieces[0])
 	o.pieces[0] = nil
 	o.pieces = o.pieces[1:]
-	o.share.giveBack(answerPiece)
+	o.memory.giveBack(answerPiece)
 }
 
 var errNoPiece = errors.New("there is no room for another piece of the answer")
@@ -152,7 +155,7 @@ func (o *object) Write(b []byte) (int, error) {
 	for len(b) > 0 {
 		at := o.size % answerPiece
 		if at == 0 {
-			if !o.share.addPiece() {
+			if !o.memory.addPiece() {
 				return all - len(b), errNoPiece
 			}
 			o.pieces = append(o.pieces, answerPieces.Get().(*[answerPiece]byte))
@@ -164,7 +167,7 @@ func (o *object) Write(b []byte) (int, error) {
 	return all, nil
 }
 
-// sizeOfObject is about how large a batch's object is.
+// sizeOfObject returns about how large a batch's object is, in bytes.
 func sizeOfObject(batch *intake.Batch, minimal bool) int {
 	size := 256
 	for i := range batch.Verdicts {
@@ -176,10 +179,10 @@ func sizeOfObject(batch *intake.Batch, minimal bool) int {
 	return size
 }
 
-// writeObject writes the contract's object for a batch, each item's text as it was
+// writeObject writes the contract's object for a batch, with each item's text as it was
 // sent, and ends the line.
 func writeObject(w io.Writer, batch *intake.Batch, pending, queued, minimal bool) error {
-	const part = 512 // is written at a time, beside the items
+	const part = 512 // bytes written at a time, beside the items
 	state := intake.Completed
 	if pending {
 		state = intake.Pending

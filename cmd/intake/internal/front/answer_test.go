@@ -72,8 +72,8 @@ func BenchmarkWriteAnswer(b *testing.B) {
 			}
 			for b.Loop() {
 				sent := *batch
-				object := newObject(budget.share(1), &sent, true, minimal)
-				if err := writeAnswer(discard{http.Header{}}, object, &answer{}); err != nil || !object.isMade() {
+				object := newObject(budget.memoryOf(1), &sent, true, minimal)
+				if err := object.answer(discard{http.Header{}}, http.StatusOK); err != nil || !object.isMade() {
 					b.Fatal(err)
 				}
 			}

@@ -11,7 +11,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/klauspost/compress/gzip"
@@ -224,7 +223,7 @@ func TestCreate_Budget(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			a := f.do(t, f.create(t, token, c.body, "Content-Encoding", c.encoding))
-			a.checkProblem(t, http.StatusServiceUnavailable, "no_memory: other requests")
+			a.checkProblem(t, http.StatusServiceUnavailable, "no_memory: the server is at its memory limit")
 		})
 	}
 	close(queued)
@@ -256,7 +255,7 @@ func TestCreate_BudgetForItems(t *testing.T) {
 	<-waiting
 	// A small body would fit, but for the eighth.
 	f.SetBudget(f.Inflight() + f.Inflight()/8)
-	f.do(t, f.create(t, token, strings.NewReader(items("b")))).checkProblem(t, http.StatusServiceUnavailable, "no_memory: other requests")
+	f.do(t, f.create(t, token, strings.NewReader(items("b")))).checkProblem(t, http.StatusServiceUnavailable, "no_memory: the server is at its memory limit")
 	close(queued)
 	leave()
 	first.Wait()
@@ -379,35 +378,45 @@ func TestCreate_ZstdWindow(t *testing.T) {
 	}
 }
 
-// While a front stops, no deadline is set on a request whose handler has returned.
+// Reading is interrupted at a shutdown, but no deadline is set any more once it is over:
+// over HTTP/2 that panics when the handler has returned.
 func TestCreate_InterruptedWhenRead(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		w := &deadlineWriter{ResponseWriter: httptest.NewRecorder()}
-		ctx, cancel := context.WithCancel(t.Context())
-		stop := front.InterruptAfter(ctx, http.NewResponseController(w))
-		cancel()
-		stop()
-		if w.returned.Store(true); w.set.Load() != 1 {
-			t.Errorf("%d deadlines were set, want 1", w.set.Load())
-		}
-		synctest.Wait()
-		if w.late.Load() {
-			t.Error("a deadline was set after the handler had returned")
-		}
-	})
+	w := &deadlineWriter{ResponseWriter: httptest.NewRecorder(), entered: make(chan struct{}), goOn: make(chan struct{})}
+	interrupt, end := front.NewPacedReader(w)
+	go interrupt()
+	<-w.entered
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		end()
+		w.returned.Store(true)
+	}()
+	close(w.goOn)
+	<-ended
+	interrupt()
+	if set := w.set.Load(); set != 1 {
+		t.Errorf("%d deadlines were set, want 1", set)
+	}
+	if w.late.Load() {
+		t.Error("a deadline was set after the handler had returned")
+	}
 }
 
-// A deadlineWriter takes a second to set a deadline, and knows whether that was too late.
+// A deadlineWriter takes a while to set its first deadline, and knows whether that was too
+// late.
 type deadlineWriter struct {
 	http.ResponseWriter
+	entered, goOn  chan struct{}
 	set            atomic.Int64
 	returned, late atomic.Bool
 }
 
 func (w *deadlineWriter) SetReadDeadline(time.Time) error {
-	time.Sleep(time.Second)
-	w.set.Add(1)
+	if w.set.Add(1) == 1 {
+		close(w.entered)
+		<-w.goOn
+	}
 	w.late.CompareAndSwap(false, w.returned.Load())
 	return nil
 }

@@ -3,14 +3,13 @@ package front_test
 import (
 	"context"
 	"errors"
+	"intake/cmd/intake/internal/closing"
 	"net"
 	"net/http"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"intake/cmd/intake/internal/front"
 )
 
 // No request is broken off by a front that stops, though connections are made at
@@ -19,7 +18,7 @@ func TestServe_StopsWithoutReset(t *testing.T) {
 	t.Parallel()
 	for range 8 {
 		f := newFront(t, func(o *options) { o.DrainDelay = 200 * time.Millisecond })
-		listener, err := front.Listen(t.Context(), "127.0.0.1:0")
+		listener, err := closing.Listen(t.Context(), "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -9,12 +9,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// maxConnections bounds the connections at once; another one waits until there
-// is room. Those that send no request, or no more of it, end after some seconds.
+// maxConnections bounds the concurrent connections; a further one waits. Connections that
+// send no request, or stop within one, end after some seconds.
 const maxConnections = 20_000
 
-// A hostListener closes connections at once that come from a host which has its most
-// already, so that no single host holds all that there may be.
+// A hostListener closes further connections from a host that already has its most, so that
+// no host takes all that there may be.
 type hostListener struct {
 	net.Listener
 	most    int

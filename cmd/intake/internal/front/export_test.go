@@ -40,31 +40,23 @@ func (c *Certificate) LookAgain() {
 	c.looked = time.Time{}
 }
 
-// Routes gives the methods that are answered, by path. What follows a path that
-// takes an id is part of it here.
+// Routes returns the methods that are answered, by path.
 func (f *Front) Routes() map[string][]string {
-	routes := make(map[string][]string)
-	for path, methods := range f.routes {
-		if path == statusPath {
-			path += "{status_check_id}"
-		}
-		routes[path] = slices.Sorted(maps.Keys(methods))
+	paths := make(map[string][]string)
+	for path, route := range f.routes {
+		paths[path] = slices.Sorted(maps.Keys(route))
 	}
-	return routes
+	return paths
 }
 
 // Take takes memory for a request of a partner, if it may have it, until back is called.
 func (f *Front) Take(partner int32, bytes int64) (ok bool, back func()) {
-	share := f.budget.share(partner)
-	return share.add(bytes), share.release
+	memory := f.budget.memoryOf(partner)
+	return memory.add(bytes), memory.release
 }
 
-// InterruptEndedStream interrupts the reading of a stream whose handler has returned.
-func InterruptEndedStream(w http.ResponseWriter) {
-	r := &streamReader{controller: http.NewResponseController(w)}
-	r.end()
-	r.interrupt()
+// NewPacedReader returns the methods of a reader of a request.
+func NewPacedReader(w http.ResponseWriter) (interrupt, end func()) {
+	r := &pacedReader{controller: http.NewResponseController(w)}
+	return r.interrupt, r.end
 }
-
-// InterruptAfter is interruptAfter.
-var InterruptAfter = interruptAfter

@@ -1,47 +1,64 @@
-// Package front is the HTTP front that partners talk to: who is it, what do they
-// send, what becomes of it. It judges a batch as far as it can, has the rest
-// queued, and answers when it is committed.
+// Package front is the HTTP API that partners talk to. It decides what it can about a
+// batch by itself, queues the rest, and answers when that is committed.
+//
+// A batch goes this way; each step may refuse it as a whole, before anything of it is
+// queued:
+//
+//  1. ServeHTTP finds the handler (route.go); create asks package auth who sends it.
+//  2. admit: is so much queued that it can't be saved in good time? (admit.go)
+//  3. readLimited: package limit lets the partner have one more request in flight, and
+//     the body is read and unpacked within the memory there is (limits.go, body.go,
+//     paced.go, memory.go).
+//  4. process decodes it, and takes its items from the partner's rate (request.go).
+//  5. With an Idempotency-Key, createOnce reserves the key, or answers again (once.go).
+//  6. judge decides the items that need not be saved: invalid ones, duplicates and
+//     conflicts within the batch, and what the seen set knows.
+//  7. save queues what is left, and waits for the verdicts until its commit, or until
+//     the wait that the client asked for is over.
+//  8. answer answers: 200, or 202 and where to look (answer.go).
+//
+// A stream (stream.go, lines.go) takes the same way for each of its lines. A dry run ends
+// with validate instead of 5 to 7. What became of a batch is put together again in
+// status.go; records.go answers what is saved.
+//
+// Every refusal is an error that a handler returns: a [problem.Problem], or errBroken
+// where no answer is true. ServeHTTP alone answers with problems, and breaks off.
 package front
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
-	"fmt"
-	"net"
 	"net/http"
 	"runtime"
 	"runtime/debug"
-	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/klauspost/compress/zstd"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
-	"golang.org/x/net/netutil"
 
 	"intake"
 	"intake/cmd/intake/internal/auth"
 	"intake/cmd/intake/internal/limit"
 	"intake/cmd/intake/internal/origin"
 	"intake/cmd/intake/internal/problem"
-	"intake/cmd/intake/internal/reference"
 	"intake/dedupe"
 	"intake/worker/queue"
 )
 
 // A Queue takes what is to be saved.
 type Queue interface {
-	// Submit queues the items of a batch that are still pending. Its errors are package queue's.
+	// Submit queues the items of a batch that are still pending. Its errors are package
+	// queue's.
 	Submit(ctx context.Context, batch *intake.Batch, lane queue.Lane) (queue.Ticket, error)
-	// Overloaded tells whether more is queued than can be saved in good time, and
+	// Overloaded reports whether more is queued than can be saved in good time, and
 	// after how long it won't be.
 	Overloaded(lane queue.Lane) (after time.Duration, overloaded bool)
-	// Backlog is about how long it takes to save what is queued; 0 if unknown.
+	// Backlog returns about how long it takes to save what is queued, 0 if unknown.
 	Backlog() time.Duration
 	// Logged and Buried return the chunks of a batch that the log and the dead
 	// letters have. Their error may be queue.ErrNoRoom.
@@ -54,62 +71,87 @@ type SeenSet interface {
 	Ask(ctx context.Context, partner int32, clients []*intake.PartnerClient, seen []dedupe.Seen)
 }
 
-// Options of a Front. Queue, Ledger, Questions, SeenSet and Auth are required.
+// A Store is the data store, as far as the front asks it.
+type Store interface {
+	// Finished returns those chunks of a partner's batch that are finished.
+	Finished(ctx context.Context, partner int32, batch uuid.UUID) ([]intake.Finished, error)
+	// Records returns those records of a partner that have one of the ids.
+	Records(ctx context.Context, partner int32, ids []string) ([]intake.Record, error)
+	// Record returns one of them, and how many claims it has.
+	Record(ctx context.Context, partner int32, id string) (r intake.Record, claims int, ok bool, err error)
+
+	// Reserve reserves a key of a partner for a body with this SHA-256. The reservation
+	// ends with its lease if there is no answer by then.
+	Reserve(
+		ctx context.Context, partner int32, key string, hash [32]byte, batch uuid.UUID, lease time.Duration,
+	) (intake.Reservation, error)
+	// Renew lets a reservation last for lease from now on.
+	Renew(ctx context.Context, partner int32, holder intake.Holder, lease time.Duration) error
+	// KeepAnswer keeps the answer to a batch, and returns the first one that was
+	// kept. It returns intake.ErrTakenOver if another holder has none yet.
+	KeepAnswer(
+		ctx context.Context, partner int32, holder intake.Holder, batch uuid.UUID, answer []byte,
+	) (first []byte, err error)
+	// Release gives up a reservation that has no answer.
+	Release(ctx context.Context, partner int32, holder intake.Holder) error
+}
+
+// Options of a Front. Queue, Store, Questions, SeenSet and Auth are required.
 type Options struct {
-	Queue  Queue
-	Ledger Ledger
-	// Questions should have connections of its own: those who ask may wait long.
-	Questions Questions
+	Queue Queue
+	Store Store
+	// Questions is a Store with connections of its own, for what partners ask: they may
+	// wait long for those, and batches must not.
+	Questions Store
 	SeenSet   SeenSet
 	// Auth says who sends a request.
 	Auth *auth.Authenticator
-	// MaxInflightBytes bounds the memory of all batches together; 256 MiB when
-	// zero, and never less than one request of the largest kind needs. Questions
-	// have QuestionBytes more.
+	// MaxInflightBytes bounds the memory of all batches together. The default is 256 MiB;
+	// a bound that one request of the largest kind would exceed is raised to that.
+	// Questions have QuestionBytes more.
 	MaxInflightBytes int64
-	// Limiter holds partners to their limits; this front by itself when nil.
+	// Limiter holds partners to their limits. The default holds them on this front only.
 	Limiter *limit.Limiter
 	// Proxies are the trusted proxies in front.
 	Proxies origin.Proxies
-	// MaxConnectionsPerAddress bounds the connections at once that come from an IPv4
-	// address or an IPv6 network of 64 bits, other than a trusted proxy's: further ones
-	// are closed at once. There is no bound when it is zero, but on all together.
+	// MaxConnectionsPerAddress bounds the concurrent connections from an IPv4 address or
+	// an IPv6 network of 64 bits, other than a trusted proxy's; further ones are closed
+	// immediately. Zero means no bound but the one on all connections together.
 	MaxConnectionsPerAddress int
-	// Certificate is for TLS; without, requests come in plain.
+	// Certificate is for TLS; without it, requests are plain HTTP.
 	Certificate *Certificate
-	// DrainDelay is how long the front goes on taking requests when it is to stop.
-	// By then who spreads them has seen that it is not ready, and whoever was
-	// answered has been told to connect elsewhere: no request comes to a connection
-	// that is being closed.
+	// DrainDelay is how long the front keeps serving after shutdown begins. During it
+	// /readyz fails, so load balancers stop routing here, and every response carries
+	// Connection: close. At most half of the shutdown's timeout.
 	DrainDelay time.Duration
-	// Ready and Live are what /readyz and /livez answer with.
+	// Ready and Live answer /readyz and /livez.
 	Ready, Live http.HandlerFunc
 	Logger      *zap.Logger
 	Registerer  prometheus.Registerer
 }
 
-// A Front answers partners.
+// A Front answers partners. It is safe for concurrent use.
 type Front struct {
 	opts      Options
-	routes    map[string]map[string]http.HandlerFunc // by path and method
-	budget    *budget                                // of batches
+	routes    routes
+	budget    *budget // of batches
 	questions *budget
-	draining  atomic.Bool   // the front is to stop soon
-	closing   chan struct{} // closed by close when the front takes no more
+	draining  atomic.Bool   // shutdown has begun
+	closing   chan struct{} // closed by close when no more requests are taken
 	close     func()
 	decoding  chan struct{}      // has an entry for each large body that is being decoded
 	zstd      chan *zstd.Decoder // those that are free
-	// streamSilence is for how long nothing need come of a stream.
+	// streamSilence is how long a stream may send nothing.
 	streamSilence time.Duration
-	// unreadLinger is for how long a connection stays whose request was refused unread.
+	// unreadLinger is how long a connection stays open whose request was refused unread.
 	unreadLinger time.Duration
 	metrics      *metrics
 }
 
 // New returns a front.
 func New(opts Options) (*Front, error) {
-	if opts.Queue == nil || opts.Ledger == nil || opts.Questions == nil || opts.SeenSet == nil || opts.Auth == nil {
-		return nil, errors.New("front: Queue, Ledger, Questions, SeenSet and Auth are required")
+	if opts.Queue == nil || opts.Store == nil || opts.Questions == nil || opts.SeenSet == nil || opts.Auth == nil {
+		return nil, errors.New("front: Queue, Store, Questions, SeenSet and Auth are required")
 	}
 	if opts.MaxInflightBytes <= 0 {
 		opts.MaxInflightBytes = 256 << 20
@@ -132,57 +174,13 @@ func New(opts Options) (*Front, error) {
 	f.decoding = make(chan struct{}, max(runtime.GOMAXPROCS(0)-1, 1))
 	f.budget = newBudget(opts.MaxInflightBytes, f.metrics.inflight)
 	f.questions = newBudget(QuestionBytes(opts.MaxInflightBytes), f.metrics.questions)
-	f.routes = map[string]map[string]http.HandlerFunc{
-		"/api/v1/clients":        {http.MethodPost: f.create},
-		statusPath:               {http.MethodGet: f.status},
-		recordRoute:              {http.MethodGet: f.record},
-		recordPath + "reconcile": {http.MethodGet: f.record, http.MethodPost: f.reconcile},
-	}
-	if opts.Auth.HasBuiltinIssuer() {
-		f.routes["/oauth/token"] = map[string]http.HandlerFunc{http.MethodPost: refusing(opts.Auth.IssueToken)}
-		f.routes["/.well-known/jwks.json"] = map[string]http.HandlerFunc{http.MethodGet: refusing(opts.Auth.ServeKeys)}
-		f.routes["/.well-known/oauth-authorization-server"] = map[string]http.HandlerFunc{http.MethodGet: refusing(opts.Auth.ServeMetadata)}
-	}
-	f.routes[problemRoute] = map[string]http.HandlerFunc{http.MethodGet: refusing(problem.Describe)}
-	issuer := reference.Issuer{TokenURL: opts.Auth.ExternalTokenURL, Only: !opts.Auth.HasBuiltinIssuer()}
-	for path, serve := range reference.Handlers(issuer) {
-		f.routes[path] = map[string]http.HandlerFunc{http.MethodGet: serve}
-	}
-	if opts.Live != nil {
-		f.routes["/livez"] = map[string]http.HandlerFunc{http.MethodGet: opts.Live}
-	}
-	if opts.Ready != nil {
-		f.routes["/readyz"] = map[string]http.HandlerFunc{http.MethodGet: opts.Ready}
-	}
+	f.routes = f.makeRoutes()
 	return f, nil
 }
 
-// refusing answers with the problem that a handler returns.
-func refusing(h problem.Handler) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		if err := h(w, r); err != nil {
-			err.(*problem.Problem).Write(w)
-		}
-	}
-}
-
-// authenticate returns who sends a request. If they may not, it has answered.
-func (f *Front) authenticate(w http.ResponseWriter, r *http.Request, scope string) (auth.Identity, bool) {
-	who, err := f.opts.Auth.Authenticate(r, scope)
-	if err != nil {
-		err.(*problem.Problem).Write(w)
-	}
-	return who, err == nil
-}
-
-func (f *Front) isClosing() bool {
-	select {
-	case <-f.closing:
-		return true
-	default:
-		return false
-	}
-}
+// errBroken is returned where no answer would be true, or half of one is sent: the
+// connection is broken off. The cause was logged.
+var errBroken = errors.New("the request is broken off")
 
 // ServeHTTP answers a request.
 func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -197,49 +195,54 @@ func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			f.metrics.refused.Observe(time.Since(began).Seconds())
 		}
 	}()
-	defer func() {
-		if cause := recover(); cause != nil {
-			if cause == http.ErrAbortHandler {
-				panic(cause)
-			}
-			f.opts.Logger.Error("a request caused a panic", zap.Any("cause", cause), zap.ByteString("stack", debug.Stack()))
-			if rec.status != 0 {
-				panic(http.ErrAbortHandler)
-			}
-			(&problem.Problem{
-				Code: problem.Fault,
-				Detail: "this should not have happened, and what became of the request is not known: send it again; " +
-					"the operator finds the cause in the log",
-			}).Write(rec)
-		}
-	}()
-	methods := f.routes[routeOf(r)]
-	if methods == nil {
-		(&problem.Problem{Code: problem.NoPath, Detail: "there is nothing at this path"}).Write(rec)
-		return
+	if err := f.handle(rec, r); err != nil && !f.refuse(rec, r, err) {
+		panic(http.ErrAbortHandler)
 	}
-	handler := methods[r.Method]
-	if handler == nil && r.Method == http.MethodHead {
-		handler = methods[http.MethodGet]
-	}
-	if handler == nil {
-		allowed := make([]string, 0, len(methods)+1)
-		for method := range methods {
-			allowed = append(allowed, method)
-			if method == http.MethodGet {
-				allowed = append(allowed, http.MethodHead)
-			}
-		}
-		slices.Sort(allowed)
-		rec.Header().Set("Allow", strings.Join(allowed, ", "))
-		(&problem.Problem{Code: problem.Method, Detail: "use " + strings.Join(allowed, " or ")}).Write(rec)
-		return
-	}
-	handler(rec, r)
 }
 
-// Headers of every answer. None of them is a page of ours, except the reference,
-// which sets a policy of its own. They are shared, and never changed.
+// handle answers a request, or returns why it is refused.
+func (f *Front) handle(w *recorder, r *http.Request) (err error) {
+	defer func() {
+		switch cause := recover(); cause {
+		case nil:
+		case http.ErrAbortHandler:
+			err = errBroken
+		default:
+			f.opts.Logger.Error("a request caused a panic", zap.Any("cause", cause), zap.ByteString("stack", debug.Stack()))
+			err = errFault
+		}
+	}()
+	handler, err := f.routes.find(r)
+	if err != nil {
+		return err
+	}
+	return handler(w, r)
+}
+
+var errFault = problem.New(problem.Fault,
+	"this should not have happened, and what became of the request is not known: send it again; "+
+		"the operator finds the cause in the log")
+
+// refuse answers with the problem that a handler has returned. It reports false if the
+// connection must be broken off instead.
+func (f *Front) refuse(w *recorder, r *http.Request, err error) bool {
+	p, ok := errors.AsType[*problem.Problem](err)
+	if !ok && !errors.Is(err, errBroken) {
+		f.opts.Logger.Error("a request failed for an unexpected reason", zap.Error(err))
+		p, ok = errFault, true
+	}
+	if !ok || w.status != 0 {
+		return false
+	}
+	if _, unread := errors.AsType[unreadError](err); unread && f.refuseUnread(w, r, p) {
+		return true
+	}
+	p.Write(w)
+	return true
+}
+
+// Headers of every answer. No answer is a page, except the reference, which sets a policy
+// of its own. The values are shared, and never changed.
 var (
 	strictPolicy = []string{"default-src 'none'; frame-ancestors 'none'"}
 	noSniff      = []string{"nosniff"}
@@ -253,41 +256,25 @@ func secure(header http.Header) {
 	header["Referrer-Policy"] = noReferrer
 }
 
-// routeOf gives the path of a request as the routes have it. An id may hold a
-// slash, escaped.
-func routeOf(r *http.Request) string {
-	path := r.URL.EscapedPath()
-	if strings.HasPrefix(path, statusPath) {
-		return statusPath
-	}
-	if strings.HasPrefix(path, problem.Path) {
-		return problemRoute
-	}
-	if id, ok := strings.CutPrefix(path, recordPath); ok && id != "" && id != "reconcile" && !strings.Contains(id, "/") {
-		return recordRoute
-	}
-	return r.URL.Path
-}
-
 // A recorder keeps the status of an answer.
 type recorder struct {
 	http.ResponseWriter
-	draining *atomic.Bool // whoever is answered is told to connect elsewhere
+	draining *atomic.Bool // whether to close connections with their answers
 	status   int
 }
 
-// limitTime bounds how long the client may take to send its request. Without, the
-// server would wait for ever for the body of a request that it refuses. A body
-// that is read gets the time that it needs.
+// limitTime bounds how long the client may take to send its request. Without it, the
+// server would wait forever for the body of a request that it refuses. A body that is
+// read gets the time that it needs, see pacedReader.
 func (r *recorder) limitTime(request *http.Request) {
 	if request.ContentLength != 0 {
 		_ = http.NewResponseController(r).SetReadDeadline(time.Now().Add(slowest(0)))
 	}
 }
 
-// WriteHeader bounds how long the client may take to read the answer as well: a
-// long one needs more, see writeAnswer. Before the answer to a request that is
-// refused, the server still waits for its body.
+// WriteHeader also bounds how long the client may take to read the answer: twice as long
+// as for a small one, since the server still waits for the body of a request that is
+// refused. A long answer gets more time, see limitWrite.
 func (r *recorder) WriteHeader(status int) {
 	if r.status == 0 {
 		r.status = status
@@ -306,120 +293,5 @@ func (r *recorder) Write(b []byte) (int, error) {
 	return r.ResponseWriter.Write(b)
 }
 
-// Unwrap is for http.ResponseController.
+// Unwrap is for [http.ResponseController].
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
-
-// problemRoute is the path of the description of a problem.
-const problemRoute = problem.Path + "{code}"
-
-type baseKey struct{}
-
-// baseOf gives the context that a request's one comes from, which doesn't end when
-// the client goes away.
-func baseOf(r *http.Request) context.Context {
-	if base, ok := r.Context().Value(baseKey{}).(context.Context); ok {
-		return base
-	}
-	return r.Context()
-}
-
-// Listen listens at an address for Serve: not for Multipath TCP, whose sockets can't
-// be closed without resetting connections, see refuseConnections.
-func Listen(ctx context.Context, address string) (net.Listener, error) {
-	var config net.ListenConfig
-	config.SetMultipathTCP(false)
-	return config.Listen(ctx, "tcp", address)
-}
-
-// Serve serves partners at a listener until ctx ends. Then it takes no more of
-// them, and ends when those that are in are answered, or when timeout has passed.
-func (f *Front) Serve(ctx context.Context, listener net.Listener, timeout time.Duration) error {
-	server := &http.Server{
-		Handler:           f,
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    32 << 10,
-		// Over HTTP/2 none of the time-outs ends a connection whose headers don't end, or
-		// whose client is gone; but who is in headers, or gone, can't answer a ping.
-		HTTP2:    &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: 15 * time.Second},
-		ErrorLog: zap.NewStdLog(f.opts.Logger.WithOptions(zap.IncreaseLevel(zap.ErrorLevel))),
-	}
-	var begun begunConnections
-	server.ConnState = begun.track
-	server.Protocols = new(http.Protocols)
-	server.Protocols.SetHTTP1(true)
-	server.Protocols.SetHTTP2(true)
-	server.Protocols.SetUnencryptedHTTP2(true)
-	bare := listener
-	listener = netutil.LimitListener(f.limitHosts(listener), maxConnections)
-	if f.opts.Certificate != nil {
-		listener = tls.NewListener(listener, f.opts.Certificate.Config())
-	}
-	base, stopWaits := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopWaits()
-	server.BaseContext = func(net.Listener) context.Context { return context.WithValue(base, baseKey{}, base) }
-	shut := make(chan error, 1)
-	stop := context.AfterFunc(ctx, func() {
-		f.draining.Store(true)
-		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
-		defer cancel()
-		// Who still waits for a commit then is told to look later: that is better
-		// than to be broken off.
-		last := time.AfterFunc(timeout*8/10, stopWaits)
-		defer last.Stop()
-		f.drainConnections(bare, &begun, min(f.opts.DrainDelay, timeout/2))
-		f.close()
-		err := server.Shutdown(drain)
-		if err != nil {
-			err = errors.Join(fmt.Errorf("requests were broken off after %s: %w", timeout, err), server.Close())
-		}
-		shut <- err
-	})
-	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-		stop()
-		return fmt.Errorf("serve partners: %w", err)
-	}
-	return <-shut
-}
-
-// drainConnections goes on serving for a while, at the end of which no more
-// connections are made: those that are being made then have the time to be
-// accepted, and to bring their request, a second longer if need be. Of a request that
-// comes after Shutdown the server takes no notice.
-func (f *Front) drainConnections(listener net.Listener, begun *begunConnections, while time.Duration) {
-	last := min(while/2, 250*time.Millisecond)
-	time.Sleep(while - last)
-	if err := refuseConnections(listener); err != nil && !errors.Is(err, errors.ErrUnsupported) {
-		f.opts.Logger.Warn("connections that are being made now may be reset", zap.Error(err))
-	}
-	time.Sleep(last)
-	for until := time.Now().Add(time.Second); (anyWaiting(listener) || begun.any()) && time.Now().Before(until); {
-		time.Sleep(5 * time.Millisecond)
-	}
-}
-
-// begunConnections are those over which no request has come yet.
-type begunConnections struct {
-	mu    sync.Mutex
-	conns map[net.Conn]struct{}
-}
-
-// track is the server's ConnState.
-func (b *begunConnections) track(conn net.Conn, state http.ConnState) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if state != http.StateNew {
-		delete(b.conns, conn)
-		return
-	}
-	if b.conns == nil {
-		b.conns = make(map[net.Conn]struct{})
-	}
-	b.conns[conn] = struct{}{}
-}
-
-func (b *begunConnections) any() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return len(b.conns) > 0
-}

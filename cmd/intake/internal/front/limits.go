@@ -2,6 +2,7 @@ package front
 
 import (
 	"context"
+	"errors"
 	"math"
 	"net/http"
 	"strconv"
@@ -13,13 +14,13 @@ import (
 	"intake/cmd/intake/internal/problem"
 )
 
-// usage is what a partner has used of its rate.
+// A usage is what a partner has used of its rate.
 type usage struct {
 	limit.Usage
 	burst int
 }
 
-// set writes it into an answer's header; nothing for a partner without a limit.
+// set adds it to an answer's header. It is nil for a partner without a limit.
 func (u *usage) set(header http.Header) {
 	if u == nil {
 		return
@@ -37,15 +38,27 @@ func (u *usage) headers() map[string]string {
 	}
 }
 
-func limitProblem(exceeded *limit.Exceeded) *problem.Problem {
-	return &problem.Problem{
-		Code: problem.Code(exceeded.Limit), RetryAfter: exceeded.After, Detail: exceeded.Detail,
+// on returns a refusal that has it in the header too.
+func (u *usage) on(refusal error) error {
+	p, ok := errors.AsType[*problem.Problem](refusal)
+	if u == nil || !ok {
+		return refusal
 	}
+	for name, value := range u.headers() {
+		p = p.With(name, value)
+	}
+	return p
 }
 
-// readLimited reads a request's body if the partner may have one more in flight.
+func limitProblem(exceeded *limit.Exceeded) *problem.Problem {
+	return problem.New(problem.Code(exceeded.Limit), "%s", exceeded.Detail).After(exceeded.After)
+}
+
+// readLimited reads a request's body, if the partner may have one more request in flight.
 // The slot must be given back.
-func (f *Front) readLimited(w http.ResponseWriter, r *http.Request, partner *intake.Partner, share *share) (*[]byte, *limit.Slot, *problem.Problem) {
+func (f *Front) readLimited(
+	w http.ResponseWriter, r *http.Request, partner *intake.Partner, memory *memory,
+) ([]byte, *limit.Slot, error) {
 	if exceeded := f.opts.Limiter.Blocked(partner); exceeded != nil {
 		return nil, nil, limitProblem(exceeded)
 	}
@@ -53,24 +66,23 @@ func (f *Front) readLimited(w http.ResponseWriter, r *http.Request, partner *int
 	if exceeded != nil {
 		return nil, nil, limitProblem(exceeded)
 	}
-	body, refusal := f.readBody(w, r, share, slot)
-	if refusal == nil {
+	body, err := f.readBody(w, r, memory, slot)
+	if err == nil {
 		if exceeded = slot.Settle(r.Context()); exceeded == nil {
 			return body, slot, nil
 		}
 		putBody(body)
-		refusal = limitProblem(exceeded)
+		err = limitProblem(exceeded)
 	}
 	slot.Leave()
-	return nil, nil, refusal
+	return nil, nil, err
 }
 
-// linePatience is how long a line of a stream waits for its partner's limits, also
-// where that won't do: the stream is slowed down, and only then is the line refused.
+// linePatience is how long a line of a stream waits for its partner's limits: the stream is
+// slowed down first, and the line is refused only then.
 const linePatience = 10 * time.Second
 
-// patiently tries until a limit is not exceeded any more, or patience ends, or the
-// front stops.
+// patiently tries until no limit is exceeded, patience is over, ctx ends or the front stops.
 func (f *Front) patiently(ctx context.Context, patience time.Duration, try func() *limit.Exceeded) *limit.Exceeded {
 	for until := time.Now().Add(patience); ; {
 		exceeded, left := try(), time.Until(until)
@@ -87,9 +99,8 @@ func (f *Front) patiently(ctx context.Context, patience time.Duration, try func(
 	}
 }
 
-// enter lets a request without a body in, or a stream, if the partner may have one
-// more in flight. The slot must be given back.
-func (f *Front) enter(ctx context.Context, partner *intake.Partner) (*limit.Slot, *problem.Problem) {
+// enter takes a slot for a request without a body. It must be given back.
+func (f *Front) enter(ctx context.Context, partner *intake.Partner) (*limit.Slot, error) {
 	slot, exceeded := f.opts.Limiter.Enter(ctx, partner, 0)
 	if exceeded != nil {
 		return nil, limitProblem(exceeded)
@@ -97,16 +108,16 @@ func (f *Front) enter(ctx context.Context, partner *intake.Partner) (*limit.Slot
 	return slot, nil
 }
 
-// enterLine adds a line's bytes to those of its stream, which must be taken back. It
-// returns the partner whose line it is, as it is known by then.
-func (f *Front) enterLine(ctx context.Context, who auth.Identity, stream *limit.Slot, bytes int64) (partner intake.Partner, refusal *problem.Problem) {
+// enterLine adds a line's bytes to the slot of its stream, which must be taken back. It
+// returns the partner whose line it is, as known by then.
+func (f *Front) enterLine(ctx context.Context, who auth.Identity, slot *limit.Slot, bytes int64) (intake.Partner, error) {
 	const again = 20 * time.Millisecond // what is in flight may be done at any moment
+	var refusal error
 	exceeded := f.patiently(ctx, linePatience, func() (exceeded *limit.Exceeded) {
 		if who, refusal = f.recheck(who); refusal != nil {
 			return nil
 		}
-		partner = who.Partner
-		if exceeded = stream.Add(ctx, partner.Limits, bytes); exceeded != nil {
+		if exceeded = slot.Add(ctx, who.Partner.Limits, bytes); exceeded != nil {
 			exceeded.After = again
 		}
 		return exceeded
@@ -115,16 +126,16 @@ func (f *Front) enterLine(ctx context.Context, who auth.Identity, stream *limit.
 		exceeded.After = time.Second
 		refusal = limitProblem(exceeded)
 	}
-	return partner, refusal
+	return who.Partner, refusal
 }
 
-// takeItems takes items from a partner's rate. A line of a stream waits for it.
-func (f *Front) takeItems(ctx context.Context, partner *intake.Partner, items int, line bool) (*usage, *problem.Problem) {
+// spendRate takes items from a partner's rate. A line of a stream waits for it.
+func (f *Front) spendRate(ctx context.Context, partner *intake.Partner, items int, isLine bool) (*usage, error) {
 	if partner.Limits.ItemsPerSecond == 0 {
 		return nil, nil
 	}
 	patience := time.Duration(0)
-	if line {
+	if isLine {
 		patience = linePatience
 	}
 	used := &usage{burst: partner.Limits.Burst}
@@ -135,18 +146,14 @@ func (f *Front) takeItems(ctx context.Context, partner *intake.Partner, items in
 	if exceeded == nil {
 		return used, nil
 	}
-	refusal := limitProblem(exceeded)
-	for name, value := range used.headers() {
-		refusal = refusal.With(name, value)
-	}
-	return nil, refusal
+	return nil, used.on(limitProblem(exceeded))
 }
 
 // recheck returns who sends a stream as known now, or why the stream must end.
-func (f *Front) recheck(who auth.Identity) (auth.Identity, *problem.Problem) {
-	who, err := f.opts.Auth.Recheck(who)
-	if err == nil {
-		return who, nil
+func (f *Front) recheck(who auth.Identity) (auth.Identity, error) {
+	now, err := f.opts.Auth.Recheck(who)
+	if p, ok := errors.AsType[*problem.Problem](err); ok {
+		return who, problem.New(p.Code, "%s; nothing from this line on was saved or queued", p.Detail)
 	}
-	return who, problem.New(problem.CodeOf(err), "%s; nothing from this line on was saved or queued", err.(*problem.Problem).Detail)
+	return now, err
 }

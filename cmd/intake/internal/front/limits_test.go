@@ -89,7 +89,7 @@ func TestLimits_InFlight(t *testing.T) {
 	t.Parallel()
 	f := limited(t, intake.Limits{Requests: 2, Bytes: 1 << 20})
 	token := f.token(t)
-	f.ledger.records = map[string]intake.Record{"a": {ID: "a"}}
+	f.store.records = map[string]intake.Record{"a": {ID: "a"}}
 	var batch batchAnswer
 	if err := json.Unmarshal(f.do(t, f.create(t, token, strings.NewReader(items("a")))).Bytes(), &batch); err != nil {
 		t.Fatal(err)

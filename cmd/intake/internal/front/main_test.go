@@ -48,7 +48,7 @@ type testFront struct {
 	seen     *fakeSeenSet
 	auth     *auth.Authenticator
 	registry *authtest.Registry
-	ledger   *fakeLedger
+	store    *fakeStore
 	logs     *observer.ObservedLogs
 	secret   string // of the partner acme
 	url      string
@@ -69,7 +69,7 @@ func newFront(t testing.TB, change func(*front.Options)) *testFront {
 func newFrontWith(t testing.TB, changeAuth func(*auth.Options), change func(*front.Options)) *testFront {
 	t.Helper()
 	core, logs := observer.New(zapcore.DebugLevel)
-	f := &testFront{queue: &fakeQueue{}, seen: &fakeSeenSet{}, registry: &authtest.Registry{}, ledger: &fakeLedger{}, logs: logs}
+	f := &testFront{queue: &fakeQueue{}, seen: &fakeSeenSet{}, registry: &authtest.Registry{}, store: &fakeStore{}, logs: logs}
 	f.secret = f.registry.Add("acme")
 	authOpts := auth.Options{Registry: f.registry, PublicURL: authtest.PublicURL, Logger: zap.New(core)}
 	changeAuth(&authOpts)
@@ -79,7 +79,7 @@ func newFrontWith(t testing.TB, changeAuth func(*auth.Options), change func(*fro
 	}
 	f.reload(t)
 	opts := front.Options{
-		Queue: f.queue, Ledger: f.ledger, Questions: f.ledger, SeenSet: f.seen, Auth: f.auth, Logger: zap.New(core),
+		Queue: f.queue, Store: f.store, Questions: f.store, SeenSet: f.seen, Auth: f.auth, Logger: zap.New(core),
 		Ready: func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") },
 		Live:  func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") },
 	}
@@ -358,8 +358,8 @@ func (q *fakeQueue) submitted() int {
 	return len(q.batches)
 }
 
-// A fakeLedger knows of no batch, or what finished says.
-type fakeLedger struct {
+// A fakeStore knows of no batch, or what finished says.
+type fakeStore struct {
 	finished func(partner int32, batch uuid.UUID) ([]intake.Finished, error)
 	reserve  func(batch uuid.UUID) (intake.Reservation, error)
 	keep     func(answer []byte) ([]byte, error)
@@ -371,58 +371,58 @@ type fakeLedger struct {
 	hang     func() // if not nil, what is asked waits for it
 }
 
-func (l *fakeLedger) wait() {
-	if l.hang != nil {
-		l.hang()
+func (s *fakeStore) wait() {
+	if s.hang != nil {
+		s.hang()
 	}
 }
 
-func (l *fakeLedger) Records(_ context.Context, partner int32, ids []string) (records []intake.Record, err error) {
-	l.wait()
+func (s *fakeStore) Records(_ context.Context, partner int32, ids []string) (records []intake.Record, err error) {
+	s.wait()
 	for _, id := range ids {
-		if r, ok := l.records[id]; ok {
+		if r, ok := s.records[id]; ok {
 			records = append(records, r)
 		}
 	}
-	return records, l.away
+	return records, s.away
 }
 
-func (l *fakeLedger) Record(_ context.Context, partner int32, id string) (intake.Record, int, bool, error) {
-	l.wait()
-	r, ok := l.records[id]
-	return r, 3, ok, l.away
+func (s *fakeStore) Record(_ context.Context, partner int32, id string) (intake.Record, int, bool, error) {
+	s.wait()
+	r, ok := s.records[id]
+	return r, 3, ok, s.away
 }
 
-func (l *fakeLedger) Finished(_ context.Context, partner int32, batch uuid.UUID) ([]intake.Finished, error) {
-	l.wait()
-	if l.finished == nil {
+func (s *fakeStore) Finished(_ context.Context, partner int32, batch uuid.UUID) ([]intake.Finished, error) {
+	s.wait()
+	if s.finished == nil {
 		return nil, nil
 	}
-	return l.finished(partner, batch)
+	return s.finished(partner, batch)
 }
 
-func (l *fakeLedger) Reserve(_ context.Context, _ int32, _ string, _ [32]byte, batch uuid.UUID, _ time.Duration) (intake.Reservation, error) {
-	if l.reserve == nil {
+func (s *fakeStore) Reserve(_ context.Context, _ int32, _ string, _ [32]byte, batch uuid.UUID, _ time.Duration) (intake.Reservation, error) {
+	if s.reserve == nil {
 		return intake.Reservation{State: intake.ReservationFresh, Batch: batch}, nil
 	}
-	return l.reserve(batch)
+	return s.reserve(batch)
 }
 
-func (l *fakeLedger) KeepAnswer(_ context.Context, _ int32, _ intake.Holder, _ uuid.UUID, answer []byte) ([]byte, error) {
-	if l.keep == nil {
+func (s *fakeStore) KeepAnswer(_ context.Context, _ int32, _ intake.Holder, _ uuid.UUID, answer []byte) ([]byte, error) {
+	if s.keep == nil {
 		return answer, nil
 	}
-	return l.keep(answer)
+	return s.keep(answer)
 }
 
-func (l *fakeLedger) Renew(context.Context, int32, intake.Holder, time.Duration) error {
-	l.renewed.Add(1)
+func (s *fakeStore) Renew(context.Context, int32, intake.Holder, time.Duration) error {
+	s.renewed.Add(1)
 	return nil
 }
 
-func (l *fakeLedger) Release(context.Context, int32, intake.Holder) error {
-	l.released.Add(1)
-	return l.release
+func (s *fakeStore) Release(context.Context, int32, intake.Holder) error {
+	s.released.Add(1)
+	return s.release
 }
 
 func saveAll(batch *intake.Batch) {

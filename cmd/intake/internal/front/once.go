@@ -5,11 +5,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/klauspost/compress/s2"
 	"go.uber.org/zap"
 
@@ -21,94 +20,95 @@ import (
 
 const maxIdempotencyKey = 255
 
-// idempotencyKey gives the request's Idempotency-Key, "" if it has none.
-func idempotencyKey(header http.Header) (string, *problem.Problem) {
+// idempotencyKey returns a request's Idempotency-Key, "" if it has none.
+func idempotencyKey(header http.Header) (string, error) {
 	values := header.Values("Idempotency-Key")
 	if len(values) == 0 {
 		return "", nil
 	}
-	bad := &problem.Problem{Code: problem.BadIdempotencyKey, Detail: fmt.Sprintf("Idempotency-Key must be given once, as 1 to %d visible ASCII characters", maxIdempotencyKey)}
 	key := values[0]
-	if len(values) > 1 || key == "" || len(key) > maxIdempotencyKey {
-		return "", bad
-	}
-	for i := range len(key) {
-		if key[i] <= ' ' || key[i] > '~' {
-			return "", bad
-		}
+	isVisible := strings.IndexFunc(key, func(r rune) bool { return r <= ' ' || r > '~' }) < 0
+	if len(values) > 1 || key == "" || len(key) > maxIdempotencyKey || !isVisible {
+		return "", problem.New(problem.BadIdempotencyKey,
+			"Idempotency-Key must be given once, as 1 to %d visible ASCII characters", maxIdempotencyKey)
 	}
 	return key, nil
 }
 
-// A reservation ends after reservationLease unless it is renewed, every renewEvery.
-// Then its front has died, and a repeat takes over.
+// A reservation ends with its lease unless it is renewed: then its front has died, and a
+// repeat takes over.
 const (
 	reservationLease = 5 * time.Second
 	renewEvery       = reservationLease / 4
 )
 
-// onceTimeout bounds each question to the ledger about a key.
+// onceTimeout bounds each call of the data store about a key.
 const onceTimeout = 5 * time.Second
 
 var (
-	errNoLedger = &problem.Problem{Code: problem.StoreUnavailable, RetryAfter: time.Second, Detail: "the Idempotency-Key can't be looked up now; nothing of the batch was saved or queued"}
-	errRunning  = &problem.Problem{Code: problem.KeyRunning, RetryAfter: time.Second, Detail: "the first request with this Idempotency-Key is still running"}
+	errNoKeys = problem.New(problem.StoreUnavailable,
+		"the Idempotency-Key can't be looked up now; nothing of the batch was saved or queued").After(time.Second)
+	errRunning = problem.New(problem.KeyRunning,
+		"the first request with this Idempotency-Key is still running").After(time.Second)
 )
 
-// createOnce takes care that a batch which is sent again with the same key gets
-// the same answer.
-func (f *Front) createOnce(ctx context.Context, request *request, answer *answer, key string, hash [32]byte) *problem.Problem {
+// createOnce makes a batch that is sent again with the same key get the same answer. hash
+// is the SHA-256 of its body.
+func (q *request) createOnce(ctx context.Context, hash [32]byte) error {
 	id, err := queue.NewBatch()
 	if err != nil {
-		return errNoLedger
+		return errNoKeys
 	}
-	partner := request.Partner.ID
 	asking, cancel := context.WithTimeout(ctx, onceTimeout)
-	reservation, err := f.opts.Ledger.Reserve(asking, partner, key, hash, id, reservationLease)
+	reservation, err := q.front.opts.Store.Reserve(asking, q.Partner.ID, q.key, hash, id, reservationLease)
 	cancel()
 	if err != nil {
-		f.opts.Logger.Warn("cannot reserve an idempotency key", zap.Error(err))
-		return errNoLedger
+		q.front.opts.Logger.Warn("cannot reserve an idempotency key", zap.Error(err))
+		return errNoKeys
 	}
 	failpoint.Hit("front/reserved")
-	answer.queued = true
-	request.ID = reservation.Batch
+	q.queued = true
+	q.ID = reservation.Batch
 	switch reservation.State {
 	case intake.ReservationOtherBody:
-		return &problem.Problem{Code: problem.KeyReused, Detail: "this Idempotency-Key came with another body before"}
+		return problem.New(problem.KeyReused, "this Idempotency-Key came with another body before")
 	case intake.ReservationRunning:
 		return errRunning
 	case intake.ReservationAnswered:
-		return f.replay(request, answer, reservation.Answer)
+		return q.replay(reservation.Answer)
 	}
-	request.Holder = &intake.Holder{Key: key, BodyHash: hash, Owner: id}
-	defer f.keepReservation(partner, *request.Holder)()
+	q.Holder = &intake.Holder{Key: q.key, BodyHash: hash, Owner: id}
+	defer q.front.keepReservation(q.Partner.ID, *q.Holder)()
 	if reservation.State == intake.ReservationTakenOver {
-		return f.goOn(ctx, request, answer)
+		return q.goOn(ctx)
 	}
-	f.judge(ctx, request.Batch, true)
-	if refusal := f.save(ctx, request); refusal != nil {
-		return f.giveUp(ctx, request, refusal)
+	q.judge(ctx, true)
+	if err := q.save(ctx); err != nil {
+		return q.giveUp(ctx, err)
 	}
-	return f.keepAnswer(ctx, request, answer)
+	return q.keepAnswer(ctx)
 }
 
-// giveUp releases the key of a request that is refused.
-func (f *Front) giveUp(ctx context.Context, request *request, refusal *problem.Problem) *problem.Problem {
+// giveUp releases the key of a request that is refused, and returns the refusal. Where the
+// batch may have been queued, the key stays reserved until its lease ends.
+func (q *request) giveUp(ctx context.Context, refusal error) error {
+	if errors.Is(refusal, errBroken) {
+		return refusal
+	}
 	giving, cancel := context.WithTimeout(context.WithoutCancel(ctx), onceTimeout)
 	defer cancel()
-	switch err := f.opts.Ledger.Release(giving, request.Partner.ID, *request.Holder); {
+	switch err := q.front.opts.Store.Release(giving, q.Partner.ID, *q.Holder); {
 	case errors.Is(err, intake.ErrTakenOver):
-		// That nothing is queued may not be true of the repeat.
+		// The repeat may have queued what this request has not.
 		return errRunning
 	case err != nil:
-		f.opts.Logger.Warn("an idempotency key stays reserved until its lease ends", zap.Error(err))
+		q.front.opts.Logger.Warn("an idempotency key stays reserved until its lease ends", zap.Error(err))
 	}
 	return refusal
 }
 
-// keepReservation renews a reservation until it is stopped. One that can't be renewed may be
-// taken over by a repeat: then the repeat's answer counts for both.
+// keepReservation renews a reservation until stop is called. If it can't be renewed, a
+// repeat may take it over: then the repeat's answer counts for both.
 func (f *Front) keepReservation(partner int32, holder intake.Holder) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	timer := time.NewTimer(renewEvery)
@@ -120,7 +120,7 @@ func (f *Front) keepReservation(partner int32, holder intake.Holder) (stop func(
 				return
 			}
 			asking, cancel := context.WithTimeout(ctx, reservationLease)
-			if err := f.opts.Ledger.Renew(asking, partner, holder, reservationLease); err != nil && ctx.Err() == nil {
+			if err := f.opts.Store.Renew(asking, partner, holder, reservationLease); err != nil && ctx.Err() == nil {
 				f.opts.Logger.Warn("cannot renew the reservation of an idempotency key", zap.Error(err))
 			}
 			cancel()
@@ -130,44 +130,41 @@ func (f *Front) keepReservation(partner int32, holder intake.Holder) (stop func(
 	return cancel
 }
 
-// goOn goes on with a batch that a front has left.
-func (f *Front) goOn(ctx context.Context, request *request, answer *answer) *problem.Problem {
-	queued, refusal := f.lookFor(ctx, request)
-	if refusal != nil {
-		return refusal
-	}
-	if !queued {
-		// Nobody is asked what was seen: it may have been seen of this very batch.
-		f.judge(ctx, request.Batch, false)
-		refusal = f.save(ctx, request)
+// goOn goes on with a batch whose front died or was stopped.
+func (q *request) goOn(ctx context.Context) error {
+	queued, err := q.lookFor(ctx)
+	if err == nil && !queued {
+		// The seen set is not asked: it may have seen this very batch.
+		q.judge(ctx, false)
+		err = q.save(ctx)
 	}
 	switch {
-	case refusal != nil && refusal.Code.Status() == http.StatusServiceUnavailable:
-		// The front that has left it may only have been stopped, and may queue it yet.
+	case problem.CodeOf(err).Status() == http.StatusServiceUnavailable:
+		// The other front may only have been stopped, and may queue it yet.
 		return errRunning
-	case refusal != nil:
-		return refusal
+	case err != nil:
+		return err
 	}
 	failpoint.Hit("front/gone-on")
-	return f.keepAnswer(ctx, request, answer)
+	return q.keepAnswer(ctx)
 }
 
-// lookFor searches for a batch that another front may have queued, and
-// waits for its end. It reports whether the batch was queued.
-func (f *Front) lookFor(ctx context.Context, request *request) (queued bool, refusal *problem.Problem) {
+// lookFor looks for the batch, which another front may have queued, and waits for its end.
+// It reports whether the batch was queued.
+func (q *request) lookFor(ctx context.Context) (queued bool, err error) {
 	const every = 100 * time.Millisecond
 	for {
-		share := f.budget.share(request.Partner.ID)
-		batch, refusal := f.recall(ctx, f.opts.Ledger, share, request.Partner, request.ID)
-		share.release()
-		if refusal == errNoBatch || refusal == errLost {
+		memory := q.front.budget.memoryOf(q.Partner.ID)
+		batch, err := q.front.recall(ctx, q.front.opts.Store, memory, q.Partner, q.ID)
+		memory.release()
+		if errors.Is(err, errNoBatch) || errors.Is(err, errLost) {
 			return false, nil
 		}
-		if refusal != nil {
-			return false, refusal
+		if err != nil {
+			return false, err
 		}
-		copy(request.Verdicts, batch.Verdicts)
-		if !request.isPending() || time.Until(request.until) < every {
+		copy(q.Verdicts, batch.Verdicts)
+		if !q.isPending() || time.Until(q.until()) < every {
 			return true, nil
 		}
 		select {
@@ -178,8 +175,8 @@ func (f *Front) lookFor(ctx context.Context, request *request) (queued bool, ref
 	}
 }
 
-// A kept answer is what is written down of the first answer to a request with a
-// key. The items are in the repeat as well.
+// A keptAnswer is what is written down of the first answer to a request with a key. The
+// items are in the repeat as well.
 type keptAnswer struct {
 	Minimal bool   `json:"minimal,omitempty"`
 	Applied string `json:"applied,omitempty"`
@@ -187,36 +184,37 @@ type keptAnswer struct {
 	NotSaved []intake.ItemVerdict `json:"not_saved,omitempty"`
 }
 
-// keepAnswer writes down the answer before it is given. If a repeat has taken over, it
-// is the repeat's that is given, or none yet: what this front has found out may not be
-// true, as what it was told is seen may be its own batch, saved by the repeat.
-func (f *Front) keepAnswer(ctx context.Context, request *request, answer *answer) *problem.Problem {
-	text, err := answer.keep(request.Verdicts)
+// keepAnswer writes the answer down before it is sent. If a repeat has taken over, the
+// repeat's answer is sent, or none yet: this front's verdicts may be wrong, because an item
+// that it was told is a duplicate may be its own, saved by the repeat.
+func (q *request) keepAnswer(ctx context.Context) error {
+	text, err := q.keptAnswer()
 	var first []byte
 	if err == nil {
 		asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), onceTimeout)
 		defer cancel()
-		first, err = f.opts.Ledger.KeepAnswer(asking, request.Partner.ID, *request.Holder, request.ID, text)
+		first, err = q.front.opts.Store.KeepAnswer(asking, q.Partner.ID, *q.Holder, q.ID, text)
 	}
 	failpoint.Hit("front/kept")
 	switch {
 	case errors.Is(err, intake.ErrTakenOver):
 		return errRunning
 	case err != nil:
-		// An answer that can't be given again must not be given: a repeat may get
-		// another one. It is told when it comes after the lease.
-		f.opts.Logger.Error("a request is broken off", zap.Stringer("batch", request.ID), zap.Error(err))
-		panic(http.ErrAbortHandler)
+		// An answer that can't be repeated must not be sent: a repeat might get another one.
+		// It gets one after the lease.
+		q.front.opts.Logger.Error("a request is broken off, as its answer can't be kept for its idempotency key",
+			zap.Stringer("batch", q.ID), zap.Error(err))
+		return errBroken
 	case !bytes.Equal(first, text):
-		return f.replay(request, answer, first)
+		return q.replay(first)
 	}
 	return nil
 }
 
-// keep returns what is written down of an answer with these verdicts.
-func (a *answer) keep(verdicts []intake.Verdict) ([]byte, error) {
-	kept := keptAnswer{Minimal: a.minimal, Applied: a.applied}
-	for i, v := range verdicts {
+// keptAnswer returns what is written down of the answer.
+func (q *request) keptAnswer() ([]byte, error) {
+	kept := keptAnswer{Minimal: q.prefer.minimal, Applied: q.prefer.appliedHeader()}
+	for i, v := range q.Verdicts {
 		if v.Code != intake.CodeSaved {
 			kept.NotSaved = append(kept.NotSaved, intake.ItemVerdict{Item: i, Verdict: v})
 		}
@@ -225,41 +223,31 @@ func (a *answer) keep(verdicts []intake.Verdict) ([]byte, error) {
 	return s2.Encode(nil, text), err
 }
 
-// replay gives the first answer again.
-func (f *Front) replay(request *request, answer *answer, text []byte) *problem.Problem {
+// replay makes the first answer, as it was written down, the answer of this request.
+func (q *request) replay(text []byte) error {
 	var kept keptAnswer
 	plain, err := s2.Decode(nil, text)
 	if err == nil {
 		err = json.Unmarshal(plain, &kept)
 	}
-	for i := range request.Verdicts {
-		request.Verdicts[i] = intake.Verdict{Code: intake.CodeSaved}
+	for i := range q.Verdicts {
+		q.Verdicts[i] = intake.Verdict{Code: intake.CodeSaved}
 	}
 	for _, v := range kept.NotSaved {
-		if v.Item >= len(request.Verdicts) {
+		if v.Item >= len(q.Verdicts) {
 			err = errors.New("it is of a larger batch")
 			break
 		}
-		request.Verdicts[v.Item] = v.Verdict
+		q.Verdicts[v.Item] = v.Verdict
 	}
 	if err != nil {
-		f.opts.Logger.Error("cannot read a kept answer", zap.Stringer("batch", request.ID), zap.Error(err))
-		return &problem.Problem{Code: problem.AnswerLost, Detail: "the first answer can't be read; ask for the status of batch " + request.ID.String()}
+		q.front.opts.Logger.Error("cannot read a kept answer", zap.Stringer("batch", q.ID), zap.Error(err))
+		return problem.New(problem.AnswerLost, "the first answer can't be read; ask for the status of batch %s", q.ID)
 	}
-	answer.replayed, answer.minimal, answer.applied = true, kept.Minimal, kept.Applied
+	q.replayed = true
+	q.prefer.minimal, q.prefer.applied = kept.Minimal, nil
+	if kept.Applied != "" {
+		q.prefer.applied = []string{kept.Applied}
+	}
 	return nil
-}
-
-// Idempotency is the part of a Ledger that remembers keys.
-type Idempotency interface {
-	// Reserve reserves a key of a partner for a body with this SHA-256. The
-	// reservation ends with its lease if there is no answer by then.
-	Reserve(ctx context.Context, partner int32, key string, hash [32]byte, batch uuid.UUID, lease time.Duration) (intake.Reservation, error)
-	// Renew lets a reservation last for lease from now on.
-	Renew(ctx context.Context, partner int32, holder intake.Holder, lease time.Duration) error
-	// KeepAnswer keeps the answer to a batch, and returns the first one that was
-	// kept. It returns intake.ErrTakenOver if another holder has the key and no answer yet.
-	KeepAnswer(ctx context.Context, partner int32, holder intake.Holder, batch uuid.UUID, answer []byte) (first []byte, err error)
-	// Release deletes a reservation that has no answer.
-	Release(ctx context.Context, partner int32, holder intake.Holder) error
 }

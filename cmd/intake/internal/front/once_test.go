@@ -32,51 +32,51 @@ func TestCreateOnce_LedgerAway(t *testing.T) {
 		submitted int
 	}{
 		{"reserve", func(f *testFront) {
-			f.ledger.reserve = func(uuid.UUID) (intake.Reservation, error) { return intake.Reservation{}, away }
+			f.store.reserve = func(uuid.UUID) (intake.Reservation, error) { return intake.Reservation{}, away }
 		}, "", 503, false, 0, 0},
 		{"queue away", func(f *testFront) {
 			f.queue.submit = func(context.Context, *intake.Batch) (queue.Ticket, error) { return nil, queue.ErrUnavailable }
 		}, "", 503, false, 1, 1},
 		{"refused, and taken over", func(f *testFront) {
 			f.queue.submit = func(context.Context, *intake.Batch) (queue.Ticket, error) { return nil, queue.ErrUnavailable }
-			f.ledger.release = intake.ErrTakenOver
+			f.store.release = intake.ErrTakenOver
 		}, "", 409, false, 1, 1},
 		{"taken over, and refused", func(f *testFront) {
-			f.ledger.reserve = takenOver
+			f.store.reserve = takenOver
 			f.queue.submit = func(context.Context, *intake.Batch) (queue.Ticket, error) { return nil, queue.ErrUnavailable }
 		}, "", 409, false, 0, 1},
 		{"taken over, and too large", func(f *testFront) {
-			f.ledger.reserve = takenOver
+			f.store.reserve = takenOver
 			f.queue.submit = func(context.Context, *intake.Batch) (queue.Ticket, error) { return nil, queue.ErrTooLarge }
 		}, "", 413, false, 0, 1},
 		{"it may be queued", func(f *testFront) {
 			f.queue.submit = func(context.Context, *intake.Batch) (queue.Ticket, error) { return nil, queue.ErrUncertain }
 		}, "", 0, false, 0, 1},
 		{"answer not kept", func(f *testFront) {
-			f.ledger.keep = func([]byte) ([]byte, error) { return nil, away }
+			f.store.keep = func([]byte) ([]byte, error) { return nil, away }
 		}, "", 0, false, 0, 1},
 		{"a repeat has taken over", func(f *testFront) {
-			f.ledger.keep = func([]byte) ([]byte, error) { return nil, intake.ErrTakenOver }
+			f.store.keep = func([]byte) ([]byte, error) { return nil, intake.ErrTakenOver }
 		}, "", 409, false, 0, 1},
 		{"pending", func(f *testFront) {
 			f.queue.submit = func(context.Context, *intake.Batch) (queue.Ticket, error) { return untilDone(nil), nil }
-			f.ledger.keep = func(answer []byte) ([]byte, error) { first = answer; return answer, nil }
+			f.store.keep = func(answer []byte) ([]byte, error) { first = answer; return answer, nil }
 		}, "respond-async", 202, false, 0, 1},
 		{"another front has answered meanwhile", func(f *testFront) {
-			f.ledger.keep = func([]byte) ([]byte, error) { return first, nil }
+			f.store.keep = func([]byte) ([]byte, error) { return first, nil }
 		}, "return=minimal", 202, true, 0, 1},
 		{"running", func(f *testFront) {
-			f.ledger.reserve = func(uuid.UUID) (intake.Reservation, error) {
+			f.store.reserve = func(uuid.UUID) (intake.Reservation, error) {
 				return intake.Reservation{State: intake.ReservationRunning}, nil
 			}
 		}, "", 409, false, 0, 0},
 		{"another body", func(f *testFront) {
-			f.ledger.reserve = func(uuid.UUID) (intake.Reservation, error) {
+			f.store.reserve = func(uuid.UUID) (intake.Reservation, error) {
 				return intake.Reservation{State: intake.ReservationOtherBody}, nil
 			}
 		}, "", 422, false, 0, 0},
 		{"damaged", func(f *testFront) {
-			f.ledger.reserve = func(batch uuid.UUID) (intake.Reservation, error) {
+			f.store.reserve = func(batch uuid.UUID) (intake.Reservation, error) {
 				return intake.Reservation{State: intake.ReservationAnswered, Batch: batch, Answer: []byte("damaged")}, nil
 			}
 		}, "", 500, false, 0, 0},
@@ -99,8 +99,8 @@ func TestCreateOnce_LedgerAway(t *testing.T) {
 			if err == nil && strings.Contains(a.String(), "secret-host") {
 				t.Errorf("answered %s", a.Bytes())
 			}
-			if f.ledger.released.Load() != test.released || f.queue.submitted() != test.submitted {
-				t.Errorf("%d keys are given up, %d batches submitted", f.ledger.released.Load(), f.queue.submitted())
+			if f.store.released.Load() != test.released || f.queue.submitted() != test.submitted {
+				t.Errorf("%d keys are given up, %d batches submitted", f.store.released.Load(), f.queue.submitted())
 			}
 		})
 	}
@@ -112,7 +112,7 @@ func TestCreateOnce_Renew(t *testing.T) {
 	f := startFront(t)
 	f.queue.submit = func(_ context.Context, batch *intake.Batch) (queue.Ticket, error) {
 		return &fakeTicket{wait: func(ctx context.Context) bool {
-			for f.ledger.renewed.Load() < 2 && ctx.Err() == nil {
+			for f.store.renewed.Load() < 2 && ctx.Err() == nil {
 				time.Sleep(time.Millisecond)
 			}
 			saveAll(batch)

@@ -15,25 +15,23 @@ const (
 	maxWait     = 30 * time.Second
 )
 
-// preferences are what a client has asked for with Prefer (RFC 7240), as far as
-// it is honoured.
+// preferences are what a client has asked for with Prefer (RFC 7240) and gets.
 type preferences struct {
 	wait     time.Duration
-	async    bool // respond-async: don't wait, or as long as wait says
-	minimal  bool
-	validate bool // judge the batch only: a dry run
+	async    bool // respond-async: don't wait, or only as long as wait says
+	minimal  bool // return=minimal: answer without data
+	validate bool // handling=validate: a dry run
 	applied  []string
 }
 
-// readPreferences reads all Prefer headers. Of a preference that is given more
-// than once the first one counts (§2); one that is unknown or makes no sense is
-// ignored.
+// readPreferences reads all Prefer headers. Of a preference that is given more than once,
+// the first one counts (§2). Preferences that are unknown or invalid are ignored.
 func readPreferences(header http.Header) preferences {
 	p := preferences{wait: defaultWait}
 	seen := make(map[string]bool)
 	waits := false
 	for _, preference := range splitQuoted(strings.Join(header.Values("Prefer"), ","), ',') {
-		// What stands behind a semicolon are parameters; none is known.
+		// Behind a semicolon are parameters; none is known.
 		name, value, _ := strings.Cut(splitQuoted(preference, ';')[0], "=")
 		name = strings.ToLower(strings.TrimSpace(name))
 		value = unquote(strings.TrimSpace(value))
@@ -68,11 +66,16 @@ func readPreferences(header http.Header) preferences {
 	if p.async && !waits {
 		p.wait = 0
 	}
-	if p.validate { // a dry run has no commit to wait for, or not
-		p.applied = slices.DeleteFunc(p.applied, func(s string) bool { return s == "respond-async" || strings.HasPrefix(s, "wait=") })
+	if p.validate { // a dry run has no commit to wait for
+		p.applied = slices.DeleteFunc(p.applied, func(s string) bool {
+			return s == "respond-async" || strings.HasPrefix(s, "wait=")
+		})
 	}
 	return p
 }
+
+// appliedHeader returns the value of Preference-Applied, "" if no preference was honoured.
+func (p *preferences) appliedHeader() string { return strings.Join(p.applied, ", ") }
 
 // splitQuoted splits at separators outside of quoted strings.
 func splitQuoted(s string, separator byte) (parts []string) {

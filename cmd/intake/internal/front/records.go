@@ -19,34 +19,21 @@ import (
 	"intake"
 )
 
-// Records knows what was saved.
-type Records interface {
-	// Records gives those records of a partner that have one of the ids.
-	Records(ctx context.Context, partner int32, ids []string) ([]intake.Record, error)
-	// Record gives one of them, and how many claims it has.
-	Record(ctx context.Context, partner int32, id string) (r intake.Record, claims int, ok bool, err error)
-}
-
-// recordPath is where to ask for a record, by its partner_client_id.
-const (
-	recordPath  = "/api/v1/clients/"
-	recordRoute = recordPath + "{partner_client_id}"
-)
-
 // recordsTimeout bounds a question for records.
 const recordsTimeout = 10 * time.Second
 
 var (
-	errNoRecord  = &problem.Problem{Code: problem.NoClient, Detail: "no partner client with this partner_client_id is saved"}
-	errNoRecords = &problem.Problem{Code: problem.StoreUnavailable, RetryAfter: time.Second, Detail: "what is saved can't be told now; nothing of this request was saved or queued"}
+	errNoRecord  = problem.New(problem.NoClient, "no partner client with this partner_client_id is saved")
+	errNoRecords = problem.New(problem.StoreUnavailable,
+		"saved records are temporarily unavailable; nothing of this request was saved or queued").After(time.Second)
 )
 
-// canBeSaved tells whether a text can be the id of a record at all.
+// canBeSaved reports whether a text can be the id of a record at all.
 func canBeSaved(id string) bool {
 	return id != "" && utf8.ValidString(id) && strings.IndexByte(id, 0) < 0
 }
 
-// A recordAnswer is what is told of a record.
+// A recordAnswer is the answer about a record.
 type recordAnswer struct {
 	ID          string    `json:"partner_client_id"`
 	Fingerprint string    `json:"fingerprint"`
@@ -57,54 +44,41 @@ type recordAnswer struct {
 }
 
 // record is GET /api/v1/clients/{partner_client_id}.
-func (f *Front) record(w http.ResponseWriter, r *http.Request) {
-	who, ok := f.authenticate(w, r, auth.ScopeRead)
-	if !ok {
-		return
+func (f *Front) record(w http.ResponseWriter, r *http.Request) error {
+	who, err := f.opts.Auth.Authenticate(r, auth.ScopeRead)
+	if err != nil {
+		return err
 	}
-	partner := who.Partner
 	id, err := url.PathUnescape(strings.TrimPrefix(r.URL.EscapedPath(), recordPath))
 	if err != nil || !canBeSaved(id) {
-		errNoRecord.Write(w)
-		return
+		return errNoRecord
 	}
-	slot, refusal := f.enter(r.Context(), &partner)
-	if refusal != nil {
-		refusal.Write(w)
-		return
+	q, err := f.ask(r, who.Partner)
+	if err != nil {
+		return err
 	}
-	defer slot.Leave()
-	share := f.questions.share(partner.ID)
-	defer share.release()
-	if !share.add(questionBytes) {
-		errNoRoom.Write(w)
-		return
-	}
+	defer q.close()
 	asking, cancel := context.WithTimeout(r.Context(), recordsTimeout)
 	defer cancel()
-	record, claims, ok, err := f.opts.Questions.Record(asking, partner.ID, id)
-	switch {
-	case err != nil:
+	record, claims, ok, err := f.opts.Questions.Record(asking, q.partner.ID, id)
+	if err != nil {
 		f.opts.Logger.Warn("cannot read a record", zap.Error(err))
-		errNoRecords.Write(w)
-	case !ok:
-		errNoRecord.Write(w)
-	default:
-		writeJSON(w, recordAnswer{
-			ID: record.ID, Fingerprint: hex.EncodeToString(record.Fingerprint[:]), Claims: claims,
-			SavedAt: record.SavedAt.UTC(), Batch: record.Batch.String(), Item: record.Item,
-		})
+		return errNoRecords
 	}
-}
-
-func writeJSON(w http.ResponseWriter, value any) {
+	if !ok {
+		return errNoRecord
+	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusOK)
-	_ = json.NewEncoder(w).Encode(value) // a client that is gone needs no answer
+	_ = json.NewEncoder(w).Encode(recordAnswer{ // a client that is gone needs no answer
+		ID: record.ID, Fingerprint: hex.EncodeToString(record.Fingerprint[:]), Claims: claims,
+		SavedAt: record.SavedAt.UTC(), Batch: record.Batch.String(), Item: record.Item,
+	})
+	return nil
 }
 
-// What reconcile says of an entry.
+// What reconcile answers about an entry.
 const (
 	recordMissing   = "missing"
 	recordSaved     = "saved" // the entry was an id only
@@ -113,7 +87,7 @@ const (
 	recordInvalid   = "invalid"
 )
 
-// An entry is one of those that reconcile is asked for.
+// An entry is an id or an item that reconcile is asked about.
 type entry struct {
 	id          string
 	fingerprint *intake.Fingerprint // of its data, if it came with any
@@ -121,60 +95,60 @@ type entry struct {
 }
 
 // reconcile is POST /api/v1/clients/reconcile.
-func (f *Front) reconcile(w http.ResponseWriter, r *http.Request) {
-	who, ok := f.authenticate(w, r, auth.ScopeRead)
-	if !ok {
-		return
+func (f *Front) reconcile(w http.ResponseWriter, r *http.Request) error {
+	who, err := f.opts.Auth.Authenticate(r, auth.ScopeRead)
+	if err != nil {
+		return err
 	}
 	partner := who.Partner
-	share := f.budget.share(partner.ID)
-	defer share.release()
-	body, slot, refusal := f.readLimited(w, r, &partner, share)
-	if refusal != nil {
-		refusal.Write(w)
-		return
+	memory := f.budget.memoryOf(partner.ID)
+	defer memory.release()
+	body, slot, err := f.readLimited(w, r, &partner, memory)
+	if err != nil {
+		return err
 	}
 	defer slot.Leave()
-	entries, usage, refusal := f.readEntries(r.Context(), &partner, *body, share)
+	entries, usage, err := f.readEntries(r.Context(), &partner, body, memory)
 	putBody(body)
-	if refusal != nil {
-		refusal.Write(w)
-		return
+	if err != nil {
+		return err
 	}
-	usage.set(w.Header())
 	var ids []string
 	for i := range entries {
 		if entries[i].reason == "" && canBeSaved(entries[i].id) {
 			ids = append(ids, entries[i].id)
 		}
 	}
-	records, refusal := f.recordsOf(r.Context(), partner.ID, ids)
-	if refusal != nil {
-		refusal.Write(w)
-		return
+	records, err := f.recordsOf(r.Context(), partner.ID, ids)
+	if err != nil {
+		return usage.on(err)
 	}
 	text := reconciled(entries, records)
-	share.keep(int64(cap(text))) // the rest isn't needed while the client takes the answer
+	memory.keep(int64(cap(text))) // the rest isn't needed while the client reads the answer
+	usage.set(w.Header())
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusOK)
 	if err := limitWrite(w, len(text)); err == nil {
 		_, _ = w.Write(text)
 	}
+	return nil
 }
 
-// readEntries reads the entries in a body. They keep nothing of it, and leave the
-// room that it has to batches.
-func (f *Front) readEntries(ctx context.Context, partner *intake.Partner, body []byte, share *share) ([]entry, *usage, *problem.Problem) {
+// readEntries decodes the entries in a body. They keep nothing of it, and their memory is
+// that of a question, so that batches may have the body's.
+func (f *Front) readEntries(
+	ctx context.Context, partner *intake.Partner, body []byte, memory *memory,
+) ([]entry, *usage, error) {
 	items, err := f.decode(body, partner, time.Now())
 	if err != nil {
 		return nil, nil, decodeProblem(err)
 	}
-	usage, refusal := f.takeItems(ctx, partner, len(items), false)
-	if refusal != nil {
-		return nil, nil, refusal
+	usage, err := f.spendRate(ctx, partner, len(items), false)
+	if err != nil {
+		return nil, nil, err
 	}
-	if !share.addItems(items) {
+	if !memory.addItems(items) {
 		return nil, nil, f.full()
 	}
 	const entryBytes = 1 << 10 // with its record and its part of the answer, but without its ids in them
@@ -184,13 +158,13 @@ func (f *Front) readEntries(ctx context.Context, partner *intake.Partner, body [
 		entries[i] = readEntry(&items[i])
 		size += 4 * int64(len(entries[i].id))
 	}
-	if !share.moveTo(f.questions, size) {
+	if !memory.moveTo(f.questions, size) {
 		return nil, nil, errNoRoom
 	}
 	return entries, usage, nil
 }
 
-// readEntry reads an entry: an id, or an item as it would be sent.
+// readEntry returns an entry: an id, or an item as it would be sent.
 func readEntry(item *intake.Item) entry {
 	if item.Raw[0] == '"' {
 		var id string
@@ -210,8 +184,8 @@ func readEntry(item *intake.Item) entry {
 	return entry{id: strings.Clone(item.Key), fingerprint: &fingerprint}
 }
 
-// recordsOf gives the records that there are, by their ids.
-func (f *Front) recordsOf(ctx context.Context, partner int32, ids []string) (map[string]*intake.Record, *problem.Problem) {
+// recordsOf returns those records that exist, by id.
+func (f *Front) recordsOf(ctx context.Context, partner int32, ids []string) (map[string]*intake.Record, error) {
 	if len(ids) == 0 {
 		return nil, nil
 	}
@@ -229,8 +203,8 @@ func (f *Front) recordsOf(ctx context.Context, partner int32, ids []string) (map
 	return byID, nil
 }
 
-// reconciled gives the answer: how many entries there are of each kind, and each
-// one in the order of the request.
+// reconciled returns the answer: how many entries there are of each kind, and each one in
+// the order of the request.
 func reconciled(entries []entry, records map[string]*intake.Record) []byte {
 	counts := make(map[string]int)
 	list := make([]byte, 0, 200*len(entries))
@@ -276,41 +250,41 @@ func reconciled(entries []entry, records map[string]*intake.Record) []byte {
 	return append(text, "]}\n"...)
 }
 
-// validate gives the verdicts that a batch would get, and queues nothing of it.
-// While it asks the data store it takes the room of a question.
-func (f *Front) validate(ctx context.Context, share *share, bodyBytes int, batch *intake.Batch) *problem.Problem {
-	f.judge(ctx, batch, false)
+// validate gives the batch the verdicts that it would get, and queues nothing of it. While
+// it asks the data store it holds the memory of a question.
+func (q *request) validate(ctx context.Context) error {
+	q.judge(ctx, false)
 	type asked struct {
 		item        int
 		fingerprint intake.Fingerprint
 	}
 	var pending []asked
 	var ids []string
-	size := int64(bodyBytes)
-	for i := range batch.Items {
-		item := &batch.Items[i]
-		if batch.Verdicts[i].Code == intake.CodePending {
+	size := int64(cap(q.body))
+	for i := range q.Items {
+		item := &q.Items[i]
+		if q.Verdicts[i].Code == intake.CodePending {
 			pending = append(pending, asked{i, item.Client.Fingerprint})
 			ids = append(ids, item.Client.ID)
 		}
 		size += itemBytes + int64(len(item.Errors))
-		item.Client = intake.PartnerClient{} // from here on only the text is needed
 	}
+	q.forgetClients()
 	if len(pending) == 0 {
 		return nil
 	}
-	if !share.moveTo(f.questions, size) {
+	if !q.memory.moveTo(q.front.questions, size) {
 		return errNoRoom
 	}
-	records, refusal := f.recordsOf(ctx, batch.Partner.ID, ids)
-	if refusal != nil {
-		return refusal
+	records, err := q.front.recordsOf(ctx, q.Partner.ID, ids)
+	if err != nil {
+		return err
 	}
 	for i, p := range pending {
 		if record := records[ids[i]]; record != nil {
-			batch.Verdicts[p.item] = intake.DuplicateOfSaved(record.Fingerprint == p.fingerprint)
+			q.Verdicts[p.item] = intake.DuplicateOfSaved(record.Fingerprint == p.fingerprint)
 		} else {
-			batch.Verdicts[p.item] = intake.Verdict{Code: intake.CodeWouldBeSaved}
+			q.Verdicts[p.item] = intake.Verdict{Code: intake.CodeWouldBeSaved}
 		}
 	}
 	return nil

@@ -26,7 +26,7 @@ func TestRecords(t *testing.T) {
 	t.Parallel()
 	f := startFront(t)
 	token := f.token(t)
-	f.ledger.records = map[string]intake.Record{"a": {ID: "a"}}
+	f.store.records = map[string]intake.Record{"a": {ID: "a"}}
 	if a := f.get(t, "/api/v1/clients/a", token); a.status != http.StatusOK || !strings.Contains(a.String(), `"partner_client_id":"a","fingerprint":"00000000000000000000000000000000","revenue_claims":3`) {
 		t.Errorf("%d %s", a.status, a.Bytes())
 	}
@@ -43,7 +43,7 @@ func TestRecords(t *testing.T) {
 		!strings.Contains(a.String(), `"code":"duplicate_of_saved"`) || !strings.Contains(a.String(), `"state":"Completed","code":"would_be_saved"`) {
 		t.Errorf("%d %v %s", a.status, a.header, a.Bytes())
 	}
-	f.ledger.away = errors.New("secret-host is away")
+	f.store.away = errors.New("secret-host is away")
 	reconcile := f.create(t, token, strings.NewReader(`["a"]`))
 	reconcile.URL.Path += "/reconcile"
 	for _, a := range []*answer{
@@ -51,7 +51,7 @@ func TestRecords(t *testing.T) {
 		dry(),
 		f.do(t, reconcile),
 	} {
-		a.checkProblem(t, 503, "store_unavailable: what is saved can't be told now")
+		a.checkProblem(t, 503, "store_unavailable: saved records are temporarily unavailable")
 		if strings.Contains(a.String(), "secret-host") {
 			t.Errorf("the answer shows internals: %s", a.Bytes())
 		}

@@ -57,9 +57,9 @@ func TestFront_OddPaths(t *testing.T) {
 	t.Parallel()
 	f := newFront(t, nil)
 	token := f.token(t)
-	f.ledger.records = map[string]intake.Record{}
+	f.store.records = map[string]intake.Record{}
 	for _, id := range []string{"..", ".", "a/b", "a//b", "/", "a b", "%", "reconcile", "status", "status/x", "é", "a?b"} {
-		f.ledger.records[id] = intake.Record{ID: id}
+		f.store.records[id] = intake.Record{ID: id}
 	}
 	type outcome struct {
 		Status int

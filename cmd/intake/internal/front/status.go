@@ -12,95 +12,91 @@ import (
 
 	"intake"
 	"intake/cmd/intake/internal/auth"
+	"intake/cmd/intake/internal/limit"
 	"intake/cmd/intake/internal/problem"
 	"intake/worker/queue"
 )
-
-// A Ledger knows what became of batches: the data store.
-type Ledger interface {
-	States
-	Idempotency
-}
-
-// States is the part of a Ledger that knows how batches ended.
-type States interface {
-	// Finished gives those chunks of a partner's batch that are finished, by
-	// their number.
-	Finished(ctx context.Context, partner int32, batch uuid.UUID) ([]intake.Finished, error)
-}
-
-// Questions is what partners ask the data store for.
-type Questions interface {
-	States
-	Records
-}
 
 // statusTimeout bounds each look for a batch in each place.
 const statusTimeout = 5 * time.Second
 
 var (
-	errNoBatch = &problem.Problem{Code: problem.NoBatch, Detail: "there is no batch with this id, or not any more"}
-	errLost    = &problem.Problem{Code: problem.BatchLost, Detail: "what became of a part of the batch is not known; send it again"}
-	errNoRoom  = &problem.Problem{Code: problem.NoMemory, RetryAfter: time.Second, Detail: "other questions take all their memory"}
-	errUnknown = &problem.Problem{Code: problem.StoreUnavailable, RetryAfter: time.Second, Detail: "what became of the batch can't be told now"}
+	errNoBatch = problem.New(problem.NoBatch, "there is no batch with this id, or not any more")
+	errLost    = problem.New(problem.BatchLost, "what became of a part of the batch is not known; send it again")
+	errNoRoom  = problem.New(problem.NoMemory, "the server is at its memory limit for status checks and other questions").
+			After(time.Second)
+	errUnknown = problem.New(problem.StoreUnavailable, "the batch's status is temporarily unavailable").After(time.Second)
 )
 
-// status is GET /api/v1/clients/status/{id}.
-func (f *Front) status(w http.ResponseWriter, r *http.Request) {
-	who, ok := f.authenticate(w, r, auth.ScopeRead)
-	if !ok {
-		return
+// A question is what a partner asks, while it is answered.
+type question struct {
+	partner intake.Partner
+	memory  *memory
+	slot    *limit.Slot
+}
+
+// ask admits a question. It must be closed.
+func (f *Front) ask(r *http.Request, partner intake.Partner) (*question, error) {
+	slot, err := f.enter(r.Context(), &partner)
+	if err != nil {
+		return nil, err
 	}
-	partner := who.Partner
+	q := &question{partner: partner, memory: f.questions.memoryOf(partner.ID), slot: slot}
+	if !q.memory.add(questionBytes) {
+		q.close()
+		return nil, errNoRoom
+	}
+	return q, nil
+}
+
+func (q *question) close() {
+	q.memory.release()
+	q.slot.Leave()
+}
+
+// status is GET /api/v1/clients/status/{id}.
+func (f *Front) status(w http.ResponseWriter, r *http.Request) error {
+	who, err := f.opts.Auth.Authenticate(r, auth.ScopeRead)
+	if err != nil {
+		return err
+	}
 	id, err := uuid.Parse(strings.TrimPrefix(r.URL.Path, statusPath))
 	if err != nil || statusPath+id.String() != r.URL.Path {
-		errNoBatch.Write(w)
-		return
+		return errNoBatch
 	}
-	slot, refusal := f.enter(r.Context(), &partner)
-	if refusal != nil {
-		refusal.Write(w)
-		return
+	q, err := f.ask(r, who.Partner)
+	if err != nil {
+		return err
 	}
-	defer slot.Leave()
-	share := f.questions.share(partner.ID)
-	defer share.release()
-	if !share.add(questionBytes) {
-		errNoRoom.Write(w)
-		return
-	}
-	batch, refusal := f.recall(r.Context(), f.opts.Questions, share, partner, id)
-	if refusal != nil {
-		refusal.Write(w)
-		return
+	defer q.close()
+	batch, err := f.recall(r.Context(), f.opts.Questions, q.memory, q.partner, id)
+	if err != nil {
+		return err
 	}
 	prefer := readPreferences(r.Header)
 	if prefer.minimal {
 		w.Header().Set("Preference-Applied", "return=minimal")
 	}
-	if err := newObject(share, batch, true, prefer.minimal).answer(w, http.StatusOK); err != nil {
-		f.opts.Logger.Debug("cannot write an answer", zap.String("partner", partner.Name), zap.Error(err))
-		panic(http.ErrAbortHandler)
-	}
+	return f.answerObject(w, newObject(q.memory, batch, true, prefer.minimal), http.StatusOK, q.partner.Name)
 }
 
-// recall puts a batch together again, from what the data store knows of its end
-// and what the log and the dead letters have of its beginning.
+// recall puts a batch together again, from what the data store knows of its end and what
+// the log and the dead letters have of its beginning.
 func (f *Front) recall(
-	ctx context.Context, states States, share *share, partner intake.Partner, id uuid.UUID,
-) (*intake.Batch, *problem.Problem) {
-	held := share.held
-	// Chunks go from the log to the data store or to the dead letters, and from
-	// there back into the log, maybe just behind the one who looks. One that is
-	// nowhere when nothing has moved any more is lost.
+	ctx context.Context, store Store, memory *memory, partner intake.Partner, id uuid.UUID,
+) (*intake.Batch, error) {
+	held := memory.held
+	// Chunks go from the log to the data store or to the dead letters, and from there back
+	// into the log, maybe to a place that was just looked at. So look again while chunks
+	// are found that weren't before. A chunk that is nowhere by then is lost.
 	for known := -1; ; {
-		share.keep(held)
-		r, refusal := f.look(ctx, states, share, queue.Search{Partner: partner, Batch: id})
+		memory.keep(held)
+		r, err := f.look(ctx, store, memory, queue.Search{Partner: partner, Batch: id})
 		switch {
-		case refusal != nil:
-			return nil, refusal
+		case err != nil:
+			return nil, err
 		case r.isWhole():
-			return r.batch(share, partner, id)
+			return r.batch(memory, partner, id)
 		case r.known() > known:
 			known = r.known()
 		case known == 0:
@@ -111,14 +107,14 @@ func (f *Front) recall(
 	}
 }
 
-// look looks for the chunks of a batch everywhere, once. It takes no room before
-// the data store has answered.
-func (f *Front) look(ctx context.Context, states States, share *share, search queue.Search) (*recalled, *problem.Problem) {
+// look looks for the chunks of a batch everywhere, once. It takes no memory before the data
+// store has answered.
+func (f *Front) look(ctx context.Context, store Store, memory *memory, search queue.Search) (*recalled, error) {
 	asking, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
-	finished, err := states.Finished(asking, search.Partner.ID, search.Batch)
+	finished, err := store.Finished(asking, search.Partner.ID, search.Batch)
 	if err != nil {
-		f.opts.Logger.Warn("cannot read what became of a batch", zap.Stringer("batch", search.Batch), zap.Error(err))
+		f.opts.Logger.Warn("cannot read the status of a batch", zap.Stringer("batch", search.Batch), zap.Error(err))
 		return nil, errUnknown
 	}
 	r := &recalled{finished: make(map[int]intake.Finished, len(finished)), queued: make(map[int]queue.StoredChunk)}
@@ -126,9 +122,9 @@ func (f *Front) look(ctx context.Context, states States, share *share, search qu
 		r.finished[chunk.Chunk] = chunk
 	}
 	search.Decided = r.isFinished
-	if err = f.lookInto(ctx, share, f.opts.Queue.Logged, search, r); err == nil && !r.isWhole() {
+	if err = f.lookInto(ctx, memory, f.opts.Queue.Logged, search, r); err == nil && !r.isWhole() {
 		search.Skip = r.isKnown
-		err = f.lookInto(ctx, share, f.opts.Queue.Buried, search, r)
+		err = f.lookInto(ctx, memory, f.opts.Queue.Buried, search, r)
 	}
 	switch {
 	case errors.Is(err, queue.ErrNoRoom):
@@ -140,28 +136,28 @@ func (f *Front) look(ctx context.Context, states States, share *share, search qu
 	return r, nil
 }
 
-// place is a place of the queue to look into: Logged or Buried.
-type place func(context.Context, queue.Search) ([]queue.StoredChunk, error)
+// A searcher searches a part of the queue: Logged or Buried.
+type searcher func(context.Context, queue.Search) ([]queue.StoredChunk, error)
 
-// lookInto looks into a place, and waits for room if it must.
-func (f *Front) lookInto(ctx context.Context, share *share, place place, search queue.Search, r *recalled) error {
+// lookInto looks into a part of the queue, and waits for memory if it must.
+func (f *Front) lookInto(ctx context.Context, memory *memory, search searcher, what queue.Search, r *recalled) error {
 	asking, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
-	search.Room = func(bytes int64) bool {
+	what.Room = func(bytes int64) bool {
 		if bytes < 0 {
-			share.giveBack(-bytes)
+			memory.giveBack(-bytes)
 			return true
 		}
-		return waitRoom(asking, func() bool { return share.add(bytes) })
+		return waitRoom(asking, func() bool { return memory.add(bytes) })
 	}
-	chunks, err := place(asking, search)
+	chunks, err := search(asking, what)
 	for _, chunk := range chunks {
 		r.queued[chunk.Number] = chunk
 	}
 	return err
 }
 
-// recalled is what is known of a batch, by the number of the chunk.
+// A recalled is what is known of a batch, by the number of the chunk.
 type recalled struct {
 	finished map[int]intake.Finished
 	queued   map[int]queue.StoredChunk
@@ -174,8 +170,8 @@ func (r *recalled) isKnown(number int) bool {
 	return ok || r.isFinished(number)
 }
 
-// chunks returns how many chunks the batch has, at least: where none of them can
-// be read, only their numbers are known.
+// chunks returns how many chunks the batch has, at least: where none of them can be read,
+// only their numbers are known.
 func (r *recalled) chunks() (n int) {
 	for number, chunk := range r.finished {
 		n = max(n, number+1, chunk.Chunks)
@@ -201,7 +197,7 @@ func (r *recalled) isWhole() bool {
 }
 
 // batch puts a batch together that is whole.
-func (r *recalled) batch(share *share, partner intake.Partner, id uuid.UUID) (*intake.Batch, *problem.Problem) {
+func (r *recalled) batch(memory *memory, partner intake.Partner, id uuid.UUID) (*intake.Batch, error) {
 	size, bytes := 0, int64(0)
 	for number := range r.chunks() {
 		finished, queued := r.finished[number], r.queued[number]
@@ -215,7 +211,7 @@ func (r *recalled) batch(share *share, partner intake.Partner, id uuid.UUID) (*i
 			size++
 		}
 	}
-	if !share.add(bytes + int64(size)*itemBytes) {
+	if !memory.add(bytes + int64(size)*itemBytes) {
 		return nil, errNoRoom
 	}
 	batch := &intake.Batch{ID: id, Partner: partner, Items: make([]intake.Item, size), Verdicts: make([]intake.Verdict, size)}
@@ -273,7 +269,7 @@ func recallVerdicts(batch *intake.Batch, chunk intake.Finished) {
 	}
 }
 
-// idOnly is what is given of an item that isn't kept.
+// idOnly returns what stands for an item that isn't kept any more.
 func idOnly(key string) []byte {
 	if key == "" {
 		return []byte("{}")

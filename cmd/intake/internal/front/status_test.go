@@ -73,7 +73,7 @@ func TestStatus(t *testing.T) {
 				return test.logged, test.logErr
 			}
 			f.queue.buried = func(queue.Search) ([]queue.StoredChunk, error) { return test.buried, nil }
-			f.ledger.finished = func(int32, uuid.UUID) ([]intake.Finished, error) { return test.finished, test.err }
+			f.store.finished = func(int32, uuid.UUID) ([]intake.Finished, error) { return test.finished, test.err }
 			request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, f.url+"/api/v1/clients/status/"+id.String(), nil)
 			if err != nil {
 				t.Fatal(err)
@@ -103,7 +103,7 @@ func TestStatus_Moves(t *testing.T) {
 	f := startFront(t)
 	id := uuid.Must(uuid.NewV7())
 	asked := 0
-	f.ledger.finished = func(int32, uuid.UUID) ([]intake.Finished, error) {
+	f.store.finished = func(int32, uuid.UUID) ([]intake.Finished, error) {
 		if asked++; asked == 1 {
 			return nil, nil
 		}
@@ -126,7 +126,7 @@ func TestQuestions_DataStoreHangs(t *testing.T) {
 	defer asking.Wait()
 	letGo := sync.OnceFunc(func() { close(release) })
 	defer letGo()
-	f.ledger.hang = func() {
+	f.store.hang = func() {
 		select {
 		case waiting <- struct{}{}:
 			<-release

@@ -1,23 +1,14 @@
 package front
 
 import (
-	"bufio"
 	"context"
 	"errors"
-	"io"
 	"mime"
 	"net/http"
-	"os"
-	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
 	"go.uber.org/zap"
 
-	"intake"
 	"intake/cmd/intake/internal/auth"
 	"intake/cmd/intake/internal/limit"
 	"intake/cmd/intake/internal/problem"
@@ -25,23 +16,20 @@ import (
 
 // Bounds of a stream.
 const (
-	// streamBatches is how many batches of a stream are in flight. No more is read
-	// until the first of them is answered, and its answer was taken.
+	// streamBatches is how many batches of a stream are in flight. No more is read until
+	// the first of them is answered, and the client has taken its answer.
 	streamBatches = 8
 	// streamSilence is how long nothing need come.
 	streamSilence = time.Minute
 	// streamAge is how long a stream may last.
 	streamAge = 24 * time.Hour
-	// tokenEvery is how often it is asked whether a stream's token still lets its
-	// partner in: with directoryEvery, within the 5 s that are promised.
+	// tokenEvery is how often a stream's token and partner are checked again. With
+	// auth.ReloadInterval, a change takes effect within the 5 s that are promised.
 	tokenEvery = time.Second
-	// streamBytes is what an open stream takes beside its lines: a buffer of
-	// lineBuffer, and as much for gzip's window and the rest.
+	// streamBytes is what an open stream takes beside its lines: a buffer of lineBuffer,
+	// and as much for gzip's window and the rest.
 	streamBytes = 2 * lineBuffer
 	lineBuffer  = 64 << 10
-	// zstdWindow is the largest window that a stream may ask for (RFC 9659 §3). A
-	// decoder takes twice as much.
-	zstdWindow = 8 << 20
 )
 
 const ndjson = "application/x-ndjson"
@@ -58,117 +46,133 @@ func (f *Front) answerEarly(w http.ResponseWriter) {
 	}
 }
 
-// A streamed batch is a line of a stream on its way.
-type streamed struct {
-	share   *share
-	body    []byte
-	done    chan struct{} // closed when the rest is there
-	object  *object
-	refusal *problem.Problem
-	broken  bool // no answer is true: see queue.ErrUncertain
+// A stream is a request of type application/x-ndjson, each line of which is a batch. Lines
+// are read, processed and answered concurrently; the answers come in the order of the
+// lines.
+type stream struct {
+	front  *Front
+	w      http.ResponseWriter
+	flush  func() error
+	who    auth.Identity // who has opened it
+	slot   *limit.Slot
+	prefer preferences
+
+	lines   *lineReader
+	answers chan *streamed // in the order of the lines; closed when no more are read
+	slots   chan struct{}  // has an entry for each batch in flight
+	end     error          // why no more are read, if not because the client has ended it; set before answers is closed
 }
 
-// stream is POST /api/v1/clients of a stream of batches. Lines are read, taken in
-// and answered at the same time; the answers come in the order of the lines.
-func (f *Front) stream(w http.ResponseWriter, r *http.Request, who auth.Identity, key string) {
+// A streamed batch is a line of a stream on its way.
+type streamed struct {
+	*request
+	done   chan struct{} // closed when object or err is set
+	object *object
+	err    error // why the line is refused; errBroken breaks the stream off
+}
+
+// stream is POST /api/v1/clients of a stream of batches.
+func (f *Front) stream(w http.ResponseWriter, r *http.Request, who auth.Identity, key string) error {
 	if key != "" {
-		(&problem.Problem{Code: problem.KeyOnStream, Detail: "a stream takes no Idempotency-Key: send each batch of it as a request of its own, or again"}).Write(w)
-		return
+		return problem.New(problem.KeyOnStream,
+			"a stream takes no Idempotency-Key: send each batch of it as a request of its own, or again")
 	}
 	slot, exceeded := f.opts.Limiter.Open(r.Context(), &who.Partner)
 	if exceeded != nil {
-		limitProblem(exceeded).Write(w)
-		return
+		return limitProblem(exceeded)
 	}
 	defer slot.Leave()
-	lines, refusal := f.openStream(w, r, who)
-	if refusal != nil {
-		refusal.Write(w)
-		return
+	lines, err := f.openLines(w, r, who)
+	if err != nil {
+		return err
 	}
 	defer lines.close()
-	controller := http.NewResponseController(w)
+	s := &stream{
+		front: f, w: w, flush: http.NewResponseController(w).Flush, who: who, slot: slot,
+		prefer: readPreferences(r.Header), lines: lines,
+		answers: make(chan *streamed, streamBatches), slots: make(chan struct{}, streamBatches),
+	}
 	w.Header().Set("Content-Type", ndjson)
 	w.Header().Set("Cache-Control", "no-store")
-	prefer := readPreferences(r.Header)
-	if len(prefer.applied) > 0 {
-		w.Header().Set("Preference-Applied", strings.Join(prefer.applied, ", "))
+	if applied := s.prefer.appliedHeader(); applied != "" {
+		w.Header().Set("Preference-Applied", applied)
 	}
 	w.WriteHeader(http.StatusOK)
-	if err := controller.Flush(); err != nil {
-		return
+	if err := s.flush(); err != nil {
+		return errBroken // the client is gone
 	}
 
-	// The request's own context ends when reading does, at a shutdown for one. What
-	// is in flight then is waited for.
+	// The request's own context ends when reading does, for example at a shutdown. What is
+	// in flight then is waited for.
 	ctx, cancel := context.WithTimeout(baseOf(r), streamAge)
 	defer cancel()
-	answers := make(chan *streamed, streamBatches) // in the order of the lines
-	slots := make(chan struct{}, streamBatches)    // has an entry for each batch in flight
-	last := make(chan *problem.Problem, 1)         // why the stream ends, if not at the client's end of it
 	go func() {
-		defer close(answers)
-		end := f.readStream(ctx, lines, slots, func(s *streamed) {
-			answers <- s
-			go f.takeLine(ctx, who, slot, s, prefer)
-		})
-		if end == errBrokenOff {
+		defer close(s.answers)
+		if s.end = s.read(ctx); errors.Is(s.end, errBrokenOff) {
 			cancel()
 		}
-		last <- end
 	}()
-	f.writeStream(w, controller, answers, slots, cancel)
-	if end := <-last; end != nil {
+	if err := s.write(cancel); err != nil {
+		return err
+	}
+	if end, ok := errors.AsType[*problem.Problem](s.end); ok {
 		_ = limitWrite(w, 0)
 		_, _ = w.Write(end.Line())
 	}
+	return nil
 }
 
-// readStream reads lines until the stream ends or must end, and tells why.
-func (f *Front) readStream(ctx context.Context, lines *lineReader, slots chan<- struct{}, take func(*streamed)) *problem.Problem {
-	defer lines.wire.end()
-	stop := context.AfterFunc(ctx, lines.wire.interrupt)
+// read reads lines and has them processed until the stream ends or must end, and returns
+// why if the client has not ended it.
+func (s *stream) read(ctx context.Context) error {
+	wire := s.lines.wire
+	defer wire.end()
+	stop := context.AfterFunc(ctx, wire.interrupt)
 	defer stop()
 	ended := make(chan struct{})
 	defer close(ended)
 	go func() {
-		if f.mustEnd(lines.who, ended) {
-			lines.wire.interrupt()
+		if s.mustEnd(ended) {
+			wire.interrupt()
 		}
 	}()
 	for {
 		select {
-		case slots <- struct{}{}:
+		case s.slots <- struct{}{}:
 		case <-ctx.Done():
 			return nil
 		}
-		s := &streamed{share: f.budget.share(lines.share.partner), done: make(chan struct{})}
-		end := false
-		s.body, s.refusal, end = lines.next(ctx, s.share)
-		switch {
-		case end:
-			s.share.release()
-			return s.refusal
-		case s.refusal != nil:
-			close(s.done)
+		line := &streamed{request: s.front.newRequest(s.who.Partner, s.prefer), done: make(chan struct{})}
+		line.isLine = true
+		var end bool
+		line.body, end, line.err = s.lines.next(ctx, line.memory)
+		if end {
+			line.memory.release()
+			return line.err
 		}
-		f.metrics.bytes.Add(float64(len(s.body)))
-		take(s)
+		s.front.metrics.bytes.Add(float64(len(line.body)))
+		s.answers <- line
+		go func() {
+			defer close(line.done)
+			if line.err == nil {
+				line.object, line.err = s.process(ctx, line.request)
+			}
+		}()
 	}
 }
 
-// mustEnd waits until a stream must end, because the front stops or the token that
-// it was opened with lets nobody in any more. It returns false when it has ended.
-func (f *Front) mustEnd(who auth.Identity, ended <-chan struct{}) bool {
+// mustEnd waits until a stream must end, because the front stops, or because its token or
+// partner is no longer valid. It returns false when ended is closed.
+func (s *stream) mustEnd(ended <-chan struct{}) bool {
 	ticker := time.NewTicker(tokenEvery)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ticker.C:
-			if _, err := f.opts.Auth.Recheck(who); err != nil {
+			if _, err := s.front.recheck(s.who); err != nil {
 				return true
 			}
-		case <-f.closing:
+		case <-s.front.closing:
 			return true
 		case <-ended:
 			return false
@@ -176,275 +180,78 @@ func (f *Front) mustEnd(who auth.Identity, ended <-chan struct{}) bool {
 	}
 }
 
-// takeLine takes the batch of a line in, by what is known of its partner now.
-func (f *Front) takeLine(ctx context.Context, who auth.Identity, slot *limit.Slot, s *streamed, prefer preferences) {
-	if s.refusal != nil {
-		return
-	}
-	defer close(s.done)
+// process processes the batch of a line, by what is known of its partner now.
+func (s *stream) process(ctx context.Context, q *request) (o *object, err error) {
+	f := s.front
 	defer func() {
-		// A request would be broken off; so is the stream.
+		// A panic must not take the process down. What became of the batch is not known.
 		if cause := recover(); cause != nil {
-			s.broken = true
-			if cause != http.ErrAbortHandler {
-				f.opts.Logger.Error("a batch of a stream caused a panic", zap.Any("cause", cause), zap.Stack("stack"))
-			}
+			f.opts.Logger.Error("a batch of a stream caused a panic", zap.Any("cause", cause), zap.Stack("stack"))
+			err = errBroken
 		}
 	}()
-	if s.refusal = f.admitLine(ctx, &prefer); s.refusal != nil {
-		return
+	if err := f.admitLine(ctx, &q.prefer); err != nil {
+		return nil, err
 	}
-	bytes := int64(len(s.body))
-	partner, refusal := f.enterLine(ctx, who, slot, bytes)
-	if s.refusal = refusal; refusal != nil {
-		return
+	bytes := int64(len(q.body))
+	if q.Partner, err = f.enterLine(ctx, s.who, s.slot, bytes); err != nil {
+		return nil, err
 	}
-	defer slot.Remove(bytes)
-	request, answer, refusal := f.take(ctx, &incoming{partner: partner, body: s.body, share: s.share, prefer: prefer, line: true})
-	if s.refusal = refusal; refusal != nil {
-		return
+	defer s.slot.Remove(bytes)
+	if err := q.process(ctx); err != nil {
+		return nil, err
 	}
-	if s.object = newObject(s.share, request.Batch, answer.queued, answer.minimal); s.object.isMade() {
-		s.body = nil
+	if o = newObject(q.memory, q.Batch, q.queued, q.prefer.minimal); o.isMade() {
+		q.body = nil
 	}
+	return o, nil
 }
 
-// writeStream writes the answers as they come. When the client is gone it still
-// waits for what is in flight.
-func (f *Front) writeStream(w http.ResponseWriter, controller *http.ResponseController, answers <-chan *streamed, slots <-chan struct{}, cancel func()) {
-	gone, broken := false, false
-	for s := range answers {
+// write writes the answers as they come, and calls cancel when the stream is broken off.
+// It waits for all that is in flight even then. Its error is errBroken, or nil.
+func (s *stream) write(cancel func()) (err error) {
+	gone := false // the client reads no more answers
+	for line := range s.answers {
 		select {
-		case <-s.done:
+		case <-line.done:
 		default:
 			if !gone {
-				_ = controller.Flush() // what is written need not wait for this one
+				_ = s.flush() // what is written need not wait for this line
 			}
-			<-s.done
-		}
-		if s.broken && !gone {
-			cancel()
-			gone, broken = true, true
+			<-line.done
 		}
 		if !gone {
-			var err error
-			if s.refusal != nil {
-				if err = limitWrite(w, 0); err == nil {
-					_, err = w.Write(s.refusal.Line())
-				}
-			} else {
-				err = s.object.send(w)
-			}
-			if err == nil && len(answers) == 0 {
-				err = controller.Flush()
-			}
-			if err != nil {
-				f.opts.Logger.Debug("a stream's client is gone", zap.Error(err))
-				gone = true
+			err = s.writeLine(line)
+			if gone = err != nil; gone {
 				cancel()
 			}
 		}
-		s.share.release()
-		<-slots
+		line.memory.release()
+		<-s.slots
 	}
-	if broken {
-		panic(http.ErrAbortHandler)
-	}
+	return err
 }
 
-// A lineReader reads the lines of a stream.
-type lineReader struct {
-	front   *Front
-	source  *bufio.Reader
-	wire    *streamReader // what source reads from in the end
-	decoder io.Closer
-	share   *share        // of the stream's being open
-	who     auth.Identity // who has opened it
-}
-
-// openStream reads what a stream is said to be.
-func (f *Front) openStream(w http.ResponseWriter, r *http.Request, who auth.Identity) (*lineReader, *problem.Problem) {
-	encoding, refusal := checkEncoding(w, r)
-	if refusal != nil {
-		return nil, refusal
+// writeLine writes the answer to a line. It returns errBroken if there is none, or if it
+// can't be written.
+func (s *stream) writeLine(line *streamed) error {
+	if errors.Is(line.err, errBroken) {
+		return errBroken
 	}
-	l := &lineReader{
-		front: f, share: f.budget.share(who.Partner.ID), who: who,
-		wire: &streamReader{body: r.Body, controller: http.NewResponseController(w), silence: f.streamSilence},
-	}
-	bytes := int64(streamBytes)
-	if encoding == "zstd" {
-		bytes += 2 * zstdWindow
-	}
-	if !l.share.openStream(bytes) {
-		return nil, f.full()
-	}
-	var source io.Reader = l.wire
-	switch encoding {
-	case "gzip":
-		source = &lateGzip{source: source}
-	case "zstd":
-		decoder, err := zstd.NewReader(source, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(zstdWindow))
-		if err != nil {
-			l.share.release()
-			return nil, bodyProblem(w, compressionError(err))
+	var err error
+	if refusal, ok := errors.AsType[*problem.Problem](line.err); ok {
+		if err = limitWrite(s.w, 0); err == nil {
+			_, err = s.w.Write(refusal.Line())
 		}
-		l.decoder = decoder.IOReadCloser()
-		source = compressedReader{decoder}
+	} else {
+		err = line.object.send(s.w)
 	}
-	l.source = bufio.NewReaderSize(source, lineBuffer)
-	return l, nil
-}
-
-func (l *lineReader) close() {
-	if l.decoder != nil {
-		l.decoder.Close()
+	if err == nil && len(s.answers) == 0 {
+		err = s.flush()
 	}
-	l.share.release()
-}
-
-// next reads a line that isn't blank. end says that there is none, and the
-// refusal why, if that is not because the client has ended the stream. Another
-// refusal is of the line, and the stream goes on.
-func (l *lineReader) next(ctx context.Context, share *share) (line []byte, refusal *problem.Problem, end bool) {
-	l.wire.startLine()
-	for {
-		piece, err := l.source.ReadSlice('\n')
-		if len(piece) > 0 && !(len(line) == 0 && isBlank(piece)) {
-			l.wire.inLine()
-			switch {
-			case refusal != nil:
-			case len(line)+len(piece) > intake.MaxBodyBytes+1:
-				refusal, line = &problem.Problem{Code: problem.BodyTooLarge, Detail: "the line is longer than 32 MiB"}, nil
-			case !waitRoom(ctx, func() bool { return share.grow(int64(max(2*cap(line), len(line)+len(piece), minBodyBuffer))) }):
-				refusal, line = &problem.Problem{Code: problem.NoMemory, RetryAfter: time.Second, Detail: errFull.Detail}, nil
-			default:
-				line = append(line, piece...)
-			}
-		}
-		switch {
-		case err == nil && (len(line) > 0 || refusal != nil):
-			return line, refusal, false
-		case err == nil: // a blank line, which says that the client is still there
-			l.wire.startLine()
-		case errors.Is(err, bufio.ErrBufferFull):
-		case errors.Is(err, io.EOF) && (len(line) > 0 || refusal != nil):
-			return line, refusal, false
-		case errors.Is(err, io.EOF):
-			return nil, nil, true
-		default:
-			return nil, l.endOf(ctx, err), true
-		}
+	if err != nil {
+		s.front.opts.Logger.Debug("a stream's client is gone", zap.Error(err))
+		return errBroken
 	}
-}
-
-// endOf says why a stream is ended that its client has not ended.
-func (l *lineReader) endOf(ctx context.Context, err error) *problem.Problem {
-	switch {
-	case l.front.isClosing():
-		return &problem.Problem{Code: problem.ShuttingDown, Detail: "shutting down; all lines before this one are answered, send the others again"}
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return &problem.Problem{Code: problem.StreamTooOld, Detail: "the stream is older than " + streamAge.String() + "; go on with another one"}
-	case l.wire.stopped.Load():
-		_, refusal := l.front.recheck(l.who)
-		return refusal
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return &problem.Problem{Code: problem.StreamTooSlow, Detail: "nothing came for " + l.wire.silence.String() + ", or a line slower than 64 KiB a second"}
-	case errors.Is(err, errCompression):
-		return &problem.Problem{Code: problem.BadCompression, Detail: err.Error()}
-	}
-	return errBrokenOff
-}
-
-// errBrokenOff is of a stream whose client is gone.
-var errBrokenOff = &problem.Problem{Code: problem.BodyIncomplete, Detail: "the body ended early; a line that was begun is not taken in"}
-
-func isBlank(line []byte) bool {
-	for _, c := range line {
-		if c != ' ' && c != '\t' && c != '\r' && c != '\n' {
-			return false
-		}
-	}
-	return true
-}
-
-// A streamReader reads a stream as it is sent, and gives up a client that is
-// silent, or too slow within a line.
-type streamReader struct {
-	body       io.Reader
-	controller *http.ResponseController
-	silence    time.Duration
-	stopped    atomic.Bool
-	began      time.Time // of the line; zero between lines
-	count      int64     // bytes since then
-
-	mu    sync.Mutex
-	ended bool // guarded by mu
-}
-
-func (r *streamReader) startLine() { r.began, r.count = time.Time{}, 0 }
-
-func (r *streamReader) inLine() {
-	if r.began.IsZero() {
-		r.began = time.Now()
-	}
-}
-
-// interrupt ends a read that is under way, and all others. After end it does nothing.
-func (r *streamReader) interrupt() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.ended {
-		return
-	}
-	r.stopped.Store(true)
-	_ = r.controller.SetReadDeadline(time.Unix(1, 0))
-}
-
-// end is called when nothing is read any more. Over HTTP/2, setting a deadline panics
-// once the handler has returned.
-func (r *streamReader) end() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.ended = true
-}
-
-// Read implements io.Reader.
-func (r *streamReader) Read(b []byte) (int, error) {
-	deadline := time.Now().Add(r.silence)
-	if !r.began.IsZero() {
-		deadline = r.began.Add(slowest(r.count))
-	}
-	if err := r.controller.SetReadDeadline(deadline); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return 0, &connectionError{err}
-	}
-	if r.stopped.Load() {
-		return 0, &connectionError{os.ErrDeadlineExceeded}
-	}
-	n, err := r.body.Read(b)
-	r.count += int64(n)
-	if err != nil && !errors.Is(err, io.EOF) {
-		err = &connectionError{err}
-	}
-	return n, err
-}
-
-// A lateGzip begins to read when it is read: a stream is open before its first
-// bytes are there.
-type lateGzip struct {
-	source io.Reader
-	reader *gzip.Reader
-}
-
-func (g *lateGzip) Read(b []byte) (n int, err error) {
-	if g.reader == nil {
-		if g.reader, err = gzip.NewReader(g.source); err != nil {
-			g.reader = nil
-			if errors.Is(err, io.EOF) {
-				return 0, io.EOF
-			}
-			return 0, compressionError(err)
-		}
-	}
-	return compressedReader{g.reader}.Read(b)
+	return nil
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -21,7 +20,6 @@ import (
 
 	"intake"
 	"intake/cmd/intake/internal/auth/authtest"
-	"intake/cmd/intake/internal/front"
 	"intake/sink"
 	"intake/worker/queue"
 )
@@ -492,7 +490,7 @@ func TestStream_Idle(t *testing.T) {
 			t.Fatal(s.status)
 		}
 	}
-	refused.wantLine("other requests take all the memory there is")
+	refused.wantLine("the server is at its memory limit for requests")
 	if n := len(open); n < 2 || f.Inflight() > 64<<20 {
 		t.Errorf("%d streams have %d bytes", n, f.Inflight())
 	}
@@ -502,20 +500,4 @@ func TestStream_Idle(t *testing.T) {
 	open[0].send.Close()
 	open[0].wantEnd()
 	waitFor(t, func() bool { return f.openStream(t, f.client, "Content-Encoding", "zstd").status == http.StatusOK })
-}
-
-// Over HTTP/2 a deadline must not be set once the handler has returned.
-func TestStream_InterruptedWhenEnded(t *testing.T) {
-	t.Parallel()
-	front.InterruptEndedStream(overWriter{httptest.NewRecorder(), t})
-}
-
-type overWriter struct {
-	http.ResponseWriter
-	t *testing.T
-}
-
-func (w overWriter) SetReadDeadline(time.Time) error {
-	w.t.Error("a deadline is set after the end")
-	return nil
 }

@@ -1,4 +1,4 @@
-package front
+package closing
 
 import (
 	"errors"
@@ -8,11 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// refuseConnections has a listener take no more connections than those that are
-// being made. To close it right away would reset those that wait to be accepted,
-// over which requests may have come already. Whoever tries to connect is not
-// answered, and finds nobody listening when it tries again, after a second.
-func refuseConnections(listener net.Listener) error {
+// refuse attaches a filter to a listening socket that drops every SYN.
+func refuse(listener net.Listener) error {
 	tcp, ok := listener.(*net.TCPListener)
 	if !ok {
 		return errors.ErrUnsupported
@@ -21,7 +18,7 @@ func refuseConnections(listener net.Listener) error {
 	program, err := bpf.Assemble([]bpf.Instruction{
 		bpf.LoadAbsolute{Off: flags, Size: 1},
 		bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: syn, SkipFalse: 1},
-		bpf.RetConstant{Val: 0}, // it is dropped
+		bpf.RetConstant{Val: 0}, // drop the segment
 		bpf.RetConstant{Val: 1 << 16},
 	})
 	if err != nil {
@@ -43,7 +40,7 @@ func refuseConnections(listener net.Listener) error {
 	return errors.Join(err, failed)
 }
 
-// anyWaiting tells whether there are connections that wait to be accepted.
+// anyWaiting reports whether connections wait to be accepted.
 func anyWaiting(listener net.Listener) bool {
 	tcp, ok := listener.(*net.TCPListener)
 	if !ok {
