@@ -313,7 +313,7 @@ func TestSeenRebuild(t *testing.T) {
 		return out + errs
 	}
 	for range 2 {
-		if out, want := rebuild(0), fmt.Sprintf("%d keys marked, %[1]d verified, 0 not there", 2*items); !strings.Contains(out, want) {
+		if out, want := rebuild(0), fmt.Sprintf("%d keys marked, %[1]d verified, 0 missing", 2*items); !strings.Contains(out, want) {
 			t.Errorf("says %q, want %q", out, want)
 		}
 		if n := marked(); n != 2*items {
