@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -17,6 +19,8 @@ import (
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
+
+	"intake/cmd/intake/internal/reference"
 )
 
 // A partner opens the reference, signs in with its own credentials and sends the
@@ -91,6 +95,89 @@ func tryDocs(t *testing.T, s *stack, f *frontProcess, others ...string) {
 	}
 	watched.check(t, append(others, f.url()))
 }
+
+// What the page shows can be read on a desktop and on a phone: no word of a table is
+// broken, and nothing is cut off at the edge of the screen. A link to an operation
+// leads to it.
+func TestDocs_Layout(t *testing.T) {
+	t.Parallel()
+	mux := http.NewServeMux()
+	for path, serve := range reference.Handlers(reference.Issuer{}) {
+		mux.HandleFunc(path, serve)
+	}
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	for _, width := range []int64{1400, 400} {
+		t.Run(strconv.FormatInt(width, 10), func(t *testing.T) {
+			ctx, _ := startBrowser(t)
+			ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+			defer cancel()
+			do := func(does string, action chromedp.Action[chromedp.Void]) {
+				t.Helper()
+				if err := chromedp.Do(ctx, action); err != nil {
+					t.Fatalf("%s: %v", does, err)
+				}
+			}
+			do("takes its size", chromedp.EmulateViewport(width, 1000))
+			do("opens", chromedp.Navigate(server.URL+"/docs"))
+			for i, place := range []struct{ fragment, heading string }{
+				{"description/states", "States"},
+				{"tag/batches/POST/api/v1/clients", "Create a batch of partner clients"},
+				{"tag/amounts-of-money", "Amounts of money"},
+				{"tag/limits", "Limits"},
+				{"tag/problems", "Problems"},
+			} {
+				do("goes to "+place.heading, isTrue(fmt.Sprintf(`(location.hash = %q, true)`, place.fragment)))
+				do("shows "+place.heading, isTrue(fmt.Sprintf(isAtTop, place.heading)))
+				screenshot(ctx, t, fmt.Sprintf("docs-%d-%d.png", width, i))
+			}
+			wrong, err := chromedp.Run(ctx, chromedp.Evaluate[[]string](unreadable))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, text := range wrong {
+				t.Error(text)
+			}
+		})
+	}
+}
+
+// isAtTop is whether a heading with a text is in the upper half of the screen.
+const isAtTop = `[...document.querySelectorAll("h1, h2, h3")].some(e => {
+	const top = e.getBoundingClientRect().top
+	return e.innerText.trim() === %q && top >= 0 && top < innerHeight / 2
+})`
+
+// unreadable lists what is wrong with the tables that are rendered, and with what is
+// on the screen.
+const unreadable = `(() => {
+	const wrong = [], edge = document.documentElement.clientWidth + 1, range = document.createRange()
+	const tables = [...document.querySelectorAll("table")]
+	if (tables.length < 4) wrong.push("there are " + tables.length + " tables only")
+	for (const table of tables) {
+		const room = table.closest(".markdown")?.getBoundingClientRect().right ?? edge
+		if (table.getBoundingClientRect().right > Math.min(edge, room + 1) || table.scrollWidth > table.clientWidth + 1)
+			wrong.push("a table is cut off: " + table.innerText.slice(0, 40))
+		for (const cell of table.querySelectorAll("td, th")) {
+			const walker = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT)
+			for (let node; node = walker.nextNode();) {
+				for (const word of node.data.matchAll(/[^\s\/-]+/g)) {
+					range.setStart(node, word.index)
+					range.setEnd(node, word.index + word[0].length)
+					if (new Set([...range.getClientRects()].map(r => Math.round(r.top))).size > 1) wrong.push("a word is broken: " + word[0])
+				}
+			}
+		}
+	}
+	const scrolls = e => e && (getComputedStyle(e).overflowX !== "visible" || getComputedStyle(e).position === "fixed" || scrolls(e.parentElement))
+	for (const e of document.querySelectorAll("main *")) {
+		const r = e.getBoundingClientRect()
+		if (r.width > 0 && r.bottom > 0 && r.top < innerHeight && r.right > edge && !scrolls(e.parentElement))
+			wrong.push("wider than the screen: " + e.tagName + " " + e.className + " " + e.innerText?.slice(0, 40))
+	}
+	if (document.documentElement.scrollWidth > edge) wrong.push("the page scrolls sideways")
+	return [...new Set(wrong)]
+})()`
 
 // clickOn clicks on an element that may be below what is seen of the page.
 func clickOn(selector string) chromedp.Action[chromedp.Void] {

@@ -437,6 +437,7 @@ func TestOpenAPI_Problems(t *testing.T) {
 		{"no_batch", 404, both, "GET", "/api/v1/clients/status/01a208f5-f9be-79d4-a8a5-3f955255d837", "", nil},
 		{"no_record", 404, both, "GET", "/api/v1/clients/nobody", "", nil},
 		{"no_record", 404, both, "GET", "/api/v1/clients/reconcile", "", nil},
+		{"no_problem", 404, bare, "GET", "/problems/unheard_of", "", nil},
 		{"no_grant_type", 400, bare, "POST", "/oauth/token", form(), []string{"Content-Type", formType}},
 		{"other_grant_type", 400, bare, "POST", "/oauth/token", form("grant_type", "password"), []string{"Content-Type", formType}},
 		{"other_scope", 400, bare, "POST", "/oauth/token", form("grant_type", "client_credentials", "scope", "x"), []string{"Content-Type", formType}},

@@ -19,7 +19,7 @@ func TestProblem_Type(t *testing.T) {
 		return f.do(t, request)
 	}
 	for code := range problem.Statuses() {
-		if a := get(string(code)); a.status != http.StatusSeeOther || a.header.Get("Location") != "/docs#description/problems" {
+		if a := get(string(code)); a.status != http.StatusSeeOther || a.header.Get("Location") != "/docs#tag/problems" {
 			t.Errorf("%s: %d %v", code, a.status, a.header)
 		}
 	}

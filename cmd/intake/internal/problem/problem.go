@@ -113,6 +113,6 @@ func Describe(w http.ResponseWriter, r *http.Request) error {
 	if Code(r.URL.Path[len(Path):]).Status() == 0 {
 		return New(NoPath, "there is no problem with this code")
 	}
-	http.Redirect(w, r, "/docs#description/problems", http.StatusSeeOther)
+	http.Redirect(w, r, "/docs#tag/problems", http.StatusSeeOther)
 	return nil
 }

@@ -33,8 +33,11 @@ func TestProblem_Documented(t *testing.T) {
 		t.Fatal(err)
 	}
 	described, listed := make(map[problem.Code]int), make(map[problem.Code]int)
-	for _, row := range regexp.MustCompile("(?m)^\\| `([0-9]{3})` \\| `([a-z0-9_]+)` \\| .+ \\|$").FindAllStringSubmatch(model.Model.Info.Description, -1) {
-		described[problem.Code(row[2])], _ = strconv.Atoi(row[1])
+	row := regexp.MustCompile("(?m)^\\| `([0-9]{3})` `([a-z0-9_]+)` \\| .+ \\|$")
+	for _, tag := range model.Model.Tags {
+		for _, match := range row.FindAllStringSubmatch(tag.Description, -1) {
+			described[problem.Code(match[2])], _ = strconv.Atoi(match[1])
+		}
 	}
 	var codes []problem.Code
 	if err := model.Model.Components.Schemas.GetOrZero("Problem").Schema().Properties.GetOrZero("code").Schema().

@@ -37,7 +37,8 @@ var plainHost = regexp.MustCompile(`^([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+
 
 // What of the document is about who gives tokens.
 var (
-	ownTokenURL = []byte("          tokenUrl: /oauth/token\n")
+	// Another issuer may take credentials in Authorization only (RFC 6749 §2.3.1).
+	ownTokenURL = []byte("          tokenUrl: /oauth/token\n          x-scalar-credentials-location: body\n")
 	afterOwn    = []byte("    basic:\n      type: http\n")
 	required    = regexp.MustCompile(`(?m)^( *)- oauth2: (\[.*\])$`)
 )
@@ -55,6 +56,7 @@ func documentFor(tokenURL string, only bool) []byte {
 	scheme := `    external:
       type: oauth2
       description: A client id and a secret that another issuer has given. Its token is used like one of this server.
+      x-default-scopes: ["clients:write", "clients:read"]
       flows:
         clientCredentials:
           tokenUrl: ` + quoted + `
