@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -77,7 +78,7 @@ func (u *runningUp) output() string {
 // startUp starts an intake up and waits until it has said something.
 func startUp(t *testing.T, data, until string, args ...string) *runningUp {
 	t.Helper()
-	u := &runningUp{cmd: command(t, append([]string{"up", "--listen=127.0.0.1:0", "--data=" + data}, args...)...), ended: make(chan struct{})}
+	u := &runningUp{cmd: command(t, append([]string{"up", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--worker-admin-listen=127.0.0.1:0", "--data=" + data}, args...)...), ended: make(chan struct{})}
 	u.cmd.Stdout, u.cmd.Stderr = u, u
 	if err := u.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -123,7 +124,7 @@ func TestUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	u := startUp(t, data, "hotel-", "--demo")
-	for _, state := range []string{"Completed", "Duplicate", "Conflict", "Failed", "curl", "up.env", "intake.log"} {
+	for _, state := range []string{"Completed", "Duplicate", "Conflict", "Failed", "curl", "up.env", "intake.log", " send FILE", " partner add "} {
 		if !strings.Contains(u.output(), state) {
 			t.Errorf("the demo lacks %q:\n%s", state, u.output())
 		}
@@ -137,9 +138,20 @@ func TestUp(t *testing.T) {
 	if out, _ := outputOf(t, 0, "send", "--data="+data, "--json", file); !strings.Contains(out, `"codes":{"saved":3}`) {
 		t.Errorf("send says %s", out)
 	}
+	secret := strings.TrimSpace(read(t, filepath.Join(data, secretFile)))
 	u.end(t, syscall.SIGINT)
 	if state := u.cmd.ProcessState; state.ExitCode() != 0 {
 		t.Errorf("after Ctrl-C it ends with %s:\n%s", state, u.output())
+	}
+	wantStopped := func() {
+		t.Helper()
+		if _, errs := outputOf(t, 1, "send", "--data="+data, file); !strings.Contains(errs, "no intake up is running in "+data) {
+			t.Errorf("without a stack, send says %q", errs)
+		}
+	}
+	wantStopped()
+	if _, err := os.Stat(filepath.Join(data, envFile)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s is still there: %v", envFile, err)
 	}
 
 	for range 2 {
@@ -148,6 +160,38 @@ func TestUp(t *testing.T) {
 			t.Errorf("send says %s", out)
 		}
 		u.end(t, syscall.SIGKILL)
+		wantStopped() // although up.env is left behind
+	}
+	if again := strings.TrimSpace(read(t, filepath.Join(data, secretFile))); again != secret {
+		t.Error("the demo partner has another secret after a restart")
+	}
+}
+
+func read(t *testing.T, file string) string {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// An address that is taken is refused with the name of its flag.
+func TestUp_AddressTaken(t *testing.T) {
+	t.Parallel()
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	servers := []string{"--postgres-url=" + localtest.Postgres(t), "--nats-url=" + localtest.NATS(t), "--redis-url=" + localtest.Redis(t)}
+	for _, flag := range []string{"--listen", "--admin-listen", "--worker-admin-listen"} {
+		args := append([]string{"up", "--data=" + localtest.Dir(t), "--allow-unsafe",
+			"--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--worker-admin-listen=127.0.0.1:0"}, servers...)
+		_, errs := outputOf(t, 1, append(args, flag+"="+taken.Addr().String())...)
+		if !strings.Contains(errs, "intake: "+flag+": ") || !strings.Contains(errs, "choose another address") {
+			t.Errorf("with a taken %s it says %q", flag, errs)
+		}
 	}
 }
 
@@ -160,10 +204,17 @@ func TestUp_Curl(t *testing.T) {
 	if len(lines) != 3 {
 		t.Fatalf("found %q in:\n%s", lines, u.output())
 	}
+	// What was sourced reaches commands as well.
+	lines = append(lines, "env")
 	shell := exec.CommandContext(t.Context(), "sh", "-c", strings.Join(lines, "\n"))
 	out, err := shell.CombinedOutput()
-	if err != nil || !strings.Contains(string(out), `"state":"Completed"`) {
+	if err != nil {
 		t.Errorf("%v: %s", err, out)
+	}
+	for _, want := range []string{`"state":"Completed"`, "INTAKE_POSTGRES_URL=postgres://", "INTAKE_NATS_URL=nats://"} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("the lines print no %s: %s", want, out)
+		}
 	}
 }
 

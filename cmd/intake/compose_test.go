@@ -3,8 +3,10 @@ package main
 import (
 	"maps"
 	"os"
+	"path"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -32,5 +34,27 @@ func TestCompose_Variables(t *testing.T) {
 	}
 	if !slices.Contains(taken, "INTAKE_ALLOW_UNSAFE") {
 		t.Error("docker-compose.yml does not take INTAKE_ALLOW_UNSAFE")
+	}
+}
+
+// Neither git nor the image's build takes what make and the README's commands leave
+// in the checkout.
+func TestIgnored(t *testing.T) {
+	t.Parallel()
+	left := []string{"bin", ".intake", ".env", "batches.ndjson", "report.html", "prove.html", "bench-table.json"}
+	for _, file := range []string{".gitignore", ".dockerignore"} {
+		content, err := os.ReadFile("../../" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		patterns := strings.Fields(string(content))
+		for _, name := range left {
+			if !slices.ContainsFunc(patterns, func(pattern string) bool {
+				matches, _ := path.Match(strings.Trim(pattern, "/"), name)
+				return matches
+			}) {
+				t.Errorf("%s does not have %s", file, name)
+			}
+		}
 	}
 }

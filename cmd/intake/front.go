@@ -95,10 +95,10 @@ func newFrontProcess(ctx context.Context, c frontCommand, logger *zap.Logger) (_
 		return nil, err
 	}
 	if p.listener, err = closing.Listen(ctx, c.Listen); err != nil {
-		return nil, fmt.Errorf("--listen: %w", err)
+		return nil, addressError("--listen", err)
 	}
 	if p.admin, err = net.Listen("tcp", c.AdminListen); err != nil {
-		return nil, fmt.Errorf("--admin-listen: %w", err)
+		return nil, addressError("--admin-listen", err)
 	}
 	p.health = admin.New(p.metrics,
 		admin.Check{Name: "queue", Check: p.queue.Ready},

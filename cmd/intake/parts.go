@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"runtime/debug"
+	"syscall"
 
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
@@ -81,6 +84,14 @@ func connect(ctx context.Context, f serverFlags, name string, conns int, logger 
 	}
 	p.seen, err = dedupe.NewSeenSet(p.redis, dedupe.SeenSetOptions{Timeline: p.store, Logger: logger, Registerer: p.metrics})
 	return p, err
+}
+
+// addressError says which flag names an address that can't be listened to.
+func addressError(flag string, err error) error {
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%s: %w: choose another address, or stop the program that has this one", flag, err)
+	}
+	return fmt.Errorf("%s: %w", flag, err)
 }
 
 func (p *parts) close() {

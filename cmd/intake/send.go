@@ -5,11 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"sync/atomic"
 	"time"
-
-	"github.com/joho/godotenv"
 
 	"intake/cmd/intake/internal/sender"
 	"intake/internal/client"
@@ -112,13 +109,8 @@ func (f *frontFlags) findFront() (env map[string]string, err error) {
 	if f.URL != "" {
 		return nil, nil
 	}
-	file := filepath.Join(f.Data, envFile)
-	env, err = godotenv.Read(file)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("no --url is given, and there is no %s of a running intake up", file)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", file, err)
+	if env, err = readUpEnv(f.Data); err != nil {
+		return nil, err
 	}
 	f.URL = env["INTAKE_URL"]
 	if f.ClientID == "" {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -24,21 +26,24 @@ type upCommand struct {
 	issuerFlags
 	Listen      string `default:"127.0.0.1:8080" help:"Address that partners talk to."`
 	PublicURL   string `name:"public-url" help:"Address as partners see it; http:// and the address listened to if empty."`
-	Data        string `default:".intake" help:"Folder that keeps everything: the servers' data, their logs, and up.env."`
+	AdminListen string `default:"127.0.0.1:9090" help:"Address of the front's /metrics, /readyz and /debug/pprof/."`
+	Data        string `default:".intake" help:"Folder that keeps everything: the servers' data, their logs, and up.env while they run."`
 	Demo        bool   `help:"Send a sample batch when all is up, and show what became of it."`
 	PostgresURL string `name:"postgres-url" help:"Use this database instead of a private Postgres."`
 	NATSURL     string `name:"nats-url" help:"Use this NATS instead of a private one."`
 	RedisURL    string `name:"redis-url" help:"Use this Redis instead of a private one."`
 
-	NATSMonitorURL []string `name:"nats-monitor-url" help:"Where the HTTP monitoring of the NATS of --nats-url is, as in http://nats:8222, to see whether it syncs each message."`
-	AllowUnsafe    bool     `help:"Go on with servers that may lose what they say they have stored."`
+	WorkerAdminListen string   `default:"127.0.0.1:9091" help:"Address of the worker's /metrics, /readyz and /debug/pprof/."`
+	NATSMonitorURL    []string `name:"nats-monitor-url" help:"Where the HTTP monitoring of the NATS of --nats-url is, as in http://nats:8222, to see whether it syncs each message."`
+	AllowUnsafe       bool     `help:"Go on with servers that may lose what they say they have stored."`
 }
 
 // Files in the data folder.
 const (
-	envFile  = "up.env"
-	logFile  = "intake.log"
-	lockFile = "lock"
+	envFile    = "up.env"      // how to reach a running stack, to be sourced by a shell
+	secretFile = "demo.secret" // the demo partner's client secret
+	logFile    = "intake.log"
+	lockFile   = "lock"
 )
 
 func (c upCommand) Run(ctx context.Context, logger *zap.Logger, out output) error {
@@ -57,6 +62,22 @@ func (c upCommand) Run(ctx context.Context, logger *zap.Logger, out output) erro
 		return err
 	}
 	defer unlock()
+	// Without a running stack there is no up.env: it would lead to a front that is
+	// not there, or to another one.
+	removeEnv := func() error {
+		if err := os.Remove(filepath.Join(data, envFile)); !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	if err := removeEnv(); err != nil { // left by a stack that was killed
+		return err
+	}
+	defer func() {
+		if err := removeEnv(); err != nil {
+			fmt.Fprintln(os.Stderr, "intake:", err)
+		}
+	}()
 	logger, err = newLogger(logger.Level().String(), filepath.Join(data, logFile))
 	if err != nil {
 		return err
@@ -82,16 +103,18 @@ func (c upCommand) serve(ctx context.Context, data string, logger *zap.Logger, o
 		return err
 	}
 	flags := serverFlags{PostgresURL: c.PostgresURL, NATSURL: c.NATSURL, RedisURL: c.RedisURL, NATSMonitorURL: c.NATSMonitorURL, AllowUnsafe: c.AllowUnsafe}
-	w, err := newWorkerProcess(ctx, workerCommand{serverFlags: flags, AdminListen: "127.0.0.1:0"}, logger.Named("worker"))
+	w, err := newWorkerProcess(ctx, workerCommand{serverFlags: flags, AdminListen: c.WorkerAdminListen}, logger.Named("worker"))
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return addressError("--worker-admin-listen", errors.Unwrap(err))
+	}
 	if err != nil {
 		return err
 	}
-	f, err := newFrontProcess(ctx, frontCommand{serverFlags: flags, issuerFlags: c.issuerFlags, Listen: c.Listen, PublicURL: c.PublicURL, AdminListen: "127.0.0.1:0"}, logger.Named("front"))
+	f, err := newFrontProcess(ctx, frontCommand{
+		serverFlags: flags, issuerFlags: c.issuerFlags, Listen: c.Listen, PublicURL: c.PublicURL, AdminListen: c.AdminListen,
+	}, logger.Named("front"))
 	if err != nil {
 		w.close()
-		if errors.Is(err, syscall.EADDRINUSE) {
-			err = fmt.Errorf("%w: choose another address with --listen", err)
-		}
 		return err
 	}
 	env, err := c.demoPartner(ctx, data, f)
@@ -119,36 +142,11 @@ func (c upCommand) serve(ctx context.Context, data string, logger *zap.Logger, o
 	return group.Wait()
 }
 
-// demoPartner sees to it that there is a partner demo whose secret is known
-// here, and writes the file that says how to reach everything.
+// demoPartner makes sure that there is a partner demo whose secret is known here,
+// and writes the file that says how to reach everything.
 func (c upCommand) demoPartner(ctx context.Context, data string, f *frontProcess) (map[string]string, error) {
 	const name = "demo"
-	file := filepath.Join(data, envFile)
-	old, err := godotenv.Read(file)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("read %s: %w", file, err)
-	}
-	secret := old["INTAKE_CLIENT_SECRET"]
-	known, err := f.store.Partners(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var current *sink.PartnerRecord
-	for i := range known {
-		if known[i].Name == name {
-			current = &known[i]
-		}
-	}
-	switch {
-	case current == nil:
-		var hash [32]byte
-		secret, hash = auth.NewSecret()
-		_, err = f.store.AddPartner(ctx, intake.Partner{Name: name, Currency: "GBP"}, hash)
-	case sha256.Sum256([]byte(secret)) != current.SecretHash:
-		var hash [32]byte
-		secret, hash = auth.NewSecret()
-		_, err = f.store.RotateSecret(ctx, name, hash, 0)
-	}
+	secret, err := demoSecret(ctx, filepath.Join(data, secretFile), name, f.store)
 	if err != nil {
 		return nil, err
 	}
@@ -156,20 +154,80 @@ func (c upCommand) demoPartner(ctx context.Context, data string, f *frontProcess
 		"INTAKE_URL": f.url(), "INTAKE_CLIENT_ID": name, "INTAKE_CLIENT_SECRET": secret,
 		"INTAKE_POSTGRES_URL": c.PostgresURL, "INTAKE_REDIS_URL": c.RedisURL, "INTAKE_NATS_URL": c.NATSURL,
 	}
-	return env, writeEnv(file, env)
+	return env, writeEnv(filepath.Join(data, envFile), env)
 }
 
-// writeEnv replaces a file of environment variables that only its owner may read.
+// demoSecret returns the partner's secret, which file keeps from one run to the
+// next. It adds the partner if there is none, and gives it a new secret if the one
+// in file is not the partner's.
+func demoSecret(ctx context.Context, file, name string, store *sink.Store) (string, error) {
+	kept, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", err
+	}
+	secret := strings.TrimSpace(string(kept))
+	known, err := store.Partners(ctx)
+	if err != nil {
+		return "", err
+	}
+	i := slices.IndexFunc(known, func(p sink.PartnerRecord) bool { return p.Name == name })
+	if i >= 0 && sha256.Sum256([]byte(secret)) == known[i].SecretHash {
+		return secret, nil
+	}
+	secret, hash := auth.NewSecret()
+	if i < 0 {
+		_, err = store.AddPartner(ctx, intake.Partner{Name: name, Currency: "GBP"}, hash)
+	} else {
+		_, err = store.RotateSecret(ctx, name, hash, 0)
+	}
+	if err != nil {
+		return "", err
+	}
+	return secret, writePrivate(file, secret+"\n")
+}
+
+// writeEnv writes a file of environment variables for a shell to source. They are
+// exported, so that commands see them as well.
 func writeEnv(file string, env map[string]string) error {
 	text, err := godotenv.Marshal(env)
 	if err != nil {
 		return err
 	}
+	return writePrivate(file, "export "+strings.ReplaceAll(text, "\n", "\nexport ")+"\n")
+}
+
+// writePrivate replaces a file that only its owner may read.
+func writePrivate(file, text string) error {
 	fresh := file + ".new"
-	if err := os.WriteFile(fresh, []byte(text+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(fresh, []byte(text), 0o600); err != nil {
 		return err
 	}
 	return os.Rename(fresh, file)
+}
+
+// readUpEnv returns the variables in up.env of the stack that is running in a data
+// folder. The error says how to start one if none is running there, even if one
+// that was killed has left its up.env behind.
+func readUpEnv(data string) (map[string]string, error) {
+	unlock, err := lock(data)
+	if err == nil {
+		unlock()
+	}
+	if err == nil || errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("no intake up is running in %s: start one with make up, choose its folder with --data, or name a front with --url", data)
+	}
+	if !errors.Is(err, errLocked) {
+		return nil, err
+	}
+	file := filepath.Join(data, envFile)
+	env, err := godotenv.Read(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("the intake up in %s is still starting, or is stopping: try again in a moment", data)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", file, err)
+	}
+	return env, nil
 }
 
 // welcome waits until batches can be sent, and says how.
@@ -183,7 +241,7 @@ func (c upCommand) welcome(ctx context.Context, data string, env map[string]stri
 			shown = relative
 		}
 	}
-	file := filepath.Join(shown, envFile)
+	program := os.Args[0]
 	fmt.Fprintf(out, `Intake is up at %[1]s
 
   . %[2]s
@@ -191,11 +249,13 @@ func (c upCommand) welcome(ctx context.Context, data string, env map[string]stri
   curl -s "$INTAKE_URL/api/v1/clients" -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json" -d '[{"partner_client_id": "shop-1", "entity_type": "SoleTrader"}]'
 
   docs     %[1]s/docs (try it with the client id and secret in %[2]s), %[1]s/openapi.yaml
+  send     %[8]s send FILE
+  partner  %[8]s partner add NAME --currency GBP
   metrics  http://%[3]s/metrics (front), http://%[4]s/metrics (worker)
   logs     %[5]s/%[6]s, and those of its servers in %[5]s/*/*.log
-  stop     Ctrl-C; everything is kept in %[5]s
+  stop     Ctrl-C; the data is kept in %[5]s
 
-`, f.url(), shellPath(file), f.admin.Addr(), w.admin.Addr(), shown, logFile, c.howToGetToken())
+`, f.url(), shellPath(filepath.Join(shown, envFile)), f.admin.Addr(), w.admin.Addr(), shown, logFile, c.howToGetToken(), program)
 	if !c.Demo {
 		return nil
 	}
@@ -218,7 +278,10 @@ func shellPath(file string) string {
 	return "./" + file
 }
 
-// lock keeps a second stack from the same folder. The lock goes with the process.
+// errLocked says that a stack is running in a folder.
+var errLocked = errors.New("another intake up is running")
+
+// lock keeps a second stack from the same folder. The lock ends with the process.
 func lock(data string) (unlock func(), err error) {
 	file, err := os.OpenFile(filepath.Join(data, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -227,7 +290,7 @@ func lock(data string) (unlock func(), err error) {
 	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		file.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fmt.Errorf("another intake up is running in %s: stop it, or choose another folder with --data", data)
+			return nil, fmt.Errorf("%w in %s: stop it, or choose another folder with --data", errLocked, data)
 		}
 		return nil, fmt.Errorf("lock %s: %w", data, err)
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"time"
 
@@ -65,7 +64,7 @@ func newWorkerProcess(ctx context.Context, c workerCommand, logger *zap.Logger) 
 	}
 	p.health = admin.New(p.metrics, admin.Check{Name: "postgres", Check: p.store.Ping}, admin.Check{Name: "queue", Check: p.worker.Ready})
 	if p.admin, err = net.Listen("tcp", c.AdminListen); err != nil {
-		return nil, fmt.Errorf("--admin-listen: %w", err)
+		return nil, addressError("--admin-listen", err)
 	}
 	return p, nil
 }
