@@ -14,12 +14,22 @@ help: ## print this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
 .PHONY: build
-build: ## make bin/intake
+build: ## make bin/intake; the first build downloads its modules and takes a few minutes
+	@[[ -e bin/intake ]] || echo "building bin/intake with Go: the first build downloads its modules, and takes 2 to 4 minutes and 1 GB of disk on two cores"
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/intake ./cmd/intake
 
 .PHONY: up
-up: servers build ## run the whole stack here on private servers, and send it a sample batch
+up: servers build ## run the whole stack here on private servers, and send it a sample batch; INTAKE_NO_INSTALL=1 installs nothing
 	bin/intake up --demo
+
+# What make and the README's commands leave behind.
+LEFTOVERS := bin .intake *.ndjson report.html prove.html bench-*.json
+
+.PHONY: clean
+clean: ## remove bin, .intake with all data of make up, reports and batch files, and say how large they were
+	@if [[ -e .intake/up.env ]] && ! flock -n .intake/lock true 2>/dev/null; then \
+		echo "make up is running; stop it first, or remove .intake/up.env if it was killed" >&2; exit 1; fi
+	@found=($(wildcard $(LEFTOVERS))); ((!$${#found[@]})) || { du -shc "$${found[@]}"; rm -rf "$${found[@]}"; }
 
 .PHONY: test
 test: servers browser ## run all tests, on private servers of their own
