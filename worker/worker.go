@@ -119,6 +119,9 @@ func New(nc *nats.Conn, opts Options) (*Worker, error) {
 
 // Ready tells whether the worker can reach the queue.
 func (w *Worker) Ready(ctx context.Context) error {
+	if err := queue.CheckConnected(w.nc); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	if _, err := w.js.Consumer(ctx, queue.StreamName, queue.ConsumerName(queue.WaitingLane)); err != nil {
@@ -185,12 +188,16 @@ func (w *Worker) Run(ctx context.Context) error {
 // take moves messages from the stream to the backlog until ctx ends, or returns
 // safety.Breaches if the stream can't be as it should.
 func (w *Worker) take(ctx context.Context) error {
-	for ctx.Err() == nil {
+	said := ""
+	for queue.AwaitConnection(ctx, w.nc) {
 		if err := w.takeFrom(ctx); err != nil && ctx.Err() == nil {
 			if breaches, _ := safety.Find(err); len(breaches) > 0 {
 				return breaches
 			}
-			w.opts.Logger.Warn("cannot take from the queue, trying again", zap.Error(err))
+			if text := err.Error(); text != said && w.nc.IsConnected() {
+				said = text
+				w.opts.Logger.Warn("cannot take from the queue, trying again", zap.Error(err))
+			}
 			sleep.For(ctx, 500*time.Millisecond)
 		}
 	}

@@ -139,7 +139,7 @@ func New(nc *nats.Conn, opts Options) (*Queue, error) {
 }
 
 // errNotChecked is of a connection, and of what was to be published over it.
-var errNotChecked = errors.New("NATS has not been reached and checked yet")
+var errNotChecked = errors.New("the settings of NATS are not checked yet")
 
 // checkedConnection is the connection to NATS, 0 while there is none or it is not
 // checked: it may lead to another server, or to one that was restarted with other
@@ -154,6 +154,9 @@ func (q *Queue) checkedConnection() uint64 {
 // Ready tells whether batches can be queued now.
 func (q *Queue) Ready(ctx context.Context) error {
 	if err := q.storing.why(); err != nil {
+		return err
+	}
+	if err := CheckConnected(q.nc); err != nil {
 		return err
 	}
 	if q.checkedConnection() == 0 {
@@ -202,7 +205,11 @@ func (q *Queue) Run(ctx context.Context) error {
 // createLog returns when the log is there, or with safety.Breaches if it can't be
 // as it should.
 func (q *Queue) createLog(ctx context.Context) error {
+	said := ""
 	for {
+		if !AwaitConnection(ctx, q.nc) {
+			return nil
+		}
 		try, cancel := context.WithTimeout(ctx, 5*time.Second)
 		err := createLog(try, q.js, q.opts.Stream)
 		cancel()
@@ -212,7 +219,10 @@ func (q *Queue) createLog(ctx context.Context) error {
 		if breaches, _ := safety.Find(err); len(breaches) > 0 {
 			return breaches
 		}
-		q.opts.Logger.Warn("the queue is not there yet", zap.Error(err))
+		if text := err.Error(); text != said {
+			said = text
+			q.opts.Logger.Warn("cannot create the queue, trying again", zap.Error(err))
+		}
 		if !sleep.For(ctx, time.Second) {
 			return nil
 		}

@@ -101,8 +101,8 @@ func (c Check) Watch(ctx context.Context, nc *nats.Conn, stream StreamOptions, l
 // Once tells all that is wrong with the NATS that nc is connected to, with a
 // *safety.Breach for each thing by which what Intake answers would be untrue.
 func (c Check) Once(ctx context.Context, nc *nats.Conn, stream StreamOptions) error {
-	if connectionOf(nc) == 0 {
-		return errNotChecked
+	if err := CheckConnected(nc); err != nil {
+		return err
 	}
 	return c.check(ctx, nc, stream, zap.NewNop())
 }

@@ -14,9 +14,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"go.uber.org/zap"
 
 	"intake/internal/safety"
 )
@@ -213,47 +211,4 @@ func isAsWanted(have, want jetstream.StreamConfig) bool {
 	return slices.Equal(have.Subjects, want.Subjects) && have.Retention == want.Retention && have.Discard == want.Discard &&
 		have.MaxBytes == want.MaxBytes && have.Replicas == want.Replicas && have.Duplicates == want.Duplicates &&
 		have.AllowAtomicPublish == want.AllowAtomicPublish && have.AllowDirect == want.AllowDirect && have.Description == want.Description
-}
-
-// Connect connects to NATS, at one URL or several separated by commas, and
-// reconnects for as long as the connection is open. NATS need not be there yet.
-func Connect(urls, name string, logger *zap.Logger) (*nats.Conn, error) {
-	if logger == nil {
-		logger = zap.NewNop()
-	}
-	nc, err := nats.Connect(urls,
-		nats.Name(name),
-		nats.RetryOnFailedConnect(true),
-		nats.MaxReconnects(-1),
-		nats.ReconnectWait(250*time.Millisecond),
-		nats.ReconnectJitter(100*time.Millisecond, 500*time.Millisecond),
-		nats.PingInterval(5*time.Second),
-		nats.MaxPingsOutstanding(2),
-		nats.Timeout(2*time.Second),
-		// What can't be sent now fails now. Buffered until NATS is back it would
-		// be published after its request was refused.
-		nats.ReconnectBufSize(-1),
-		// All who use the connection wait for a write, for a minute by default.
-		nats.FlusherTimeout(5*time.Second),
-		nats.ReconnectOnFlusherError(),
-		// A server that is set up anew may refuse for a while. By default the
-		// connection is closed for good when one does so twice.
-		nats.IgnoreAuthErrorAbort(),
-		nats.ConnectHandler(func(nc *nats.Conn) { logger.Info("connected to nats", zap.String("server", nc.ConnectedServerName())) }),
-		nats.ReconnectHandler(func(nc *nats.Conn) {
-			logger.Info("reconnected to nats", zap.String("server", nc.ConnectedServerName()))
-		}),
-		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
-			if err != nil {
-				logger.Warn("lost nats, reconnecting", zap.Error(err))
-			}
-		}),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-			logger.Warn("nats reported an error", zap.Error(err))
-		}),
-	)
-	if err != nil {
-		return nil, fmt.Errorf("connect to NATS: %w", err)
-	}
-	return nc, nil
 }
