@@ -141,8 +141,8 @@ func (s *SeenSet) readTimeline(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.timeline != "" && s.timeline != timeline {
-		s.opts.Logger.Warn("the data store has another timeline, the seen set of the old one is not asked any more",
-			zap.String("old", s.timeline), zap.String("new", timeline))
+		s.opts.Logger.Info("the data store was restarted, restored or has failed over: the seen set begins anew, which costs speed only; "+
+			"intake seen rebuild fills it again", zap.String("old_timeline", s.timeline), zap.String("new_timeline", timeline))
 	}
 	s.timeline, s.until = timeline, asked.Add(lease)
 }

@@ -453,7 +453,7 @@ func TestSeenSet_OtherTimeline(t *testing.T) {
 	want(t, s.ask(t, 1, key("A", 1), key("B", 1), key("C", 1)), no, no, no)
 	s.mark(t, "two", 1, key("A", 2))
 	want(t, s.ask(t, 1, key("A", 2), key("B", 1)), same, no)
-	if n := s.logs.FilterMessageSnippet("another timeline").Len(); n != 1 {
+	if n := s.logs.FilterMessageSnippet("the seen set begins anew").Len(); n != 1 {
 		t.Errorf("%d log lines tell of the other timeline", n)
 	}
 }
