@@ -8,9 +8,12 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -57,16 +60,64 @@ func TestDocs_ExternalIssuer(t *testing.T) {
 	}}), issuer)
 }
 
+// The commands of the quick start work when they are pasted.
+func TestDocs_QuickStart(t *testing.T) {
+	t.Parallel()
+	s := startStack(t, stackOptions{})
+	_, intro, _ := strings.Cut(string(reference.Document()), "## Quick start")
+	intro, _, _ = strings.Cut(intro, "## States")
+	blocks := regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(intro, -1)
+	if len(blocks) != 2 {
+		t.Fatalf("the quick start has %d blocks of commands", len(blocks))
+	}
+	shell := exec.CommandContext(t.Context(), "sh", "-c", blocks[0][1]+blocks[1][1])
+	shell.Env = append(os.Environ(), "INTAKE_URL="+s.fronts[0].url(), "INTAKE_CLIENT_ID=acme", "INTAKE_CLIENT_SECRET="+s.secret)
+	if out, err := shell.CombinedOutput(); err != nil || !strings.Contains(string(out), `"state":"Completed"`) {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// What a partner fills in to sign in.
+const (
+	clientID  = `//label[.="Client ID"]/ancestor::td//*[@role="combobox"]`
+	secret    = `//label[.="Client Secret"]/ancestor::td//input`
+	authorize = `//button[normalize-space()="Authorize"]`
+)
+
+// A wrong secret is answered on the page, which goes on. The browser would ask for
+// credentials itself, and wait, if the answer asked for Authorization.
+func TestDocs_WrongSecret(t *testing.T) {
+	t.Parallel()
+	s := startStack(t, stackOptions{})
+	ctx, _ := startBrowser(t)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for _, action := range []chromedp.Action[chromedp.Void]{
+		chromedp.Navigate(s.fronts[0].url() + "/docs"),
+		isTrue(`document.body.innerText.includes("Scopes Selected 2 / 2")`),
+		chromedp.SendKeys(chromedp.Search(clientID), "acme"),
+		chromedp.SendKeys(chromedp.Search(secret), "wrong"),
+		chromedp.Click(chromedp.Search(authorize)),
+		isTrue(`document.body.innerText.includes("unknown client, or wrong secret")`),
+	} {
+		if err := chromedp.Do(ctx, action); err != nil {
+			t.Error(err)
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+			defer cancel()
+			screenshot(ctx, t, "docs-wrong-secret.png")
+			t.FailNow()
+		}
+	}
+}
+
 // tryDocs tries a front's page, which may ask others as well.
 func tryDocs(t *testing.T, s *stack, f *frontProcess, others ...string) {
 	t.Helper()
 	ctx, watched := startBrowser(t)
 	const (
-		clientID = `//label[.="Client ID"]/ancestor::td//*[@role="combobox"]`
-		secret   = `//label[.="Client Secret"]/ancestor::td//input`
-		token    = `//label[.="Access Token"]`
-		send     = `(//button[@data-addressbar-action="send"])[1]`
-		saved    = `(document.querySelector("section[aria-label=Response]")?.innerText ?? "").includes('"state": "Completed"')`
+		token = `//label[.="Access Token"]`
+		send  = `(//button[@data-addressbar-action="send"])[1]`
+		saved = `(document.querySelector("section[aria-label=Response]")?.innerText ?? "").includes('"state": "Completed"')`
 	)
 	for _, step := range []struct {
 		does   string
@@ -75,7 +126,7 @@ func tryDocs(t *testing.T, s *stack, f *frontProcess, others ...string) {
 		{"opens the page", chromedp.Navigate(f.url() + "/docs#tag/batches/POST/api/v1/clients")},
 		{"gives the client id", chromedp.SendKeys(chromedp.Search(clientID), "acme")},
 		{"gives the secret", chromedp.SendKeys(chromedp.Search(secret), s.secret)},
-		{"signs in", chromedp.Click(chromedp.Search(`//button[normalize-space()="Authorize"]`))},
+		{"signs in", chromedp.Click(chromedp.Search(authorize))},
 		{"has a token", chromedp.WaitVisible(chromedp.Search(token))},
 		{"tries it", clickOn(`section[aria-labelledby][id$="POST/api/v1/clients"] .show-api-client-button`)},
 		{"sends the example", chromedp.Click(chromedp.Search(send))},

@@ -43,8 +43,10 @@ type tokenError struct {
 // Error implements error.
 func (e *tokenError) Error() string { return e.code + ": " + e.description }
 
-func (e *tokenError) write(w http.ResponseWriter) {
-	if e.status == http.StatusUnauthorized {
+func (e *tokenError) write(w http.ResponseWriter, r *http.Request) {
+	// Only for a client that used Authorization: a browser shows its own sign-in
+	// dialog for this header, and the reference page would hang.
+	if e.status == http.StatusUnauthorized && r.Header.Get("Authorization") != "" {
 		w.Header().Set("WWW-Authenticate", `Basic realm="intake"`)
 	}
 	if e.retryAfter > 0 {
@@ -80,7 +82,7 @@ func (a *Authenticator) IssueToken(w http.ResponseWriter, r *http.Request) error
 	r.Body = http.MaxBytesReader(w, r.Body, 8<<10)
 	answer, err := a.issueToken(r)
 	if refusal, ok := errors.AsType[*tokenError](err); ok {
-		refusal.write(w)
+		refusal.write(w, r)
 		return nil
 	}
 	if err == nil {

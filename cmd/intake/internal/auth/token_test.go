@@ -90,6 +90,7 @@ func TestToken(t *testing.T) {
 		{"no client", nil, grant, 401, "invalid_client", ""},
 		{"unknown client", url.UserPassword("nobody", f.secret), grant, 401, "invalid_client", ""},
 		{"wrong secret", url.UserPassword("acme", f.secret+"x"), grant, 401, "invalid_client", ""},
+		{"wrong secret in the body", nil, append(grant, "client_id", "acme", "client_secret", "x"), 401, "invalid_client", ""},
 		{"no secret", url.UserPassword("acme", ""), grant, 401, "invalid_client", ""},
 		{"another's secret", url.UserPassword("other", f.secret), grant, 401, "invalid_client", ""},
 		{"disabled", url.UserPassword("gone", gone), grant, 401, "invalid_client", ""},
@@ -101,8 +102,12 @@ func TestToken(t *testing.T) {
 			if a.status != c.status || a.header.Get("Cache-Control") != "no-store" || a.header.Get("Content-Type") != "application/json" {
 				t.Fatalf("answered %d %v: %v", a.status, a.header, said)
 			}
-			if (c.status == 401) != (a.header.Get("WWW-Authenticate") == `Basic realm="intake"`) {
-				t.Errorf("WWW-Authenticate: %s", a.header.Get("WWW-Authenticate"))
+			challenge := ""
+			if c.status == 401 && c.user != nil { // RFC 6749 §5.2
+				challenge = `Basic realm="intake"`
+			}
+			if got := a.header.Get("WWW-Authenticate"); got != challenge {
+				t.Errorf("WWW-Authenticate is %q, want %q", got, challenge)
 			}
 			if c.status != 200 {
 				if said["error"] != c.error || said["access_token"] != nil {
