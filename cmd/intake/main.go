@@ -38,6 +38,7 @@ type commands struct {
 	Replay      replayCommand      `cmd:"" help:"Send batches at a rate, or as fast as possible, and report states and latencies."`
 	Front       frontCommand       `cmd:"" help:"Run the HTTP front that partners talk to."`
 	Worker      workerCommand      `cmd:"" help:"Run a worker, which saves what the fronts have queued."`
+	Balance     balanceCommand     `cmd:"" help:"Spread the connections to one port over several fronts, where there is no load balancer."`
 	Migrate     migrateCommand     `cmd:"" help:"Bring the schema in Postgres up to date, and the grants of the roles intake_front and intake_worker."`
 	Partner     partnerCommand     `cmd:"" help:"Add, list and change partners."`
 	Key         keyCommand         `cmd:"" help:"List, rotate and drop the keys that access tokens are signed with."`
