@@ -8,13 +8,13 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// connections are those to Postgres that are open. pgx takes up to 15 s, and asks
-// the server over another connection to cancel what is under way, before it gives
-// one up: of a server that has fallen silent they have to be cut.
+// connections are the open connections to Postgres, so that Close can cut them. pgx
+// alone would wait up to 15 s for a server that does not respond, and would open another
+// connection to it to cancel the running statement.
 type connections struct {
 	mu   sync.Mutex
-	open map[*connection]struct{} // guarded by mu, as is the one below
-	cut  bool
+	open map[*connection]struct{} // guarded by mu
+	cut  bool                     // guarded by mu
 }
 
 type connection struct {
@@ -22,7 +22,7 @@ type connection struct {
 	of *connections
 }
 
-// dialer makes connections that are known.
+// dialer returns a dial function that registers its connections.
 func (c *connections) dialer(dial pgconn.DialFunc) pgconn.DialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		made, err := dial(ctx, network, address)
@@ -49,7 +49,7 @@ func (c *connection) Close() error {
 	return c.Conn.Close()
 }
 
-// cutAll closes all connections, and those to come.
+// cutAll closes all connections. Later dials fail.
 func (c *connections) cutAll() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -8,16 +8,15 @@ import (
 	"intake"
 )
 
-// What is copied. Rows written straight into COPY's binary format cost a tenth
-// of what it costs to have a driver encode them from values.
+// The COPY statements. Why the rows are encoded by hand is in the package comment.
 const (
 	copyClients = `copy partner_clients (id, client_start_date, fingerprint, batch_id, item, partner_id, partner_client_id, entity_type, other_identifiers) from stdin (format binary)`
 	copyClaims  = `copy revenue_claims (client_id, start_date, end_date, transaction_count, position, total_amount, time_period, currency) from stdin (format binary)`
 	copyStatus  = `copy batch_status (batch_id, chunk, chunks, partner_id, first_item, items, completed, withdrawn, not_saved, keys) from stdin (format binary)`
 )
 
-// copyHeader and copyTrailer frame a binary COPY: signature, flags and length
-// of an extension that isn't there; a count of fields that says the end.
+// copyHeader and copyTrailer frame a binary COPY. The header is the signature, the flags
+// and the length of the extension, which is absent. The trailer is a field count of -1.
 // https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format".
 const (
 	copyHeader  = "PGCOPY\n\xff\r\n\x00" + "\x00\x00\x00\x00" + "\x00\x00\x00\x00"
@@ -27,7 +26,7 @@ const (
 // postgresEpoch is 2000-01-01 in microseconds since the Unix epoch.
 const postgresEpoch = 946_684_800_000_000
 
-// A copyReader gives the rows of n elements as COPY takes them, a piece at a time.
+// A copyReader reads as the binary COPY of n elements. It encodes a piece at a time.
 type copyReader struct {
 	appendRows func(b []byte, i int) []byte // of the i-th element
 	n          int
@@ -37,7 +36,7 @@ type copyReader struct {
 	unread     []byte // of buffer
 }
 
-// copyPiece is about how much a copyReader makes at once, in bytes.
+// copyPiece is the approximate size of a piece in bytes.
 const copyPiece = 32 << 10
 
 func newCopyReader(n int, appendRows func(b []byte, i int) []byte) *copyReader {
@@ -145,7 +144,7 @@ func appendUUID(b []byte, v [16]byte) []byte {
 	return append(b, v[:]...)
 }
 
-// appendJSON appends a jsonb: its format's version, and the text.
+// appendJSON appends a jsonb: the version of its format, and the text.
 func appendJSON(b []byte, text json.RawMessage) []byte {
 	if text == nil {
 		return appendNull(b)
@@ -160,16 +159,16 @@ func appendText(b []byte, s string) []byte {
 	return append(b, s...)
 }
 
-// appendNumeric appends an amount as numeric's binary form: how many digits of
-// base 10,000 there are, the weight of the first, sign, decimals, digits. An
-// amount counts ten-thousandths, so its last such digit is all of its decimals.
+// appendNumeric appends an amount in the binary form of numeric: the number of digits in
+// base 10,000, the weight of the first one, the sign, the number of decimals, the digits.
+// An amount is in ten-thousandths, so the last such digit holds all of its decimals.
 func appendNumeric(b []byte, amount intake.Amount) []byte {
 	const (
 		base     = 10_000
 		negative = 0x4000
 		decimals = 4
 	)
-	var digits [5]uint16 // least first
+	var digits [5]uint16 // the least significant first
 	n := 0
 	for rest := amount.Abs; rest > 0; rest /= base {
 		digits[n] = uint16(rest % base)

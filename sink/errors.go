@@ -10,16 +10,16 @@ import (
 	"intake"
 )
 
-// reaction is what to do about an error of a save.
+// A reaction is what to do about an error of a save.
 type reaction int
 
 const (
-	// tryLater: the server can't save now, and nobody's data is to blame.
+	// tryLater: the server cannot save now, and no item is to blame.
 	tryLater reaction = iota
-	// tryAgain: another transaction finished one of the chunks first, and at the
-	// next try it is answered from its status; or ids have to be taken anew.
+	// tryAgain: another transaction finished one of the chunks first, so that the next
+	// attempt reads its outcome; or the ids were taken.
 	tryAgain
-	// halve: some item's data is to blame.
+	// halve: the data of an item is to blame.
 	halve
 )
 
@@ -28,19 +28,19 @@ const (
 	uniqueViolation = "23505"
 )
 
-// errNotBold is of a gathering that can't be saved boldly.
-var errNotBold = errors.New("a key is there twice")
+// errDuplicateKey reports that a gathering holds a key twice, so that the optimistic
+// COPY would fail.
+var errDuplicateKey = errors.New("gathering has a duplicate key")
 
-// raised is what RAISE EXCEPTION has in a trigger, if it names nothing else.
+// raised is the SQLSTATE of a trigger's RAISE EXCEPTION that names no other.
 const raised = "P0001"
 
 // reactionTo decides by SQLSTATE. Classes 22 (data exception) and 23 (integrity
-// constraint violation) are about the data, and so is what a trigger raises;
-// everything else, and everything that is not Postgres's answer, is about the
-// server, the connection or the schema, and fails nobody.
+// constraint violation) are about the data, and so is an error that a trigger raises.
+// All other errors are about the server, the connection or the schema, and fail no item.
 func reactionTo(err error) reaction {
 	var answer *pgconn.PgError
-	if errors.Is(err, errNotBold) {
+	if errors.Is(err, errDuplicateKey) {
 		return tryAgain
 	}
 	if !errors.As(err, &answer) {
@@ -62,19 +62,19 @@ func reactionTo(err error) reaction {
 	return tryLater
 }
 
-// mark has an error wrap intake.ErrUnsavable, unless Postgres is away.
+// mark wraps [intake.ErrUnsavable] around an error, unless Postgres is unavailable.
 func mark(err error) error {
 	var answer *pgconn.PgError
-	if !errors.As(err, &answer) || isAway(answer) {
+	if !errors.As(err, &answer) || isUnavailable(answer) {
 		return err
 	}
 	return fmt.Errorf("%w (SQLSTATE %s): %w", intake.ErrUnsavable, answer.Code, err)
 }
 
-// isAway reports whether an answer says that Postgres can save nothing at
-// present, whatever it is: it can't be reached, refuses or ends connections, lacks
-// resources (classes 08 and 53, 57P01 to 57P05) or is read-only (25006).
-func isAway(answer *pgconn.PgError) bool {
+// isUnavailable reports whether Postgres can save nothing at present: it cannot be
+// reached, refuses or ends connections, lacks resources (classes 08 and 53, 57P01 to
+// 57P05), or is read-only (25006).
+func isUnavailable(answer *pgconn.PgError) bool {
 	switch severity := answer.SeverityUnlocalized; {
 	case severity == "FATAL" || severity == "PANIC", strings.HasPrefix(answer.Code, "57P"), answer.Code == "25006":
 		return true
@@ -82,20 +82,20 @@ func isAway(answer *pgconn.PgError) bool {
 	return answer.Code[:2] == "08" || answer.Code[:2] == "53"
 }
 
-// idsTaken tells of an error whether others have been given the same ids.
+// idsTaken reports whether err says that other clients have the same ids.
 func idsTaken(err error) bool {
 	var answer *pgconn.PgError
 	return errors.As(err, &answer) && answer.ConstraintName == idKey
 }
 
-// timedOut tells of an error whether a statement took longer than it may.
+// timedOut reports whether err says that a statement exceeded statement_timeout.
 func timedOut(err error) bool {
 	var answer *pgconn.PgError
 	return errors.As(err, &answer) && answer.Code == "57014"
 }
 
-// refusal is the reason that a partner is told. Postgres's detail is left out:
-// it quotes whole rows.
+// refusal returns the reason that the partner gets. It leaves out Postgres's detail,
+// which quotes whole rows.
 func refusal(err error) string {
 	var answer *pgconn.PgError
 	if errors.As(err, &answer) {

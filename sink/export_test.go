@@ -2,10 +2,10 @@ package sink
 
 import "time"
 
-// SetSilence sets how long a save may take.
+// SetSilence sets the limit on the time of a save.
 func SetSilence(s *Store, d time.Duration) { s.silence = d }
 
-// TidyStatusAt is TidyStatus on another day, by a clock that is wrong.
+// TidyStatusAt is TidyStatus with a clock that is wrong.
 var TidyStatusAt = (*Store).tidyStatus
 
 // MakePartition makes the partition of a day.

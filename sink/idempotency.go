@@ -57,8 +57,8 @@ func (s *Store) Reserve(ctx context.Context, partner int32, key string, hash [32
 }
 
 // inherit returns the reservation of owner, who has the key now, on the batch of the request
-// that had it before. The owner goes on with that batch, of which some may be saved
-// already; but not with one that was withdrawn, of which nothing will be.
+// that had it before. The owner continues with that batch, as some of it may be saved
+// already, unless the batch was withdrawn: nothing of it will be saved then.
 //
 // The statement that reserves can't see that: it may have waited for the withdrawal, and
 // its snapshot is older. From here on only the owner may withdraw the batch.
@@ -81,7 +81,7 @@ func (s *Store) inherit(ctx context.Context, partner int32, key string, owner, b
 	return intake.Reservation{State: intake.ReservationTakenOver, Batch: batch}, nil
 }
 
-// Renew lets a reservation last for lease from now on, unless there is an answer
+// Renew extends a reservation to lease from now. It does nothing if there is an answer
 // already, or another holder.
 func (s *Store) Renew(ctx context.Context, partner int32, holder intake.Holder, lease time.Duration) error {
 	const query = "update idempotency_keys set lease_until = clock_timestamp() + $4 where partner_id = $1 and key = $2 and owner = $3 and answer is null"
@@ -92,8 +92,8 @@ func (s *Store) Renew(ctx context.Context, partner int32, holder intake.Holder, 
 }
 
 // KeepAnswer keeps the answer to a batch and returns it, or the answer that was kept
-// for this batch before. It returns intake.ErrTakenOver if there is none and the key
-// is another holder's, or another batch's.
+// for this batch before. It returns [intake.ErrTakenOver] if there is none and the
+// key has another holder or another batch.
 func (s *Store) KeepAnswer(ctx context.Context, partner int32, holder intake.Holder, batch uuid.UUID, answer []byte) (first []byte, err error) {
 	const query = `
 		update idempotency_keys
@@ -111,7 +111,7 @@ func (s *Store) KeepAnswer(ctx context.Context, partner int32, holder intake.Hol
 }
 
 // Release deletes the reservation of a request that was refused, so that nothing is
-// known of the key. It may return intake.ErrTakenOver.
+// known of the key. It returns [intake.ErrTakenOver] if the key has another holder.
 func (s *Store) Release(ctx context.Context, partner int32, holder intake.Holder) error {
 	const query = "delete from idempotency_keys where partner_id = $1 and key = $2 and owner = $3 and answer is null"
 	tag, err := s.pool.Exec(ctx, query, partner, holder.Key, holder.Owner)
@@ -119,12 +119,12 @@ func (s *Store) Release(ctx context.Context, partner int32, holder intake.Holder
 	case err == nil && tag.RowsAffected() == 0:
 		return intake.ErrTakenOver
 	case err != nil:
-		return fmt.Errorf("give up an idempotency key: %w", err)
+		return fmt.Errorf("release an idempotency key: %w", err)
 	}
 	return nil
 }
 
-// dropKeys drops the keys that need not be kept any more, some at a time.
+// dropKeys deletes the keys that are too old, 10,000 at a time.
 func (s *Store) dropKeys(ctx context.Context) error {
 	query := `
 		delete from idempotency_keys where ctid = any(array(

@@ -8,23 +8,24 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// idBlock is how many ids a number of partner_client_blocks stands for.
+// idBlock is the number of ids in a block, by which the sequence partner_client_blocks
+// is incremented.
 const idBlock = 1 << 16
 
-// clientIDs hands out ids for clients. It holds those of a block at a time.
+// clientIDs assigns ids to clients, from one block at a time.
 type clientIDs struct {
 	mu sync.Mutex
-	// timeline is the one that the block was taken from. On another one the
-	// sequence may have gone back, and others may have been given the same block.
+	// timeline is the one that the block was taken from. On another one the sequence
+	// may have gone back, and another process may have the same block.
 	timeline  string
 	next, end int64
 }
 
-// assign gives the rows consecutive ids, each of which no other client ever has.
+// assign sets consecutive ids in the rows. No other client ever gets the same id.
 func (c *clientIDs) assign(ctx context.Context, conn *pgx.Conn, rows []row) error {
 	n := int64(len(rows))
 	if n > idBlock {
-		return fmt.Errorf("%d clients are more than one transaction may insert", n)
+		return fmt.Errorf("a gathering has %d clients, more than the %d of one transaction", n, idBlock)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -42,7 +43,7 @@ func (c *clientIDs) assign(ctx context.Context, conn *pgx.Conn, rows []row) erro
 	return nil
 }
 
-// drop gives up the block.
+// drop discards the block.
 func (c *clientIDs) drop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

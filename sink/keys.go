@@ -17,18 +17,18 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// KeyKept is how long a signing key is kept after its last token: until that has
-// expired for certain. Access tokens last an hour.
+// KeyKept is how long a signing key is kept after its last token. Access tokens expire
+// after an hour, so all of its tokens have expired by then.
 const KeyKept = time.Hour + 5*time.Minute
 
-// keyRead is how long it takes at most until all fronts have read a new key.
+// keyRead is the maximum time until all fronts have read a new key.
 const keyRead = 5 * time.Second
 
-// Errors of changes to the signing keys.
+// Errors of [Store.RotateKey] and [Store.DropKey].
 var (
-	ErrNoKey      = errors.New("there is no signing key of that id")
+	ErrNoKey      = errors.New("no signing key has this id")
 	ErrKeySigns   = errors.New("the key signs access tokens now")
-	ErrKeyWaiting = errors.New("another key waits to sign already")
+	ErrKeyWaiting = errors.New("another key is waiting to sign; drop it first, or wait until it signs")
 )
 
 // A SigningKey is a key that the fronts sign access tokens with. Its times are
@@ -92,8 +92,9 @@ func readSigningKeys(ctx context.Context, db querier) (keys []SigningKey, now ti
 	return keys, now, err
 }
 
-// RotateKey makes a key that is published at once and signs after a while, when
-// the one that signs now ends. It may return ErrKeyWaiting.
+// RotateKey makes a key that is published immediately and that signs once after has
+// passed. The key that signs now stops then. RotateKey returns [ErrKeyWaiting] if
+// another key is waiting to sign.
 func (s *Store) RotateKey(ctx context.Context, after time.Duration) (fresh SigningKey, err error) {
 	err = s.changeKeys(ctx, func(tx pgx.Tx, keys []SigningKey, now time.Time) error {
 		if slices.ContainsFunc(keys, func(k SigningKey) bool { return k.SignsFrom.After(now) }) {
@@ -112,10 +113,10 @@ func (s *Store) RotateKey(ctx context.Context, after time.Duration) (fresh Signi
 	return fresh, err
 }
 
-// DropKey deletes a key. Within 5 s all fronts refuse its tokens. It deletes the
-// key that signs only if evenSigning, and else returns ErrKeySigns. The key that
-// waits signs in its place then, or a new one, once all fronts have read it; that
-// one is returned, nil if the key did not sign. The error may be ErrNoKey.
+// DropKey deletes a key. All fronts refuse its tokens within 5 s. It deletes the key that
+// signs only if evenSigning is set, and returns [ErrKeySigns] otherwise. The waiting key,
+// or else a new one, then signs as soon as all fronts have read it. DropKey returns that
+// key, or nil if the deleted one did not sign. It returns [ErrNoKey] for an unknown id.
 func (s *Store) DropKey(ctx context.Context, id string, evenSigning bool) (next *SigningKey, err error) {
 	err = s.changeKeys(ctx, func(tx pgx.Tx, keys []SigningKey, now time.Time) error {
 		at := slices.IndexFunc(keys, func(k SigningKey) bool { return k.ID == id })
@@ -145,7 +146,7 @@ func (s *Store) DropKey(ctx context.Context, id string, evenSigning bool) (next 
 	return next, err
 }
 
-// changeKeys changes the signing keys while nobody else does.
+// changeKeys calls change in a transaction that locks the signing keys.
 func (s *Store) changeKeys(ctx context.Context, change func(tx pgx.Tx, keys []SigningKey, now time.Time) error) error {
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		keys, now, err := lockKeys(ctx, tx)
@@ -160,7 +161,7 @@ func (s *Store) changeKeys(ctx context.Context, change func(tx pgx.Tx, keys []Si
 	return nil
 }
 
-// lockKeys returns the signing keys, which only tx may change then, and the time.
+// lockKeys locks the signing keys for tx, and returns them with the time.
 func lockKeys(ctx context.Context, tx pgx.Tx) (keys []SigningKey, now time.Time, err error) {
 	if _, err := tx.Exec(ctx, "lock table signing_keys in share row exclusive mode"); err != nil {
 		return nil, now, err

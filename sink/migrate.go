@@ -16,9 +16,9 @@ import (
 var migrationFiles embed.FS
 
 // Migrate brings the schema of the database at url up to date, with what the roles
-// intake_front and intake_worker may do there. Any number of
-// processes may call it at once. It gives the version that the schema has then,
-// and how many migrations it took.
+// intake_front and intake_worker may do there. Several processes may call it
+// concurrently. It returns the version of the schema afterwards and the number of
+// migrations applied.
 func Migrate(ctx context.Context, url string) (version int64, applied int, err error) {
 	config, err := pgx.ParseConfig(url)
 	if err != nil {
@@ -56,14 +56,14 @@ func Migrate(ctx context.Context, url string) (version int64, applied int, err e
 	return version, len(results), err
 }
 
-// roles are those that fronts and workers connect as, or as members of.
+// roles are the roles that fronts and workers connect as, or are members of.
 var roles = []string{"intake_front", "intake_worker"}
 
 //go:embed grants.sql
 var grants string
 
-// settle sees to what must be there in a schema that is up to date, whatever it
-// was restored from: the roles' grants and a signing key.
+// settle adds what a current schema needs, and a restored one may lack: the roles'
+// grants and a signing key.
 func settle(ctx context.Context, config *pgx.ConnConfig) error {
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
@@ -71,7 +71,7 @@ func settle(ctx context.Context, config *pgx.ConnConfig) error {
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		// It keeps others from granting, and workers from making partitions.
+		// The lock excludes other calls, and workers that make partitions.
 		if _, err := tx.Exec(ctx, "select pg_advisory_xact_lock(hashtext('intake batch_status'))"); err != nil {
 			return err
 		}

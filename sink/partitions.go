@@ -9,18 +9,17 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Days of batch_status: how long what became of a batch is kept, and how far
-// ahead there are partitions, for when no worker runs for a while.
+// statusDays is how many days the status of a batch is kept. aheadOfDays is how many days
+// ahead there are partitions, in case no worker runs for a while.
 const (
 	statusDays  = 30
 	aheadOfDays = 7
 )
 
-// TidyStatus makes the partitions of batch_status for the days to come, and drops
-// those of the days that need not be kept any more, and idempotency keys likewise.
-// How old they are, Postgres decides: a worker's clock may be wrong. Any number of
-// processes may call it at once. It waits for no lock for longer than 2 s: others
-// would wait behind it.
+// TidyStatus makes the partitions of batch_status for the coming days, and deletes
+// partitions and Idempotency-Keys that are older than 30 days, by the clock of Postgres:
+// a worker's may be wrong. Several processes may call it concurrently. It waits at most
+// 2 s for a lock, as others would wait behind it.
 func (s *Store) TidyStatus(ctx context.Context) error {
 	var today time.Time
 	if err := s.pool.QueryRow(ctx, "select (now() at time zone 'UTC')::date").Scan(&today); err != nil {
@@ -41,7 +40,7 @@ func (s *Store) tidyStatus(ctx context.Context, today time.Time) error {
 	return s.dropKeys(ctx)
 }
 
-// isOld is the condition, in SQL, that what has this time need not be kept.
+// isOld returns the SQL condition that a row with this time need not be kept.
 func isOld(column string) string {
 	return fmt.Sprintf("%s < now() - interval '%d days'", column, statusDays)
 }
@@ -50,7 +49,7 @@ const partitionPrefix = "batch_status_"
 
 func partitionName(day time.Time) string { return partitionPrefix + day.Format("20060102") }
 
-// alone runs something in a transaction, while nobody else tidies.
+// alone calls do in a transaction that excludes other calls of TidyStatus.
 func (s *Store) alone(ctx context.Context, do func(pgx.Tx) error) error {
 	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		const lock = "set local lock_timeout = '2s'; select pg_advisory_xact_lock(hashtext('intake batch_status'))"
@@ -61,7 +60,7 @@ func (s *Store) alone(ctx context.Context, do func(pgx.Tx) error) error {
 	})
 }
 
-// makePartition makes the partition of a day, if there is none.
+// makePartition makes the partition of a day unless it exists.
 func (s *Store) makePartition(ctx context.Context, day time.Time) error {
 	name := partitionName(day)
 	var there bool
@@ -78,8 +77,8 @@ func (s *Store) makePartition(ctx context.Context, day time.Time) error {
 	})
 }
 
-// dropPartitions drops the partitions of days before one, but none in which
-// something was finished that must be kept: a front's clock may be behind.
+// dropPartitions drops the partitions of the days before a day. It keeps one that has a
+// chunk finished after that, which may be there if a front's clock was behind.
 func (s *Store) dropPartitions(ctx context.Context, before time.Time) error {
 	const partitions = "select inhrelid::regclass::text from pg_inherits where inhparent = 'batch_status'::regclass"
 	rows, err := s.pool.Query(ctx, partitions)

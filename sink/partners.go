@@ -11,10 +11,10 @@ import (
 	"intake"
 )
 
-// ErrPartnerExists and ErrNoPartner are answers to a partner's name.
+// Errors of methods that take a partner's name.
 var (
-	ErrPartnerExists = errors.New("there is a partner of that name already")
-	ErrNoPartner     = errors.New("there is no partner of that name")
+	ErrPartnerExists = errors.New("a partner with this name exists already")
+	ErrNoPartner     = errors.New("no partner has this name")
 )
 
 // A PartnerRecord is a partner as the data store knows it.
@@ -22,14 +22,15 @@ type PartnerRecord struct {
 	intake.Partner
 	// SecretHash is the SHA-256 of the client secret, which is kept nowhere.
 	SecretHash [32]byte
-	// OldSecretHashes are those of the secrets from before that still get tokens.
+	// OldSecretHashes are those of earlier secrets that still get tokens.
 	OldSecretHashes [][32]byte
-	// OldSecretUntil is when the last of them ends.
+	// OldSecretUntil is when the last of them expires.
 	OldSecretUntil time.Time
 	CreatedAt      time.Time
 }
 
-// AddPartner adds a partner, and gives it its ID. It may return ErrPartnerExists.
+// AddPartner adds a partner and returns it with its ID. It returns [ErrPartnerExists] if
+// the name is taken.
 func (s *Store) AddPartner(ctx context.Context, partner intake.Partner, secretHash [32]byte) (intake.Partner, error) {
 	const query = `
 		insert into partners (name, currency, entity_types, secret_hash, disabled)
@@ -50,7 +51,7 @@ func (s *Store) AddPartner(ctx context.Context, partner intake.Partner, secretHa
 	return partner, nil
 }
 
-// Partners gives all partners, by name.
+// Partners returns all partners, ordered by name.
 func (s *Store) Partners(ctx context.Context) ([]PartnerRecord, error) {
 	const query = `
 		select id, name, currency, entity_types, secret_hash, old.hashes, old.ends_at, disabled, created_at,
@@ -93,11 +94,11 @@ func (s *Store) Partners(ctx context.Context) ([]PartnerRecord, error) {
 // partnersKey is where a connection keeps the names of the partners, by ID.
 const partnersKey = "intake partners"
 
-// checkPartners fails with an *intake.UnknownPartnerError if a chunk's partner isn't
-// there by its ID and its name: a Postgres that was restored from a backup lacks the
-// partners that were added since, and gives their IDs to others. The names are read
-// anew only by a new connection, which may lead to another server, and when there is
-// one that isn't among them.
+// checkPartners returns an [*intake.UnknownPartnerError] if Postgres has no partner with
+// a chunk's ID and name. A Postgres that was restored from a backup lacks the partners
+// that were added since, and assigns their IDs to others. The names are cached with the
+// connection, as another one may lead to another server, and read again if one is
+// missing.
 func checkPartners(ctx context.Context, conn *pgx.Conn, chunks []*intake.Chunk) error {
 	data := conn.PgConn().CustomData()
 	names, _ := data[partnersKey].(map[int32]string)
@@ -115,8 +116,7 @@ func checkPartners(ctx context.Context, conn *pgx.Conn, chunks []*intake.Chunk) 
 	return nil
 }
 
-// strangerAmong returns a chunk whose partner isn't among those named; nil if there is
-// none.
+// strangerAmong returns a chunk whose partner isn't in names, or nil.
 func strangerAmong(chunks []*intake.Chunk, names map[int32]string) *intake.Chunk {
 	for _, chunk := range chunks {
 		if chunk.PartnerName != "" && names[chunk.Partner] != chunk.PartnerName {
@@ -143,9 +143,9 @@ func readPartnerNames(ctx context.Context, conn *pgx.Conn) (map[int32]string, er
 	return names, err
 }
 
-// RotateSecret replaces a partner's client secret by one of this SHA-256. The old
-// one gets tokens for overlap longer, those from before that at most as long. It
-// returns when that is over, and may return ErrNoPartner.
+// RotateSecret replaces a partner's client secret with one that has this SHA-256. The old
+// secret, and any earlier one, gets tokens for overlap at most. RotateSecret returns when
+// that ends, or [ErrNoPartner].
 func (s *Store) RotateSecret(ctx context.Context, name string, hash [32]byte, overlap time.Duration) (oldUntil time.Time, err error) {
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		const replace = `
@@ -177,12 +177,12 @@ func (s *Store) RotateSecret(ctx context.Context, name string, hash [32]byte, ov
 	return oldUntil, nil
 }
 
-// SetDisabled shuts a partner out, or lets it in again. It may return ErrNoPartner.
+// SetDisabled disables or enables a partner. It may return [ErrNoPartner].
 func (s *Store) SetDisabled(ctx context.Context, name string, disabled bool) error {
 	return s.setPartner(ctx, "update partners set disabled = $2 where name = $1", name, disabled)
 }
 
-// SetLimits changes what a partner may send. It may return ErrNoPartner.
+// SetLimits changes what a partner may send. It may return [ErrNoPartner].
 func (s *Store) SetLimits(ctx context.Context, name string, limits intake.Limits) error {
 	const update = "update partners set items_per_second = $2, burst = $3, max_requests = $4, max_bytes = $5 where name = $1"
 	return s.setPartner(ctx, update, name, limits.ItemsPerSecond, limits.Burst, limits.Requests, limits.Bytes)

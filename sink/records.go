@@ -10,9 +10,8 @@ import (
 	"intake"
 )
 
-// Records gives what is kept of those of a partner's clients that have one of
-// these ids, in no order. An id that Postgres can't hold, with U+0000 or not in
-// UTF-8, makes it fail.
+// Records returns the records of a partner's clients that have one of these ids, in no
+// order. It fails if an id holds U+0000 or is not UTF-8.
 func (s *Store) Records(ctx context.Context, partner int32, ids []string) ([]intake.Record, error) {
 	const query = `
 		select partner_client_id, fingerprint, saved_at, batch_id, item, ` + awaitStandby + `
@@ -28,7 +27,7 @@ func (s *Store) Records(ctx context.Context, partner int32, ids []string) ([]int
 	})
 }
 
-// Record gives what is kept of a partner's client, and how many claims; ok is
+// Record returns the record of a partner's client and the number of its claims; ok is
 // false if there is none.
 func (s *Store) Record(ctx context.Context, partner int32, id string) (r intake.Record, claims int, ok bool, err error) {
 	const query = `
@@ -43,9 +42,8 @@ func (s *Store) Record(ctx context.Context, partner int32, id string) (r intake.
 	return r, claims, err == nil, err
 }
 
-// KeysAfter gives the next keys of all that are saved, ordered by partner and id,
-// and the timeline of the data store that they were read on. It begins behind
-// last, the zero SavedKey for the first ones.
+// KeysAfter returns the saved keys that follow last, ordered by partner and id, and the
+// timeline of the data store that they were read on. The zero SavedKey is before all.
 func (s *Store) KeysAfter(ctx context.Context, last intake.SavedKey, limit int) (keys []intake.SavedKey, onTimeline string, err error) {
 	const query = `
 		select partner_id, partner_client_id, fingerprint, ` + awaitStandby + `
@@ -70,7 +68,8 @@ func (s *Store) KeysAfter(ctx context.Context, last intake.SavedKey, limit int) 
 	return keys, session.timeline, cmp.Or(err, session.replicated())
 }
 
-// EstimateRecords tells about how many records there are.
+// EstimateRecords returns the approximate number of records, from the statistics of
+// Postgres.
 func (s *Store) EstimateRecords(ctx context.Context) (n int64, err error) {
 	const query = "select greatest(reltuples, 0)::bigint from pg_class where oid = 'partner_clients'::regclass"
 	err = s.pool.QueryRow(ctx, query).Scan(&n)

@@ -14,22 +14,21 @@ import (
 	"intake/internal/safety"
 )
 
-// minVersion of Postgres, as server_version_num has it: the oldest that the tests
-// run on.
+// minVersion is the oldest version of Postgres that the tests run on, in the form of
+// server_version_num.
 const minVersion = 15_00_00
 
-// settings are those of a connection's server by which it keeps what it says it has
-// committed, or doesn't.
+// settings are a server's settings that decide whether it keeps what it has committed.
 type settings struct {
 	fsync, fullPageWrites, synchronousCommit string
 	standbys                                 string // synchronous_standby_names
-	version                                  int    // as server_version_num has it
+	version                                  int    // server_version_num
 	versionName                              string
-	pooled                                   bool // something stands between, and hands on to sessions of its own
+	pooled                                   bool // the connection leads to a pooler
 }
 
-// checkSettings tells whether a connection's server keeps what it says it has
-// committed.
+// checkSettings returns an error with a [safety.Breach] for each setting by which the
+// server may lose what it has committed.
 func checkSettings(ctx context.Context, conn *pgx.Conn) error {
 	const query = `select current_setting('fsync'), current_setting('full_page_writes'), current_setting('synchronous_commit'),
 		current_setting('synchronous_standby_names'), current_setting('server_version_num')::int, current_setting('server_version'), pg_backend_pid()`
@@ -37,7 +36,7 @@ func checkSettings(ctx context.Context, conn *pgx.Conn) error {
 		set settings
 		pid uint32
 	)
-	// In one message: a pooler may hand the next one to another session.
+	// One message, as a pooler may route the next one to another session.
 	err := conn.QueryRow(ctx, query, pgx.QueryExecModeSimpleProtocol).Scan(&set.fsync, &set.fullPageWrites, &set.synchronousCommit,
 		&set.standbys, &set.version, &set.versionName, &pid)
 	if err != nil {
@@ -47,7 +46,7 @@ func checkSettings(ctx context.Context, conn *pgx.Conn) error {
 	return set.check()
 }
 
-// check gives all that is wrong.
+// check returns everything that is wrong.
 func (s settings) check() error {
 	var wrong []error
 	if s.pooled {
@@ -56,7 +55,7 @@ func (s settings) check() error {
 	}
 	if s.version < minVersion {
 		wrong = append(wrong, &safety.Breach{Setting: "the version of Postgres", Is: s.versionName,
-			Because: "it was never tried whether records are saved once there", Do: "use Postgres 15 or newer"})
+			Because: "Intake was never tested with it", Do: "use Postgres 15 or newer"})
 	}
 	if s.fsync != "on" {
 		wrong = append(wrong, &safety.Breach{Setting: "fsync in Postgres", Is: s.fsync,
@@ -77,11 +76,10 @@ func (s settings) check() error {
 	return errors.Join(wrong...)
 }
 
-// Check tells whether Postgres keeps what it says it has committed, and has the
-// schema that this program knows: it fails with a *safety.Breach for each thing by
-// which what Intake answers would be untrue. The settings may change under a
-// running process, so it is to be called again and again. With
-// Options.RefuseUnsafe every new connection is checked too.
+// Check checks that Postgres keeps what it has committed, and has the schema that this
+// program knows. The error holds a [safety.Breach] per violation. Call Check repeatedly,
+// as the settings may change under a running process. With [Options].RefuseUnsafe, every
+// new connection is checked as well.
 func (s *Store) Check(ctx context.Context) error {
 	conn, err := s.pool.Acquire(ctx)
 	if err != nil {
@@ -91,7 +89,7 @@ func (s *Store) Check(ctx context.Context) error {
 	return errors.Join(checkSettings(ctx, conn.Conn()), s.checkSchema(ctx, conn.Conn()), checkStandby(ctx, conn.Conn()))
 }
 
-// admit tells whether a new connection may be used.
+// admit reports, as an error, why a new connection may not be used.
 func (s *Store) admit(ctx context.Context, conn *pgx.Conn, opts Options) error {
 	var errs []error
 	if opts.RefuseUnsafe {
@@ -107,10 +105,10 @@ func (s *Store) admit(ctx context.Context, conn *pgx.Conn, opts Options) error {
 	return err
 }
 
-// checkSchema tells whether the schema is the one that this program knows. An
-// older one is brought up to date by Migrate; of a newer one nobody can say what
-// this program would do to it. But a schema that was known once may be migrated
-// while this process runs: programs are replaced one after the other.
+// checkSchema checks that the schema is the one that this program knows. [Migrate]
+// updates an older one. A newer one is a [safety.Breach], unless this process has seen
+// its own version before: in a rolling upgrade, the schema is migrated while old
+// processes run.
 func (s *Store) checkSchema(ctx context.Context, conn *pgx.Conn) error {
 	var version int64
 	err := conn.QueryRow(ctx, "select coalesce(max(version_id), 0) from goose_db_version where is_applied").Scan(&version)
@@ -136,7 +134,7 @@ func (s *Store) checkSchema(ctx context.Context, conn *pgx.Conn) error {
 
 const undefinedTable = "42P01"
 
-// schemaVersion is that of the last migration in this program.
+// schemaVersion returns the version of the last migration in this program.
 func schemaVersion() (int64, error) {
 	files, err := fs.Glob(migrationFiles, "migrations/*.sql")
 	if err != nil {

@@ -17,20 +17,20 @@ import (
 	"intake/internal/failpoint"
 )
 
-// Save saves a gathering of chunks, of any batches and partners, in one
-// transaction, and returns when it is committed. Items that Postgres has
-// already are Duplicates, or Completed if they were saved from this very place
-// of this very batch; items whose data Postgres refuses are Refused, and all
-// others are saved nevertheless. A chunk that was finished before is answered
-// as it was then. An error means that nothing is known to be saved, and that
-// the same chunks should be given again later; it wraps intake.ErrUnsavable if
-// that is of no use as long as Postgres is as it is, and it is an
-// *intake.UnknownPartnerError if a chunk's partner isn't there.
+// Save saves a gathering of chunks, of any batches and partners, in one transaction,
+// and returns once it is committed. An item that Postgres has already is a Duplicate, or
+// Completed if it was saved from the same item of the same batch. An item whose data
+// Postgres refuses is Refused, and all others are saved. A chunk that was finished
+// before gets the outcome that it got then.
+//
+// An error means that nothing is known to be saved: retry with the same chunks. It wraps
+// [intake.ErrUnsavable] if Postgres answers, so that a retry fails until someone changes
+// Postgres. It is an [*intake.UnknownPartnerError] if a chunk's partner isn't there.
 func (s *Store) Save(ctx context.Context, chunks []*intake.Chunk) (intake.Saved, error) {
 	const tries = 5
-	how := bold
+	how := optimistic
 	if s.duplicates.Load() {
-		how = plain
+		how = standard
 	}
 	for try := 1; ; try++ {
 		saved, err := s.trySave(ctx, chunks, how)
@@ -41,7 +41,7 @@ func (s *Store) Save(ctx context.Context, chunks []*intake.Chunk) (intake.Saved,
 			s.ids.drop()
 		}
 		switch reaction := reactionTo(err); {
-		case reaction == halve && how < careful, reaction == tryAgain && how == bold:
+		case reaction == halve && how < isolating, reaction == tryAgain && how == optimistic:
 			how++
 		case reaction == tryAgain && try < tries:
 		default:
@@ -53,28 +53,28 @@ func (s *Store) Save(ctx context.Context, chunks []*intake.Chunk) (intake.Saved,
 	}
 }
 
-// manner is how a gathering is saved. Each is for what the one before can't save.
+// A manner is a way to save a gathering. Each one saves what the one before cannot.
 type manner int
 
 const (
-	// bold supposes that all keys are free, and that no chunk was finished
-	// before: then clients are copied as claims are, at half the cost.
-	bold manner = iota
-	// plain finds out which keys are free.
-	plain
-	// careful finds out, too, which items Postgres refuses.
-	careful
+	// optimistic assumes that all keys are free and that no chunk was finished before.
+	// It copies clients as well as claims, at half the cost.
+	optimistic manner = iota
+	// standard finds out which keys are free.
+	standard
+	// isolating also finds out which items Postgres refuses.
+	isolating
 )
 
 // A gathering is what one transaction saves.
 type gathering struct {
 	chunks []*intake.Chunk
-	// outcomes has an entry a chunk; final tells which are an earlier
-	// transaction's.
+	// outcomes has one entry per chunk. It is an earlier transaction's where final is
+	// set.
 	outcomes []intake.Outcome
 	final    []bool
-	// first is where each chunk stands first in chunks: one that is delivered
-	// again may meet itself.
+	// first has the first index of each chunk in chunks. A chunk may be there twice if
+	// it is delivered again.
 	first []int
 	rows  []row
 }
@@ -99,14 +99,14 @@ type chunkKey struct {
 	number int
 }
 
-// A row is an item that may get saved.
+// A row is an item to save.
 type row struct {
 	chunk    *intake.Chunk
 	client   *intake.PartnerClient
-	id       int64 // of the record, if it is inserted
+	id       int64 // of the record, if inserted
 	inserted bool
 	verdict  intake.Verdict
-	saved    intake.Fingerprint // of the record that is there now; none if refused
+	saved    intake.Fingerprint // of the record that Postgres holds now; zero if refused
 }
 
 func (r *row) setInserted() {
@@ -127,31 +127,32 @@ func (s *Store) trySave(ctx context.Context, chunks []*intake.Chunk, how manner)
 	if err := g.finish(ctx, s, conn.Conn()); err != nil {
 		return intake.Saved{}, err
 	}
-	if how != bold {
+	if how != optimistic {
 		s.duplicates.Store(slices.ContainsFunc(g.rows, func(r row) bool { return !r.inserted }))
 	}
 	return intake.Saved{Outcomes: g.outcomes, Keys: g.keys(), Timeline: sessionOf(conn.Conn()).timeline}, nil
 }
 
-// write writes the records of the gathering in a transaction, and gathers the
-// verdicts on them, if their partners are there.
+// write begins a transaction, writes the records of the gathering, and collects the
+// verdicts on them.
 func (g *gathering) write(ctx context.Context, s *Store, conn *pgx.Conn, how manner) error {
 	ctx, cancel := context.WithTimeout(ctx, s.silence)
 	defer cancel()
 	if err := checkPartners(ctx, conn, g.chunks); err != nil {
 		return err
 	}
-	if how == bold {
-		return g.writeBoldly(ctx, s, conn)
+	if how == optimistic {
+		return g.writeOptimistically(ctx, s, conn)
 	}
 	return g.writeEach(ctx, s, conn, how)
 }
 
-// writeBoldly writes the records in two round trips, or none of them.
-func (g *gathering) writeBoldly(ctx context.Context, s *Store, conn *pgx.Conn) error {
-	g.lineUp()
-	if g.hasTwins() {
-		return errNotBold
+// writeOptimistically writes the records in two round trips, or none of them. It fails
+// with errDuplicateKey or a unique violation if another manner is needed.
+func (g *gathering) writeOptimistically(ctx context.Context, s *Store, conn *pgx.Conn) error {
+	g.sortRows()
+	if g.hasDuplicateKey() {
+		return errDuplicateKey
 	}
 	if err := s.ids.assign(ctx, conn, g.rows); err != nil {
 		return err
@@ -161,6 +162,9 @@ func (g *gathering) writeBoldly(ctx context.Context, s *Store, conn *pgx.Conn) e
 	}
 	g.conclude()
 	pg := conn.PgConn()
+	// CopyFrom sends its SQL in the simple protocol, which may hold several statements.
+	// "begin" in front of the COPY saves a round trip. The transaction is ended by
+	// [Store.commit], or by rollback.
 	clients := newCopyReader(len(g.rows), func(b []byte, i int) []byte { return appendClient(b, &g.rows[i]) })
 	if _, err := pg.CopyFrom(ctx, clients, "begin; "+copyClients); err != nil {
 		return err
@@ -168,7 +172,7 @@ func (g *gathering) writeBoldly(ctx context.Context, s *Store, conn *pgx.Conn) e
 	return copyClaimsOf(ctx, pg, g.rows)
 }
 
-// writeEach writes the records of the gathering whatever it holds.
+// writeEach writes the records of any gathering.
 func (g *gathering) writeEach(ctx context.Context, s *Store, conn *pgx.Conn, how manner) error {
 	tx, err := conn.Begin(ctx)
 	if err != nil {
@@ -177,16 +181,16 @@ func (g *gathering) writeEach(ctx context.Context, s *Store, conn *pgx.Conn, how
 	if err := g.findFinished(ctx, tx); err != nil {
 		return err
 	}
-	g.lineUp()
+	g.sortRows()
 	if err := s.ids.assign(ctx, conn, g.rows); err != nil {
 		return err
 	}
-	if how == careful {
-		// A constraint that is checked at commit could not be pinned to an item.
+	if how == isolating {
+		// A constraint that fails at commit could not be attributed to an item.
 		if _, err := tx.Exec(ctx, "set constraints all immediate"); err != nil {
 			return err
 		}
-		err = g.saveCarefully(ctx, tx, g.rows)
+		err = g.saveIsolating(ctx, tx, g.rows)
 	} else {
 		err = g.saveRows(ctx, tx, g.rows)
 	}
@@ -197,8 +201,8 @@ func (g *gathering) writeEach(ctx context.Context, s *Store, conn *pgx.Conn, how
 	return nil
 }
 
-// finish makes the outcomes final, and commits. It fails if another transaction
-// has finished one of the chunks meanwhile.
+// finish writes the outcomes and commits. It fails if another transaction has finished
+// one of the chunks meanwhile.
 func (g *gathering) finish(ctx context.Context, s *Store, conn *pgx.Conn) error {
 	rows, err := g.statusRows()
 	if err != nil {
@@ -210,8 +214,9 @@ func (g *gathering) finish(ctx context.Context, s *Store, conn *pgx.Conn) error 
 	return err
 }
 
-// hasTwins tells whether two rows have the same key; they are next to each other.
-func (g *gathering) hasTwins() bool {
+// hasDuplicateKey reports whether two rows have the same key. It expects the rows in the
+// order of their keys.
+func (g *gathering) hasDuplicateKey() bool {
 	for i := 1; i < len(g.rows); i++ {
 		if a, b := &g.rows[i-1], &g.rows[i]; a.client.ID == b.client.ID && a.chunk.Partner == b.chunk.Partner {
 			return true
@@ -220,7 +225,8 @@ func (g *gathering) hasTwins() bool {
 	return false
 }
 
-// rollback ends what was not committed. If it can't, the pool closes the connection.
+// rollback ends the transaction unless it is committed. If it fails, the pool closes the
+// connection.
 func rollback(ctx context.Context, conn *pgx.Conn) {
 	if conn.IsClosed() || conn.PgConn().TxStatus() == 'I' {
 		return
@@ -230,12 +236,11 @@ func rollback(ctx context.Context, conn *pgx.Conn) {
 	_, _ = conn.PgConn().Exec(ctx, "rollback").ReadAll() // an error here follows one that is returned
 }
 
-// endStopped ends the sessions of processes that were stopped, or lost their
-// network, in the middle of a COPY. Neither statement_timeout nor
-// idle_in_transaction_session_timeout ends a session that waits for the next
-// piece of one, so the keys of its transaction would be held for as long as the
-// connection is open. No COPY that goes on gets as old as that. A commit that
-// waits for the standby is no COPY, and is left alone.
+// endStopped ends the sessions of processes that were stopped, or lost their network, in
+// the middle of a COPY. Neither statement_timeout nor idle_in_transaction_session_timeout
+// ends a session that waits for more data of a COPY, so it would hold the keys of its
+// transaction until the connection closes. A COPY that makes progress never gets as old as
+// statement_timeout. A commit that waits for the standby is not a COPY and is left alone.
 func (s *Store) endStopped(ctx context.Context) {
 	const query = `
 		select pg_terminate_backend(pid)
@@ -246,10 +251,10 @@ func (s *Store) endStopped(ctx context.Context) {
 		   and query_start < clock_timestamp() - current_setting('statement_timeout')::interval`
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	_, _ = s.pool.Exec(ctx, query) // what is not ended now is ended at the next try
+	_, _ = s.pool.Exec(ctx, query) // the next attempt tries again
 }
 
-// findFinished answers those chunks that an earlier delivery has finished.
+// findFinished reads the outcomes of chunks that an earlier delivery has finished.
 func (g *gathering) findFinished(ctx context.Context, tx pgx.Tx) error {
 	ids := make([]uuid.UUID, len(g.chunks))
 	for i, chunk := range g.chunks {
@@ -274,9 +279,9 @@ func (g *gathering) findFinished(ctx context.Context, tx pgx.Tx) error {
 	return nil
 }
 
-// lineUp puts the items to be saved in the order of their keys, in which every
-// transaction inserts, so that two of them can't wait for each other.
-func (g *gathering) lineUp() {
+// sortRows collects the items to save in the order of their keys. All transactions
+// insert in this order, so that no two of them can deadlock.
+func (g *gathering) sortRows() {
 	n := 0
 	for _, chunk := range g.chunks {
 		n += len(chunk.Clients)
@@ -298,9 +303,9 @@ func (g *gathering) lineUp() {
 	})
 }
 
-// saveCarefully saves rows of which at least one is refused: it halves them
-// until each refused one stands alone.
-func (g *gathering) saveCarefully(ctx context.Context, tx pgx.Tx, rows []row) error {
+// saveIsolating saves rows of which Postgres refuses at least one. It halves them until
+// each refused row is alone.
+func (g *gathering) saveIsolating(ctx context.Context, tx pgx.Tx, rows []row) error {
 	if len(rows) == 0 {
 		return nil
 	}
@@ -323,13 +328,13 @@ func (g *gathering) saveCarefully(ctx context.Context, tx pgx.Tx, rows []row) er
 		return nil
 	}
 	half := len(rows) / 2
-	if err := g.saveCarefully(ctx, tx, rows[:half]); err != nil {
+	if err := g.saveIsolating(ctx, tx, rows[:half]); err != nil {
 		return err
 	}
-	return g.saveCarefully(ctx, tx, rows[half:])
+	return g.saveIsolating(ctx, tx, rows[half:])
 }
 
-// saveRows saves rows, in the order of their keys, or none of them.
+// saveRows saves all rows, which are in the order of their keys, or none of them.
 func (g *gathering) saveRows(ctx context.Context, tx pgx.Tx, rows []row) error {
 	if len(rows) == 0 {
 		return nil
@@ -401,9 +406,9 @@ func copyClaimsOf(ctx context.Context, conn *pgconn.PgConn, rows []row) error {
 	return err
 }
 
-// findOwners decides the rows that were not inserted by who has their keys. It
-// is a statement of its own because the insert's snapshot may be older than the
-// record that stood in its way.
+// findOwners decides on the rows that were not inserted, by the records that have their
+// keys. It is a separate statement because the insert's snapshot may be older than the
+// record that was in its way.
 func findOwners(ctx context.Context, tx pgx.Tx, rows []row) error {
 	const query = `
 		select wanted.n, c.fingerprint, c.batch_id, c.item
@@ -452,7 +457,7 @@ func findOwners(ctx context.Context, tx pgx.Tx, rows []row) error {
 	return err
 }
 
-// conclude gathers the verdicts on the items into the outcomes of the chunks.
+// conclude sorts the verdicts on the rows into the outcomes of the chunks.
 func (g *gathering) conclude() {
 	at := make(map[*intake.Chunk]*intake.Outcome, len(g.chunks))
 	for i, chunk := range g.chunks {
@@ -476,7 +481,7 @@ func (g *gathering) conclude() {
 	}
 }
 
-// keys lists what Postgres holds now of what was asked for.
+// keys returns the keys of the gathering that Postgres holds now.
 func (g *gathering) keys() []intake.SavedKey {
 	keys := make([]intake.SavedKey, 0, len(g.rows))
 	for i := range g.rows {

@@ -15,47 +15,45 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// Where Postgres has a synchronous standby, a commit waits until the standby has
-// it. That wait can be cancelled, and ends when the server does, but the
-// transaction is not undone then: it becomes visible, and is lost if the standby
-// is promoted. So
+// With a synchronous standby, a commit waits until the standby has it. The wait can be
+// cancelled, and it ends when the server stops, but the transaction is not undone then:
+// it becomes visible, and is lost if the standby is promoted. Therefore
 //
-//   - no cancel is sent while records are being committed,
-//   - a commit whose wait was cancelled all the same is an error,
-//   - a read of what is answered as saved waits, too, until the standby has it.
+//   - no cancel request is sent while records are being committed,
+//   - a commit whose wait was cancelled nevertheless is an error,
+//   - a read of what is answered as saved waits for the standby too.
 //
-// Other commits, such as that of a reservation, may be cancelled by a deadline: reads of
-// what they have written wait likewise.
+// Other commits, such as that of a reservation, may be cancelled by a deadline, because
+// reads of what they have written wait as well.
 
 // ErrStandbyAway is returned while commits wait for a synchronous standby.
 var ErrStandbyAway = errors.New("commits wait for a synchronous standby of Postgres, and nothing is Completed meanwhile: " +
 	"start one of synchronous_standby_names, or change that setting")
 
-// errNotReplicated is of a transaction that may be lost, though it is committed.
+// errNotReplicated reports a transaction that is committed and yet may be lost.
 var errNotReplicated = errors.New("the wait for the synchronous standby was cancelled")
 
-// awaitStandby is a column for queries whose rows are answered as saved. Where
-// there is a synchronous standby, the first row makes the transaction write to the
-// log of Postgres, so that it ends when the standby has all that was committed
-// before. An id alone, of pg_current_xact_id, would not do: a transaction that has
-// logged nothing does not wait.
+// awaitStandby is a column for queries whose rows are answered as saved. With a
+// synchronous standby, the first row writes to the log of Postgres, so the transaction
+// ends only when the standby has everything that was committed before. A transaction id
+// alone (pg_current_xact_id) would not do: a transaction that has logged nothing does not
+// wait.
 const awaitStandby = `(
 	select pg_logical_emit_message(true, 'intake', '')
 	 where current_setting('synchronous_standby_names') <> '')`
 
-// A session is what is known of a connection to Postgres.
+// A session is the state of a connection to Postgres.
 type session struct {
-	// timeline names the history of the database, as it was read last, and
-	// timelineQuery reads it.
+	// timeline is the name of the database's history that timelineQuery returned last.
 	timeline, timelineQuery string
-	// committing is set while records are being committed, and for good if that
-	// has failed: then no cancel may be sent.
+	// committing is set while records are being committed, and stays set if that fails.
+	// No cancel request may be sent then.
 	committing atomic.Bool
-	// notReplicated is set when Postgres says that it waits for the standby no more.
+	// notReplicated is set by the notice that the wait for the standby was cancelled.
 	notReplicated bool
 }
 
-// sessionKey is where a connection keeps its session.
+// sessionKey is the key of the session in the connection's custom data.
 const sessionKey = "intake session"
 
 func sessionOf(conn *pgx.Conn) *session {
@@ -63,8 +61,8 @@ func sessionOf(conn *pgx.Conn) *session {
 	return s
 }
 
-// newSession has the connection that is made with config keep a session. pgx sends
-// its cancels over connections that the same config makes.
+// newSession adds a session to the connection that is made with config. pgx dials with
+// the same config to send cancel requests.
 func newSession(_ context.Context, config *pgx.ConnConfig) error {
 	s, dial := new(session), config.DialFunc
 	config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -86,8 +84,8 @@ func newSession(_ context.Context, config *pgx.ConnConfig) error {
 	return nil
 }
 
-// replicated fails if the standby may not have what the last transaction has
-// written or read.
+// replicated returns errNotReplicated if the standby may lack what the last transaction
+// has written or read.
 func (s *session) replicated() error {
 	if s.notReplicated {
 		s.notReplicated = false
@@ -96,9 +94,13 @@ func (s *session) replicated() error {
 	return nil
 }
 
-// commit copies rows as the statement copy says, and commits. When ctx ends, the
-// connection is given up, but not the commit: its session goes on waiting for the
-// standby, and holds its keys.
+// commit runs the statement copy with rows, and commits. When ctx ends, the connection is
+// closed, but the commit goes on: its session keeps waiting for the standby, and holds
+// its keys.
+//
+// Both go to Postgres as "copy …; commit" in one message of the simple protocol. CopyFrom
+// returns the tag of the last statement, and the tag must be looked at: in a transaction
+// that has failed, "commit" is answered with the tag ROLLBACK and without an error.
 func (s *Store) commit(ctx context.Context, conn *pgx.Conn, copy string, rows io.Reader) error {
 	session, pid := sessionOf(conn), conn.PgConn().PID()
 	timeline := session.timeline
@@ -118,8 +120,8 @@ func (s *Store) commit(ctx context.Context, conn *pgx.Conn, copy string, rows io
 	return cmp.Or(err, session.replicated())
 }
 
-// cutSilent cuts a session unless, and as soon as, the server does not say that it
-// waits for the standby.
+// cutSilent calls cut as soon as the server does not confirm that the session waits for
+// the standby.
 func (s *Store) cutSilent(ctx context.Context, pid uint32, timeline string, cut func()) {
 	for s.awaitsStandby(ctx, pid, timeline) {
 		select {
@@ -144,8 +146,8 @@ func (s *Store) awaitsStandby(ctx context.Context, pid uint32, onTimeline string
 	return sessionOf(conn.Conn()).timeline == onTimeline && conn.QueryRow(ctx, query, pid).Scan(&waits) == nil && waits
 }
 
-// checkStandby returns ErrStandbyAway if a session of this user has waited for the
-// standby for so long that it must be away.
+// checkStandby returns [ErrStandbyAway] if a session of this user has waited for the
+// standby for more than 5 s.
 func checkStandby(ctx context.Context, conn *pgx.Conn) error {
 	const query = `
 		select exists (
@@ -162,11 +164,11 @@ func checkStandby(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// A pool is a pgxpool.Pool whose statements fail if the standby may not have what
-// they have written or read. Transactions that are begun by hand are not looked at.
+// A pool is a [pgxpool.Pool] whose statements fail if the standby may lack what they
+// have written or read. It does not check transactions that are begun explicitly.
 type pool struct{ *pgxpool.Pool }
 
-// Exec is that of pgxpool.Pool.
+// Exec wraps [pgxpool.Pool.Exec].
 func (p pool) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
 	conn, err := p.Acquire(ctx)
 	if err != nil {
@@ -177,7 +179,7 @@ func (p pool) Exec(ctx context.Context, sql string, args ...any) (pgconn.Command
 	return tag, cmp.Or(err, sessionOf(conn.Conn()).replicated())
 }
 
-// Query is that of pgxpool.Pool.
+// Query wraps [pgxpool.Pool.Query].
 func (p pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
 	conn, err := p.Acquire(ctx)
 	if err != nil {
@@ -191,17 +193,17 @@ func (p pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, err
 	return &poolRows{Rows: rows, conn: conn}, nil
 }
 
-// QueryRow is that of pgxpool.Pool.
+// QueryRow wraps [pgxpool.Pool.QueryRow].
 func (p pool) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 	rows, err := p.Query(ctx, sql, args...)
 	return poolRow{rows, err}
 }
 
-// poolRows are of a connection that is released when they are closed.
+// poolRows release their connection when they are closed.
 type poolRows struct {
 	pgx.Rows
 	conn *pgxpool.Conn // nil when closed
-	err  error         // how it was closed
+	err  error         // of replicated, when closed
 }
 
 func (r *poolRows) Next() bool {

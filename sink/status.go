@@ -15,7 +15,7 @@ import (
 	"intake/internal/failpoint"
 )
 
-// Outcomes gives those chunks of the batches that are finished.
+// Outcomes returns the outcomes of those chunks of the batches that are finished.
 func (s *Store) Outcomes(ctx context.Context, batches []uuid.UUID) ([]intake.Outcome, error) {
 	return readOutcomes(ctx, s.pool, batches)
 }
@@ -32,7 +32,7 @@ func readOutcomes(ctx context.Context, db querier, batches []uuid.UUID) ([]intak
 	if len(batches) == 0 {
 		return nil, nil
 	}
-	// The bounds tell Postgres which partitions it need not look into.
+	// With the bounds, Postgres skips the partitions of other days.
 	rows, err := db.Query(ctx, query, batches, slices.MinFunc(batches, compareIDs), slices.MaxFunc(batches, compareIDs))
 	if err != nil {
 		return nil, err
@@ -49,7 +49,7 @@ func readOutcomes(ctx context.Context, db querier, batches []uuid.UUID) ([]intak
 
 func compareIDs(a, b uuid.UUID) int { return bytes.Compare(a[:], b[:]) }
 
-// statusRows gives what is to be written of the outcomes.
+// statusRows returns the rows to write of the outcomes.
 func (g *gathering) statusRows() (statusRows, error) {
 	rows := make(statusRows, 0, len(g.chunks))
 	for i, chunk := range g.chunks {
@@ -65,11 +65,10 @@ func (g *gathering) statusRows() (statusRows, error) {
 	return rows, nil
 }
 
-// Withdraw gives up the chunks of a batch of which it is not known whether they
-// were queued, so that its request can be refused: none of them will be saved
-// any more. If one of them was finished before, nothing is withdrawn, and ok is
-// false. A batch that has a holder is that one's to withdraw: the error is
-// intake.ErrTakenOver if there is another one by now.
+// Withdraw withdraws the chunks of a batch that may have been queued, so that its
+// request can be refused: none of them will be saved. If one of them is finished
+// already, Withdraw changes nothing and ok is false. With a holder, it returns
+// [intake.ErrTakenOver] if the key has another holder by now.
 func (s *Store) Withdraw(ctx context.Context, chunks []*intake.Chunk, holder *intake.Holder) (ok bool, err error) {
 	rows := make(statusRows, len(chunks))
 	for i, chunk := range chunks {
@@ -88,7 +87,7 @@ func (s *Store) Withdraw(ctx context.Context, chunks []*intake.Chunk, holder *in
 	}
 	defer rollback(ctx, conn.Conn())
 	if holder != nil {
-		// Locked, so that nobody takes over until this is done.
+		// The lock keeps a repeat from taking over until the commit.
 		const query = "select from idempotency_keys where partner_id = $1 and key = $2 and owner = $3 for update"
 		tag, err := tx.Exec(ctx, query, chunks[0].Partner, holder.Key, holder.Owner)
 		if err != nil {
@@ -106,9 +105,9 @@ func (s *Store) Withdraw(ctx context.Context, chunks []*intake.Chunk, holder *in
 	return err == nil, err
 }
 
-// GiveUp makes it final that no item of a partner's chunk is saved which isn't
-// decided yet. A chunk that is finished, or was withdrawn, stays as it is. Nothing is
-// kept for a partner that is not there: another one may have its number by now.
+// GiveUp finishes a partner's chunk without saving any item of it: those that are not
+// decided yet are refused. A chunk that is finished or withdrawn stays as it is. GiveUp
+// does nothing if the partner isn't there, as another one may have its number by now.
 func (s *Store) GiveUp(ctx context.Context, partner string, chunk *intake.Chunk) error {
 	const query = `
 		insert into batch_status (batch_id, chunk, chunks, partner_id, first_item, items, completed, not_saved, keys)
@@ -125,13 +124,13 @@ func (s *Store) GiveUp(ctx context.Context, partner string, chunk *intake.Chunk)
 	}
 	if _, err := s.pool.Exec(ctx, query, chunk.Batch, chunk.Number, chunk.Chunks, chunk.First, chunk.Len,
 		notSaved, appendKeys(nil, chunk), chunk.Partner, partner); err != nil {
-		return fmt.Errorf("write that chunk %d of batch %s is given up: %w", chunk.Number, chunk.Batch, err)
+		return fmt.Errorf("give up chunk %d of batch %s: %w", chunk.Number, chunk.Batch, err)
 	}
 	return nil
 }
 
-// Finished gives those chunks of a partner's batch that are finished, by their
-// number. Those that were withdrawn count as never sent.
+// Finished returns those chunks of a partner's batch that are finished, in the order of
+// their numbers. It leaves out withdrawn ones.
 func (s *Store) Finished(ctx context.Context, partner int32, batch uuid.UUID) ([]intake.Finished, error) {
 	const query = `
 		select batch_id, chunk, first_item, items, not_saved, chunks, keys, ` + awaitStandby + `
@@ -157,7 +156,7 @@ func (s *Store) Finished(ctx context.Context, partner int32, batch uuid.UUID) ([
 	})
 }
 
-// appendKeys appends the key of each item of a chunk, with its length before it.
+// appendKeys appends the key of each item of a chunk, each after its length as a varint.
 func appendKeys(b []byte, chunk *intake.Chunk) []byte {
 	saved, rejected := 0, 0
 	for item := chunk.First; item < chunk.First+chunk.Len; item++ {
@@ -177,8 +176,8 @@ func appendKeys(b []byte, chunk *intake.Chunk) []byte {
 	return b
 }
 
-// readKeys reads the keys of n items; none are known of chunks that an earlier
-// version has saved.
+// readKeys reads the keys of n items. All are "" in chunks that an earlier version
+// has saved.
 func readKeys(b []byte, n int) ([]string, error) {
 	keys := make([]string, n)
 	if b == nil {
@@ -194,7 +193,7 @@ func readKeys(b []byte, n int) ([]string, error) {
 	return keys, nil
 }
 
-// A statusRow is how a chunk ended.
+// A statusRow is a row of batch_status.
 type statusRow struct {
 	chunk     *intake.Chunk
 	completed int
@@ -215,8 +214,8 @@ func newStatusRow(chunk *intake.Chunk, outcome *intake.Outcome) (row statusRow, 
 
 type statusRows []statusRow
 
-// reader gives the rows as copyStatus takes them, ordered by batch and chunk, so
-// that no two transactions wait for each other.
+// reader returns the rows for copyStatus, ordered by batch and chunk, so that no two
+// transactions deadlock.
 func (rows statusRows) reader() *copyReader {
 	slices.SortFunc(rows, func(a, b statusRow) int {
 		if c := compareIDs(a.chunk.Batch, b.chunk.Batch); c != 0 {

@@ -1,6 +1,49 @@
-// Package sink is the data store: it saves chunks of partner clients and their
-// revenue claims in Postgres, each exactly once, and keeps how each ended. The
-// partners and their secrets are there too.
+// Package sink is the data store. It saves chunks of partner clients and their revenue
+// claims in Postgres, each exactly once, and keeps their outcomes. It also holds the
+// partners, their secrets, the keys that sign access tokens, and the Idempotency-Keys.
+//
+// # How chunks are saved
+//
+// [Store.Save] saves a gathering of chunks, of any batches and partners, in one
+// transaction:
+//
+//  1. The clients whose keys are free are inserted, in the order of their keys, so that
+//     two transactions cannot deadlock.
+//  2. The claims of these clients are copied.
+//  3. A second statement reads who owns the other keys. The first one's snapshot may be
+//     older than the record that was in its way. A record that was saved from the same
+//     item of the same batch makes the item Completed, any other record makes it a
+//     Duplicate.
+//  4. One row per chunk is copied into batch_status, with the verdicts. Its primary key
+//     is the batch and the chunk's number, so no chunk is ever finished twice.
+//  5. Commit.
+//
+// A chunk that is delivered again finds its row in batch_status and gets the outcome
+// from there: final states never change. An error of the data (SQLSTATE classes 22 and
+// 23) is located by halving the gathering; the guilty item is refused and all others are
+// saved. Any other error fails the gathering as a whole, and no item: the caller retries.
+//
+// # Round trips
+//
+// Most gatherings hold no duplicate, so Save first tries the optimistic way: it assumes
+// that all keys are free, takes ids from a block, and copies the clients too. That takes
+// three round trips, and saves 2.6 times as many items a second as an insert with
+// RETURNING in front of the claims. It needs so few because one message of the simple
+// protocol may hold SQL in front of a COPY and behind it: "begin; copy partner_clients …",
+// "copy revenue_claims …", "copy batch_status …; commit". If the assumption is wrong, a
+// unique constraint says so, and Save goes on in the standard way, which inserts with ON
+// CONFLICT DO NOTHING.
+//
+// # Binary COPY
+//
+// Rows are written straight into the binary format of COPY (copy.go). pgx.CopyFrom would
+// encode each value through an interface and its type map, which takes some 25 times as
+// long and 17 allocations a claim rather than none (BenchmarkAppendClaims). A worker that
+// saves 100,000 claims a second would spend a fifth of a processor on it or more.
+//
+// # Synchronous standby
+//
+// If Postgres has one, a commit counts only once the standby has it; see standby.go.
 package sink
 
 import (
@@ -16,37 +59,36 @@ import (
 
 // Options of a Store. Only URL is required.
 type Options struct {
-	// URL of the database, as pgx reads it: postgres://user:password@host/database.
+	// URL is the database's, in the form that pgx reads: postgres://user:password@host/database.
 	URL string
-	// MaxConns bounds the connections; 4 when zero.
+	// MaxConns is the maximum size of the pool. The default is 4.
 	MaxConns int
-	// StatementTimeout bounds each statement, in Postgres; 60 s when zero.
+	// StatementTimeout bounds each statement, in Postgres. The default is 60 s.
 	StatementTimeout time.Duration
-	// RefuseUnsafe has the store use no server that may lose what it says it has
-	// committed. It fails with a *safety.Breach for each reason then.
+	// RefuseUnsafe rejects a server that may lose what it has committed. The error
+	// holds a [safety.Breach] per reason.
 	RefuseUnsafe bool
-	// NeedSchema has the store use no schema that is older than this program's: it
-	// fails until Migrate has been called. With RefuseUnsafe it uses no newer one
-	// either, unless it has seen its own before.
+	// NeedSchema rejects a schema that is older than this program's, until [Migrate]
+	// has been called. With RefuseUnsafe it rejects a newer one as well, unless this
+	// Store has seen its own version before.
 	NeedSchema bool
 }
 
-// Store is the data store. Any number of goroutines may use it at once.
+// A Store is the data store. It is safe for concurrent use.
 type Store struct {
 	pool        pool
 	connections *connections
 	ids         clientIDs
 	schemaKnown atomic.Bool // it was this program's once
-	// silence is how long a save may take, unless the server says that its commit
-	// waits for a standby.
+	// silence bounds a save, except for the time that its commit waits for a standby.
 	silence time.Duration
-	// duplicates tells that the last gathering had items that were saved before,
-	// so that the next one may have too.
+	// duplicates is set if the last gathering had items that were saved before: the
+	// next one is likely to have some too.
 	duplicates atomic.Bool
 }
 
-// Open makes a Store. It connects when a connection is first needed, so it
-// fails only for options that can't be right.
+// Open returns a Store. It connects when a connection is first needed, so it fails
+// only for invalid options.
 func Open(ctx context.Context, opts Options) (*Store, error) {
 	config, err := pgxpool.ParseConfig(opts.URL)
 	if err != nil {
@@ -62,7 +104,7 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	}
 	set := config.ConnConfig.RuntimeParams
 	set["application_name"] = "intake"
-	set["client_min_messages"] = "notice" // newSession hears of a wait that was cancelled
+	set["client_min_messages"] = "notice" // newSession needs the notice of a cancelled wait
 	set["timezone"] = "UTC"
 	set["statement_timeout"] = fmt.Sprint(statementTimeout.Milliseconds())
 	// A process that was stopped in the middle of a transaction must not keep
@@ -75,8 +117,8 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	config.ConnConfig.DialFunc = connections.dialer(config.ConnConfig.DialFunc)
 	config.BeforeConnect = newSession
 	config.HealthCheckPeriod = 5 * time.Second
-	// A standby takes no records, and its timeline changes under an open
-	// connection when it is promoted.
+	// A standby is read-only, and its timeline changes under an open connection when
+	// it is promoted.
 	config.ConnConfig.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
 	s := &Store{connections: connections, silence: 2 * time.Minute}
 	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
@@ -91,19 +133,18 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	return s, nil
 }
 
-// closeTimeout bounds the goodbye to a server.
+// closeTimeout bounds the wait for connections in use.
 const closeTimeout = time.Second
 
-// Close closes all connections once they are free, and cuts those that are not
-// after a second.
+// Close closes all connections. Those in use have a second to be released.
 func (s *Store) Close() {
 	late := time.AfterFunc(closeTimeout, s.connections.cutAll)
 	defer late.Stop()
 	s.pool.Close()
 }
 
-// Ping checks that the data store answers, has its schema, and can commit. It may
-// return ErrStandbyAway.
+// Ping checks that the data store answers, has its schema, and can commit. It returns
+// [ErrStandbyAway] while commits wait for a standby.
 func (s *Store) Ping(ctx context.Context) error {
 	conn, err := s.pool.Acquire(ctx)
 	if err != nil {

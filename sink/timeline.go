@@ -11,10 +11,9 @@ import (
 )
 
 // timelineParts identify the history of a database: the system identifier of the
-// cluster, the timeline of its write-ahead log, the database, the start of the
-// server, and the epoch, which an operator can change. The start is among them
-// because a data directory that is put back from a snapshot keeps all else; it
-// takes a restart to do so.
+// cluster, the timeline of its write-ahead log, the database, the start of the server,
+// and the epoch, which an operator can change. The start is needed because restoring a
+// data directory from a snapshot changes nothing else, but requires a restart.
 var timelineParts = []string{
 	"(select system_identifier from pg_control_system())",
 	"ltrim(substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8), '0')",
@@ -23,9 +22,9 @@ var timelineParts = []string{
 	"(select left(name::text, 8) from epoch)",
 }
 
-// Timeline names the history of the database that the store is connected to.
-// Where the name is another one, records that were known before may be gone:
-// Postgres was restored to an earlier point, or has failed over.
+// Timeline returns the name of the history of the database that the store is connected
+// to. If the name changes, records that were known before may be gone: Postgres was
+// restored to an earlier point, or has failed over.
 func (s *Store) Timeline(ctx context.Context) (string, error) {
 	conn, err := s.pool.Acquire(ctx)
 	if err != nil {
@@ -36,9 +35,9 @@ func (s *Store) Timeline(ctx context.Context) (string, error) {
 	return sessionOf(conn.Conn()).timeline, err
 }
 
-// readTimeline reads the name of a connection's timeline. What the connection
-// saves is of the one that was read last: it ends with its server, and the
-// timeline of a primary never changes.
+// readTimeline reads the name of a connection's timeline. Everything that the connection
+// saves belongs to it: the timeline of a primary never changes, and the connection ends
+// with its server.
 func readTimeline(ctx context.Context, conn *pgx.Conn) (err error) {
 	session := sessionOf(conn)
 	if session.timelineQuery == "" {
@@ -55,8 +54,8 @@ func readTimeline(ctx context.Context, conn *pgx.Conn) (err error) {
 	return nil
 }
 
-// findTimelineQuery returns a query for all parts of the name that the server does
-// not refuse. Some services refuse the functions of the write-ahead log.
+// findTimelineQuery returns a query for those parts of the name that the server allows.
+// Some hosted services refuse the functions of the write-ahead log.
 func findTimelineQuery(ctx context.Context, conn *pgx.Conn) (string, error) {
 	nameOf := func(parts []string) string { return "select concat_ws('-', " + strings.Join(parts, ", ") + ")" }
 	all := nameOf(timelineParts)
@@ -91,8 +90,8 @@ func isRefusal(err error) bool {
 	return strings.HasPrefix(answer.Code, "42") || strings.HasPrefix(answer.Code, "0A") || answer.Code == "55000"
 }
 
-// NewEpoch renames the history of the database at url, so that nothing that was
-// seen before is called saved.
+// NewEpoch renames the history of the database at url. Everything in the seen set is
+// ignored from then on.
 func NewEpoch(ctx context.Context, url string) error {
 	conn, err := pgx.Connect(ctx, url)
 	if err != nil {

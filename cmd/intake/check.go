@@ -47,16 +47,15 @@ func (p *parts) withAllBreaches(err error, flags serverFlags) error {
 	return all
 }
 
-// How often a server is asked that can't be checked yet, how often Postgres is
-// asked that was, and how often a Redis that refuses to tell.
+// How often the servers' settings are checked.
 const (
-	checkAgain    = 500 * time.Millisecond
-	watchPostgres = 2 * time.Second
-	askRedisAgain = time.Minute
-	checkTimeout  = 10 * time.Second
+	checkAgain            = 500 * time.Millisecond // a server that could not be checked yet
+	postgresCheckInterval = 2 * time.Second        // Postgres, once it was checked
+	askRedisAgain         = time.Minute            // a Redis that refuses to show its settings
+	checkTimeout          = 10 * time.Second       // bounds each check
 )
 
-// watchPostgres checks Postgres again and again: it may be restarted with other
+// watchPostgres checks Postgres repeatedly: it may be restarted with other
 // settings, or change them while it runs.
 func (p *parts) watchPostgres(ctx context.Context, allowUnsafe bool, logger *zap.Logger) error {
 	passed, waits, said := false, false, ""
@@ -80,7 +79,7 @@ func (p *parts) watchPostgres(ctx context.Context, allowUnsafe bool, logger *zap
 			logger.Info("the standby of Postgres has all that was committed")
 		}
 		waits = away || waits && others != nil
-		wait := watchPostgres
+		wait := postgresCheckInterval
 		if !passed {
 			wait = checkAgain
 		}

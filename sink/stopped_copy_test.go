@@ -17,8 +17,8 @@ import (
 	"intake/sink"
 )
 
-// freezing gives the URL of a way to Postgres that goes dead for good, as a
-// process that is stopped does, when it has been told that a COPY may begin. The
+// freezing returns the URL of a proxy of Postgres that stops forwarding for good, as a
+// stopped process would, once Postgres has agreed to a COPY. The
 // connection stays open.
 func freezing(t *testing.T, postgresURL string) (through string, frozen *atomic.Bool) {
 	t.Helper()
@@ -68,7 +68,7 @@ func freezing(t *testing.T, postgresURL string) (through string, frozen *atomic.
 
 // A worker that is stopped in the middle of its COPY must not keep another one
 // from the keys it holds for longer than the statement timeout allows.
-func TestReview_StoppedWithinCopy(t *testing.T) {
+func TestStore_SaveStoppedWithinCopy(t *testing.T) {
 	t.Parallel()
 	ctx, direct := t.Context(), localtest.Postgres(t)
 	if _, _, err := sink.Migrate(ctx, direct); err != nil {
@@ -98,9 +98,7 @@ func TestReview_StoppedWithinCopy(t *testing.T) {
 		_, _ = stopped.Save(saveCtx, []*intake.Chunk{c})
 	}()
 	defer func() { cancel(); <-done; stopped.Close() }()
-	for !frozen.Load() {
-		time.Sleep(10 * time.Millisecond)
-	}
+	localtest.Eventually(t, "the worker is stopped within its COPY", frozen.Load)
 	deadline := time.Now().Add(45 * time.Second)
 	for {
 		_, err := other.Save(ctx, []*intake.Chunk{c})
