@@ -1,17 +1,31 @@
-// Package dedupe tells which items of a batch are duplicates: of each other, and
-// of what was saved before as far as Redis knows.
+// Package dedupe finds the duplicates among the items of a batch: [InBatch] those within
+// the batch, and a [SeenSet] those of records that were saved before.
+//
+// InBatch (batch.go) is pure. A SeenSet (seen.go; asked in ask.go and together.go, marked
+// in mark.go) is a cache in Redis. It only saves work: the data store decides in the end,
+// and a Redis that is empty, stale, slow or unavailable changes no state of an item, only
+// speed. Four bounds see to that: a timeout per ask, a limit on large asks, a breaker
+// around all of them, and the lease of the data store's timeline, which keeps the set from
+// being asked about records that a restore has lost.
 package dedupe
 
 import (
 	"bytes"
-	"intake/internal/decode"
 
 	"intake"
+	"intake/internal/decode"
 )
 
-// InBatch gives their verdicts to those items that the batch alone decides: the
-// steps 1 to 4 of the contract's "Which state wins". verdicts has one entry an
-// item, all pending; what is pending afterwards is to be saved.
+// InBatch sets the verdicts on the items that the batch alone decides. verdicts has one
+// entry per item, all pending. In this order:
+//
+//  1. An item without a key is invalid, and is compared with no other.
+//  2. If any two items with the same key differ in data, all of them are in conflict,
+//     valid or not.
+//  3. If they are the same, all but the first are duplicates of the first.
+//  4. The other invalid items are invalid.
+//
+// The items that are pending afterwards are to be saved.
 func InBatch(items []intake.Item, verdicts []intake.Verdict) {
 	first := make(map[string]int, len(items))
 	var groups map[string][]int // the positions of keys that are there more than once
@@ -43,8 +57,7 @@ func InBatch(items []intake.Item, verdicts []intake.Verdict) {
 	}
 }
 
-// judge decides items that share a key: all of them are in conflict if any two
-// differ, valid or not; else the first one speaks for them.
+// judge sets the verdicts on a group of items that share a key.
 func judge(items []intake.Item, verdicts []intake.Verdict, key string, group []int) {
 	verdict := intake.Verdict{}
 	if !sameData(items, group) {
@@ -76,7 +89,7 @@ func sameData(items []intake.Item, group []int) bool {
 	return true
 }
 
-// fingerprintOf takes an invalid item's from its text: only valid ones have it.
+// fingerprintOf returns an item's fingerprint. Decoding sets that of valid items only.
 func fingerprintOf(item *intake.Item) intake.Fingerprint {
 	if item.Errors == "" {
 		return item.Client.Fingerprint

@@ -11,13 +11,13 @@ import (
 	"golang.org/x/mod/semver"
 )
 
-// CheckServers tells what of the settings of Redis does harm: nothing that makes
-// an answer untrue, for Redis holds no truth, but the memory of what was seen, or
-// the partners' limits, may be lost. It fails if Redis can't be asked.
+// CheckServers returns warnings about harmful settings of Redis. None of them makes an
+// answer wrong, but the seen set or the partners' limits may be lost. It fails if Redis
+// does not answer.
 func CheckServers(ctx context.Context, client redis.UniversalClient) (warnings []string, err error) {
 	var mu sync.Mutex
 	err = EachServer(ctx, client, func(ctx context.Context, server *redis.Client) error {
-		// All of it: sections can only be chosen one at a time before Redis 7.
+		// All sections: several can be requested from Redis 7 on only.
 		info, err := server.Info(ctx).Result()
 		if err != nil {
 			return fmt.Errorf("read the settings of Redis: %w", err)
@@ -35,32 +35,32 @@ func CheckServers(ctx context.Context, client redis.UniversalClient) (warnings [
 	return warnings, err
 }
 
-// minVersion of Redis: the oldest that the tests run on.
+// minVersion is the oldest version of Redis that the tests run on.
 const minVersion = "7.0.0"
 
 func checkVersion(version string) string {
 	if version == "" || semver.Compare("v"+version, "v"+minVersion) >= 0 {
 		return ""
 	}
-	return "the version of Redis is " + version + ": it was never tried whether it remembers what was seen, and the partners' limits, as it should; use Redis " + minVersion + " or newer"
+	return "the version of Redis is " + version + ": Intake was never tested with it; use Redis " + minVersion + " or newer"
 }
 
 func checkEviction(info map[string]string) string {
 	policy := info["maxmemory_policy"]
 	switch {
 	case policy == "":
-		return "whether Redis forgets what it should not is not known: it does not tell its maxmemory-policy"
+		return "Redis does not show its maxmemory-policy: make sure that it is allkeys-lru"
 	case info["maxmemory"] == "0":
-		return "maxmemory in Redis is 0: the seen set grows until the machine has no memory left; set maxmemory, with maxmemory-policy allkeys-lru"
+		return "maxmemory in Redis is 0: the seen set may use all memory of the machine; set maxmemory, with maxmemory-policy allkeys-lru"
 	case policy == "noeviction":
-		return "maxmemory-policy in Redis is noeviction: when it is full, nothing more is remembered as seen, and partners' limits hold for each front by itself; set it to allkeys-lru"
+		return "maxmemory-policy in Redis is noeviction: when Redis is full, no more keys are added to the seen set, and each front applies the partners' limits by itself; set it to allkeys-lru"
 	case strings.HasPrefix(policy, "volatile-"):
-		return "maxmemory-policy in Redis is " + policy + ": when it is full, it forgets the partners' limits, and nothing of the seen set; set it to allkeys-lru"
+		return "maxmemory-policy in Redis is " + policy + ": when Redis is full, it drops the partners' limits and keeps the seen set; set it to allkeys-lru"
 	}
 	return ""
 }
 
-// fieldsOf reads an answer to INFO.
+// fieldsOf parses the answer to INFO.
 func fieldsOf(info string) map[string]string {
 	fields := make(map[string]string)
 	for line := range strings.Lines(info) {

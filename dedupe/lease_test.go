@@ -187,13 +187,13 @@ func TestSeenSet_Breaker(t *testing.T) {
 		if len(r.asked) != 23 {
 			t.Errorf("asked %d times", len(r.asked))
 		}
-		s.wantLogs(t, "redis is away")
+		s.wantLogs(t, "redis unavailable")
 		r.fail = nil
 		want(t, s.ask(t, 1, key("A", 1)), no)
 		time.Sleep(1010 * time.Millisecond)
 		want(t, s.ask(t, 1, key("A", 1)), same)
 		want(t, s.ask(t, 1, key("A", 1)), same)
-		s.wantLogs(t, "redis is away", "redis answers again")
+		s.wantLogs(t, "redis unavailable", "redis answers again")
 	})
 }
 
@@ -264,7 +264,7 @@ func TestSeenSet_FailsHalfWay(t *testing.T) {
 		if failed := s.asks(t, "failed"); failed != 3 {
 			t.Errorf("%v asks failed", failed)
 		}
-		s.wantLogs(t, "redis is away")
+		s.wantLogs(t, "redis unavailable")
 	})
 }
 

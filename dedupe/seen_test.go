@@ -106,20 +106,10 @@ func newClient(t testing.TB, urls string) redis.UniversalClient {
 func (s *seenSet) waitAnswered(t testing.TB) {
 	t.Helper()
 	before := s.asks(t, "answered")
-	eventually(t, "redis answers", func() bool {
+	localtest.Eventually(t, "redis answers", func() bool {
 		s.ask(t, 99, key("any", 0))
 		return s.asks(t, "answered") > before
 	})
-}
-
-func eventually(t testing.TB, what string, happened func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patient); !happened(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited too long for this: %s", what)
-		}
-		<-time.After(2 * time.Millisecond)
-	}
 }
 
 // asks is how many asks had an outcome.
@@ -448,7 +438,7 @@ func TestSeenSet_OtherTimeline(t *testing.T) {
 	s.mark(t, "one", 1, key("A", 1), key("B", 1))
 	want(t, s.ask(t, 1, key("A", 1)), same)
 	s.history.become("two", nil)
-	eventually(t, "the old timeline is not asked any more", func() bool { return s.ask(t, 1, key("A", 1))[0] == no })
+	localtest.Eventually(t, "the old timeline is not asked any more", func() bool { return s.ask(t, 1, key("A", 1))[0] == no })
 	s.mark(t, "one", 1, key("C", 1))
 	want(t, s.ask(t, 1, key("A", 1), key("B", 1), key("C", 1)), no, no, no)
 	s.mark(t, "two", 1, key("A", 2))
@@ -545,7 +535,7 @@ func TestSeenSet_Away(t *testing.T) {
 		t.Fatal(err)
 	}
 	skipped := s.asks(t, "skipped") // while the timeline was not known
-	eventually(t, "the breaker opens", func() bool {
+	localtest.Eventually(t, "the breaker opens", func() bool {
 		want(t, s.ask(t, 1, key("A", 1)), no)
 		return s.asks(t, "skipped") > skipped
 	})
@@ -557,7 +547,7 @@ func TestSeenSet_Away(t *testing.T) {
 	}
 	s.waitAnswered(t)
 	want(t, s.ask(t, 1, key("A", 1)), same)
-	s.wantLogs(t, "redis is away", "redis answers again")
+	s.wantLogs(t, "redis unavailable", "redis answers again")
 }
 
 func (s *seenSet) wantLogs(t testing.TB, snippets ...string) {
@@ -608,9 +598,9 @@ func TestSeenSet_NeverAnswers(t *testing.T) {
 func checkSlow(t *testing.T, s *seenSet) {
 	t.Helper()
 	s.logs.TakeAll()
-	eventually(t, "an ask fails", func() bool { s.ask(t, 1, key("A", 1)); return s.asks(t, "failed") > 0 })
+	localtest.Eventually(t, "an ask fails", func() bool { s.ask(t, 1, key("A", 1)); return s.asks(t, "failed") > 0 })
 	skipped := s.asks(t, "skipped")
-	eventually(t, "the breaker opens", func() bool {
+	localtest.Eventually(t, "the breaker opens", func() bool {
 		began := time.Now()
 		want(t, s.ask(t, 1, key("A", 1)), no)
 		if took := time.Since(began); took > 1500*time.Millisecond {
@@ -618,7 +608,7 @@ func checkSlow(t *testing.T, s *seenSet) {
 		}
 		return s.asks(t, "skipped") > skipped
 	})
-	s.wantLogs(t, "redis is away")
+	s.wantLogs(t, "redis unavailable")
 }
 
 // Unmarked counts the keys that are not there, and those with other data.

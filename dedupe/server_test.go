@@ -41,7 +41,7 @@ func TestSeenSet_Paused(t *testing.T) {
 	}
 	s.waitAnswered(t)
 	// Answers that came too late must not be taken for others.
-	eventually(t, "the key is seen again", func() bool {
+	localtest.Eventually(t, "the key is seen again", func() bool {
 		seen := s.ask(t, 1, key("B", 1), key("A", 1))
 		if seen[0] != no || seen[1] == different {
 			t.Fatalf("seen %v", seen)
@@ -57,7 +57,7 @@ func TestSeenSet_Cluster(t *testing.T) {
 	low.join(t, 0, 8191, high)
 	high.join(t, 8192, 16383, low)
 	for _, n := range []*node{low, high} {
-		eventually(t, "the cluster is complete", func() bool {
+		localtest.Eventually(t, "the cluster is complete", func() bool {
 			info, err := n.client.ClusterInfo(t.Context()).Result()
 			return err == nil && strings.Contains(info, "cluster_state:ok") && strings.Contains(info, "cluster_slots_ok:16384")
 		})
@@ -65,7 +65,7 @@ func TestSeenSet_Cluster(t *testing.T) {
 	// go-redis tries a server that is away once a second, and learns no sooner
 	// that its client is closed.
 	t.Cleanup(func() {
-		eventually(t, "go-redis has ended", func() bool { return !strings.Contains(stacks(), "tryDial") })
+		localtest.Eventually(t, "go-redis has ended", func() bool { return !strings.Contains(stacks(), "tryDial") })
 	})
 	s := newSeenSet(t, newClient(t, low.url()+","+high.url()), patient)
 	s.waitAnswered(t)
@@ -84,15 +84,15 @@ func TestSeenSet_Cluster(t *testing.T) {
 			t.Errorf("a node has %d of about 500 buckets (%v)", keys, err)
 		}
 	}
-	// A node away is a Redis away.
+	// A cluster without one of its nodes is unavailable.
 	low.stop()
-	eventually(t, "the breaker opens", func() bool {
+	localtest.Eventually(t, "the breaker opens", func() bool {
 		for _, seen := range s.ask(t, 1, clients(ids...)...) {
 			if seen == different {
 				t.Fatal("seen different")
 			}
 		}
-		return s.logs.FilterMessageSnippet("redis is away").Len() == 1
+		return s.logs.FilterMessageSnippet("redis unavailable").Len() == 1
 	})
 }
 
@@ -103,7 +103,7 @@ func TestSeenSet_ClusterOfOne(t *testing.T) {
 	if err := n.client.Do(t.Context(), "cluster", "addslotsrange", 0, 16383).Err(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the cluster is complete", func() bool {
+	localtest.Eventually(t, "the cluster is complete", func() bool {
 		info, err := n.client.ClusterInfo(t.Context()).Result()
 		return err == nil && strings.Contains(info, "cluster_state:ok")
 	})
@@ -151,7 +151,7 @@ func startNode(t *testing.T) *node {
 	t.Cleanup(n.stop)
 	n.client = redis.NewClient(&redis.Options{Addr: n.addr()})
 	t.Cleanup(func() { n.client.Close() })
-	eventually(t, "the node answers", func() bool { return n.client.Ping(t.Context()).Err() == nil })
+	localtest.Eventually(t, "the node answers", func() bool { return n.client.Ping(t.Context()).Err() == nil })
 	return n
 }
 

@@ -8,12 +8,12 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// fewKeys is up to how many keys a question shares a round trip with others: for
-// so few, the round trip costs more than the answer.
+// fewKeys is the size of a question, in keys, up to which it shares a round trip with
+// others. For these, the round trip costs more than the answer.
 const fewKeys = 100
 
-// together has questions of few keys that come while others are being asked share
-// the next round trip. None waits for others to come.
+// together makes questions of few keys share a round trip: those that arrive during one
+// share the next. None waits for others to arrive.
 type together struct {
 	client  redis.UniversalClient
 	timeout time.Duration // of a round trip
@@ -23,7 +23,7 @@ type together struct {
 	asking  bool        // guarded by mu
 }
 
-// ask asks a question, and waits until it is answered or ctx ends.
+// ask asks a question and waits for the answer, or for ctx to end.
 func (t *together) ask(ctx context.Context, q *question) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -48,13 +48,13 @@ func (t *together) ask(ctx context.Context, q *question) error {
 	}
 }
 
-// askWaiting asks what is waiting, in one round trip, and tells whether there is
-// more. Only one goroutine does at a time.
+// askWaiting asks the waiting questions in one round trip, and reports whether more are
+// waiting. Only one goroutine calls it at a time.
 func (t *together) askWaiting() (more bool) {
 	t.mu.Lock()
 	n, keys := 0, 0
-	for n < len(t.waiting) && keys+len(t.waiting[n].places) <= askAtOnce {
-		keys += len(t.waiting[n].places)
+	for n < len(t.waiting) && keys+len(t.waiting[n].slots) <= keysPerTrip {
+		keys += len(t.waiting[n].slots)
 		n++
 	}
 	questions := t.waiting[:n:n]

@@ -41,7 +41,7 @@ var plants = []plant{
 		{"worker/worker.go", "\ntype Worker struct {\n", "\nvar planted atomic.Value\n\ntype Worker struct {\n"},
 	}},
 	{"claim before write", "was told to be a duplicate", []edit{
-		{"dedupe/seen.go", "\t\tanswered, err := s.ask(asking, timeline, partner, clients, seen)\n", `
+		{"dedupe/ask.go", "\t\tanswered, err := s.ask(asking, timeline, partner, clients, seen)\n", `
 		answered, err := s.ask(asking, timeline, partner, clients, seen)
 		var keys []intake.SavedKey
 		for i, client := range clients[:answered] {

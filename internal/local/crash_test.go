@@ -24,7 +24,7 @@ func TestPostgres_KilledAtItsFirstStart(t *testing.T) {
 	if err := parent.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the data directory is half made", func() bool {
+	localtest.Eventually(t, "the data directory is half made", func() bool {
 		found, _ := filepath.Glob(filepath.Join(dir, "postgres", "cluster.new-*", "data", "PG_VERSION"))
 		return len(found) > 0
 	})

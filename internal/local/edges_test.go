@@ -20,17 +20,6 @@ import (
 	"intake/internal/local/localtest"
 )
 
-// eventually waits for something that happens elsewhere, in another process.
-func eventually(t *testing.T, what string, happened func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !happened(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited too long for this: %s", what)
-		}
-		<-time.After(5 * time.Millisecond)
-	}
-}
-
 // A crash takes the sessions with it, also one that computes and looks at nothing
 // else; or the next start would find its memory still in use.
 func TestPostgres_KillEndsBusySessions(t *testing.T) {
@@ -46,7 +35,7 @@ func TestPostgres_KillEndsBusySessions(t *testing.T) {
 		_, err := conn.Exec(t.Context(), "do $$ begin loop end loop; end $$")
 		ended <- err
 	}()
-	eventually(t, "the session is busy", func() bool {
+	localtest.Eventually(t, "the session is busy", func() bool {
 		return query(t, postgres, fmt.Sprintf("select coalesce(max(state), '') from pg_stat_activity where pid = %d", backend)) == "active"
 	})
 	postgres.Kill()
@@ -57,7 +46,7 @@ func TestPostgres_KillEndsBusySessions(t *testing.T) {
 	if err := <-ended; err == nil {
 		t.Error("the session went on")
 	}
-	eventually(t, "the session's process is gone", func() bool { return gone(int(backend)) })
+	localtest.Eventually(t, "the session's process is gone", func() bool { return gone(int(backend)) })
 }
 
 // gone tells whether a process has ended, whether or not its end was noticed.
@@ -247,7 +236,7 @@ func TestPostgres_StartedByHand(t *testing.T) {
 	ended := make(chan struct{})
 	go func() { defer close(ended); _ = cmd.Wait() }()
 	t.Cleanup(func() { _ = cmd.Process.Kill(); <-ended })
-	eventually(t, "it answers", func() bool {
+	localtest.Eventually(t, "it answers", func() bool {
 		conn, err := pgx.Connect(t.Context(), postgres.URL())
 		if err == nil {
 			err = conn.Close(t.Context())
@@ -278,7 +267,7 @@ func TestPostgres_FirstStartBrokenOff(t *testing.T) {
 		_, err := local.StartPostgres(ctx, local.PostgresOptions{Dir: dir})
 		ended <- err
 	}()
-	eventually(t, "the data directory is half made", func() bool {
+	localtest.Eventually(t, "the data directory is half made", func() bool {
 		found, _ := filepath.Glob(filepath.Join(dir, "cluster.new-*", "data", "PG_VERSION"))
 		return len(found) > 0
 	})

@@ -301,7 +301,7 @@ func TestOrphans(t *testing.T) {
 	}
 	_ = parent.Wait()
 	if runtime.GOOS == "linux" {
-		eventually(t, "the orphans end by themselves", func() bool { return gone(postmaster) && gone(redisPID) })
+		localtest.Eventually(t, "the orphans end by themselves", func() bool { return gone(postmaster) && gone(redisPID) })
 	}
 	startPostgres(t, filepath.Join(dir, "postgres"))
 	startRedis(t, filepath.Join(dir, "redis"))

@@ -1,0 +1,170 @@
+package dedupe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/sony/gobreaker/v2"
+	"go.uber.org/zap"
+
+	"intake"
+)
+
+// keysPerTrip bounds the keys of one round trip. With several thousand, a few large
+// batches that ask concurrently would all time out and open the breaker. In parts, each
+// gets the answers that there is time for.
+const keysPerTrip = 1_000
+
+// Ask sets seen to what is known of the clients' keys, one entry per client. It takes a
+// round trip per thousand keys; concurrent asks of few keys share one. Ask never fails:
+// keys without an answer in time are [NotSeen].
+func (s *SeenSet) Ask(ctx context.Context, partner int32, clients []*intake.PartnerClient, seen []Seen) {
+	clear(seen)
+	if s == nil || len(clients) == 0 {
+		return
+	}
+	timeline, ok := s.currentTimeline()
+	if !ok {
+		s.metrics.asks.WithLabelValues("skipped").Inc()
+		return
+	}
+	began := time.Now()
+	partly := false
+	_, err := s.breaker.Execute(func() (struct{}, error) {
+		if len(clients) > fewKeys {
+			if !s.beginLargeAsk(ctx) {
+				return struct{}{}, errTooManyAsks
+			}
+			defer s.endLargeAsk()
+		}
+		asking, cancel := context.WithTimeout(ctx, s.opts.AskTimeout)
+		defer cancel()
+		answered, err := s.ask(asking, timeline, partner, clients, seen)
+		switch deadline, ok := ctx.Deadline(); {
+		case err == nil:
+		case answered > 0 && isTimeout(err):
+			partly, err = true, nil
+		case ok && !time.Now().Before(deadline):
+			err = fmt.Errorf("%w: %w", errHurry, err)
+		}
+		return struct{}{}, err
+	})
+	switch {
+	case partly:
+		s.metrics.asks.WithLabelValues("partly").Inc()
+		return
+	case err == nil:
+		s.metrics.askSeconds.Observe(time.Since(began).Seconds())
+		s.metrics.asks.WithLabelValues("answered").Inc()
+		return
+	case errors.Is(err, gobreaker.ErrOpenState), errors.Is(err, gobreaker.ErrTooManyRequests), err == errTooManyAsks:
+		s.metrics.asks.WithLabelValues("skipped").Inc()
+	default:
+		s.metrics.asks.WithLabelValues("failed").Inc()
+		s.opts.Logger.Debug("cannot ask redis", zap.Error(err))
+	}
+	clear(seen)
+}
+
+// maxLargeAsks bounds the asks of more than fewKeys that run concurrently. Redis answers
+// one after the other anyway. If many share the connections and the processors, each
+// takes as long as all of them together, and times out.
+const maxLargeAsks = 2
+
+// errTooManyAsks is the error of a large ask that could not begin in time. It says
+// nothing about Redis.
+var errTooManyAsks = errors.New("too many large asks are running")
+
+// beginLargeAsk waits at most AskTimeout for another large ask to end, and reports
+// whether the caller may begin. It must call endLargeAsk then.
+func (s *SeenSet) beginLargeAsk(ctx context.Context) bool {
+	select {
+	case s.largeAsks <- struct{}{}:
+		return true
+	default:
+	}
+	enough := time.NewTimer(s.opts.AskTimeout)
+	defer enough.Stop()
+	select {
+	case s.largeAsks <- struct{}{}:
+		return true
+	case <-enough.C:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+func (s *SeenSet) endLargeAsk() { <-s.largeAsks }
+
+// errHurry is the error of an ask whose caller had less time than AskTimeout.
+var errHurry = errors.New("the caller's deadline has passed")
+
+// isTimeout reports whether an error is that of a deadline.
+func isTimeout(err error) bool {
+	timeout, ok := errors.AsType[net.Error](err)
+	return ok && timeout.Timeout()
+}
+
+// ask returns the number of keys that were answered before an error.
+func (s *SeenSet) ask(ctx context.Context, timeline string, partner int32, clients []*intake.PartnerClient, seen []Seen) (answered int, err error) {
+	slots := make([]slot, len(clients))
+	for i, client := range clients {
+		slots[i] = slotOf(client.ID, i)
+	}
+	if len(slots) <= fewKeys {
+		q := &question{timeline: timeline, partner: partner, slots: slots}
+		if err := s.together.ask(ctx, q); err != nil {
+			return 0, err
+		}
+		q.read(clients, seen)
+		return len(slots), nil
+	}
+	for some := range slices.Chunk(slots, keysPerTrip) {
+		q := &question{timeline: timeline, partner: partner, slots: some}
+		pipeline := s.client.Pipeline()
+		q.put(ctx, pipeline)
+		if err := exec(ctx, pipeline); err != nil {
+			return answered, err
+		}
+		q.read(clients, seen)
+		answered += len(some)
+	}
+	return answered, nil
+}
+
+// A question looks up some slots of a partner.
+type question struct {
+	timeline string
+	partner  int32
+	slots    []slot
+	commands []*redis.StringCmd
+	done     chan error // set if it shares a round trip
+}
+
+func (q *question) put(ctx context.Context, pipeline redis.Pipeliner) {
+	q.commands = make([]*redis.StringCmd, len(q.slots))
+	prefix := prefixOf(q.timeline, q.partner)
+	for i := range q.slots {
+		q.commands[i] = pipeline.HGet(ctx, keyOf(prefix, q.slots[i].bucket), string(q.slots[i].field[:]))
+	}
+}
+
+// read sets seen from the answers.
+func (q *question) read(clients []*intake.PartnerClient, seen []Seen) {
+	for i, command := range q.commands {
+		at := q.slots[i].item
+		fingerprint, err := command.Result()
+		switch {
+		case err != nil || len(fingerprint) != len(intake.Fingerprint{}):
+		case fingerprint == string(clients[at].Fingerprint[:]):
+			seen[at] = SeenSame
+		default:
+			seen[at] = SeenDifferent
+		}
+	}
+}
