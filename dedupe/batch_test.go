@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"intake/internal/decode"
 	"math/big"
 	"slices"
 	"strings"
@@ -16,6 +15,7 @@ import (
 
 	"intake"
 	"intake/dedupe"
+	"intake/internal/decode"
 )
 
 var (

@@ -3,7 +3,6 @@ package dedupe_test
 import (
 	"crypto/sha256"
 	"fmt"
-	"intake/internal/decode"
 	"math/rand/v2"
 	"regexp"
 	"strconv"
@@ -14,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"intake"
+	"intake/internal/decode"
 )
 
 const benchmarkKeys = 5_000_000

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"intake/internal/decode"
 	"os"
 	"strconv"
 	"sync"
@@ -16,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"intake"
+	"intake/internal/decode"
 )
 
 // The limits are measured on as many connections as a worker saves with.

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"intake"
+	"intake/internal/decode"
 )
 
 // The queue is filled to the brim while nothing can be saved: then batches are

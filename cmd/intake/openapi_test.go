@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
-	"intake/internal/decode"
 	"io"
 	"net/http"
 	"net/url"
@@ -30,6 +29,7 @@ import (
 
 	"intake"
 	"intake/cmd/intake/internal/reference"
+	"intake/internal/decode"
 	"intake/internal/local/localtest"
 )
 

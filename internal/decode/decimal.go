@@ -3,32 +3,32 @@ package decode
 import (
 	"bytes"
 	"encoding/binary"
-	"intake"
 	"strconv"
+
+	"intake"
 )
 
-// A decimal is the exact value of a JSON number: ±digits × 10^exp. Every value
-// has only one decimal, however it is spelt: the last digit is never 0, and
-// zero is 0 × 10^0 without a sign.
+// A decimal is the exact value of a JSON number: ±digits × 10^exp. Equal numbers have
+// equal decimals: the last digit is never 0, and zero is 0 × 10^0 without a sign.
 type decimal struct {
 	neg    bool
 	digits uint64
 	exp    int64
-	// long numbers have more digits than fit or an exponent beyond maxExp, and
-	// no meaningful digits here. The sign of exp is right even then.
+	// long is set if there are more digits than maxDigits or the exponent is beyond
+	// maxExp. The digits are undefined then; the sign of exp is right.
 	long bool
 }
 
 const (
 	maxDigits = 19 // that fit into 64 bits
 	maxExp    = 1_000_000_000
-	// Larger exponents are cut to hugeExp while reading. No number of digits
-	// that fits into a body brings one back below maxExp.
+	// Larger exponents are clamped to hugeExp while reading. A body has too few digits
+	// to bring one back below maxExp.
 	hugeExp = 1_000_000_000_000_000
 )
 
-// parseDecimal reads a well-formed JSON number in one pass over its bytes,
-// whatever its exponent.
+// parseDecimal parses a well-formed JSON number in one pass over its bytes, whatever its
+// exponent.
 func parseDecimal(num []byte) (d decimal) {
 	var (
 		digits   int  // from the first to the last that is not 0
@@ -107,8 +107,8 @@ func appendDecimal(b []byte, d decimal) []byte {
 	return binary.AppendVarint(b, d.exp)
 }
 
-// appendLongNumber does what parseDecimal does, with digits and exponents of
-// any length, as text.
+// appendLongNumber appends the canonical form of a number with digits and exponent of any
+// length, as text.
 func appendLongNumber(b, num []byte) []byte {
 	tag := byte('P')
 	if num[0] == '-' {
@@ -141,7 +141,7 @@ func addExponent(exponent []byte, n int64) []byte {
 	if neg {
 		n = -n
 	}
-	// They are worth more than n can be, so that no borrow is left over.
+	// The exponent is larger than n can be, so no borrow is left over.
 	for i := len(digits) - 1; n != 0; i-- {
 		n += int64(digits[i] - '0')
 		digit := ((n % 10) + 10) % 10
@@ -161,7 +161,7 @@ const (
 	maxCount       = 1_000_000_000_000          // of a transaction_count, either way
 )
 
-// amount gives the decimal as an Amount, if it is one.
+// amount returns the decimal as an Amount; ok is false if it is out of bounds.
 func (d decimal) amount() (intake.Amount, bool) {
 	shift := d.exp + amountDecimals
 	if d.long || shift < 0 {
@@ -171,8 +171,8 @@ func (d decimal) amount() (intake.Amount, bool) {
 	return intake.Amount{Neg: d.neg, Abs: abs}, ok
 }
 
-// count gives the decimal as a transaction_count, if it is within the bounds
-// of one. It must be whole.
+// count returns the decimal, which must be whole, as a transaction_count; ok is false if
+// it is out of bounds.
 func (d decimal) count() (int64, bool) {
 	if d.long {
 		return 0, false
@@ -186,7 +186,7 @@ func (d decimal) count() (int64, bool) {
 
 func (d decimal) whole() bool { return d.exp >= 0 }
 
-// shifted gives n × 10^exp, if it is below end.
+// shifted returns n × 10^exp; ok is false if that is not below end.
 func shifted(n uint64, exp int64, end uint64) (uint64, bool) {
 	for ; exp > 0 && n > 0; exp-- {
 		if n >= end/10+1 { // also before n × 10 overflows

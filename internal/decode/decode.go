@@ -1,21 +1,43 @@
+// Package decode decodes the body of a request into items, with every rule of the
+// contract and the text of every error.
+//
+// [Batch] reads the body in one pass. The scanner (scan.go, scan_string.go) steps through
+// the JSON and checks its grammar; the decoder (decode.go, decode_claims.go,
+// decode_identifiers.go) finds the properties of each item; validate.go, timestamp.go and
+// decimal.go judge them, and problems.go collects the errors with their paths.
+// [Fingerprint] hashes an item's canonical form (fingerprint.go).
+//
+// # Why a decoder of its own
+//
+// A library that decodes into structs would need a second pass for nearly everything that
+// the contract asks for: each item byte for byte as it was sent; all errors of an item with
+// their paths, rather than the first; unknown and repeated properties that fail one item
+// and no other; numbers that are exact and never pass through a float; a fingerprint that
+// does not depend on white space or the order of members; and time and memory that are
+// linear in the body whatever it holds. It would not be faster either. On a batch of 1,000
+// items with 12 claims each, Batch does all of this in 0.9 times the time in which
+// github.com/go-json-experiment/json decodes the body into structs and nothing else, and in
+// 0.3 times that of encoding/json, with 22 allocations rather than 22,000 and 48,000
+// (BenchmarkBatch, BenchmarkLibraries). The grammar is held by the cases of rfc8259_test.go
+// and by fuzzing against encoding/json.
 package decode
 
 import (
 	"bytes"
-	"intake"
 	"time"
 	"unicode/utf8"
+
+	"intake"
 )
 
-// Batch decodes and validates the body of a request of partner p, in one
-// pass. What the items hold shares memory with body, which must not change any
-// more. A timestamp is checked against now, where it may not be far ahead.
+// Batch decodes and validates the body of a request of partner p. The items share memory
+// with body, which must not be changed afterwards. A client_start_date may be at most one
+// day after now.
 //
-// The error is a *SyntaxError where the contract refuses the body as a whole
-// (400), or ErrTooManyItems (413); then what comes after the last item allowed
-// was not looked at. Time and memory are linear in the body's length whatever
-// it holds. So that texts of errors are in proportion too, those beyond 32 MiB
-// of a batch name the first 10 errors of an item and how many more there are.
+// The error is a [*SyntaxError] if the contract refuses the body as a whole (400), or
+// [ErrTooManyItems] (413), in which case the rest of the body is not read. Time and memory
+// are linear in the length of the body. To bound the texts of errors as well, those beyond
+// 32 MiB of a batch name the first 10 errors of an item and the number of the others.
 func Batch(body []byte, p *intake.Partner, now time.Time) ([]intake.Item, error) {
 	if err := checkEncoding(body); err != nil {
 		return nil, err
@@ -28,7 +50,7 @@ func Batch(body []byte, p *intake.Partner, now time.Time) ([]intake.Item, error)
 	return d.batch()
 }
 
-// checkEncoding checks what JSON over the net must be (RFC 8259 §8.1).
+// checkEncoding checks that body is UTF-8 without a byte order mark (RFC 8259 §8.1).
 func checkEncoding(body []byte) error {
 	if bytes.HasPrefix(body, []byte("\uFEFF")) {
 		return &SyntaxError{Code: NotJSON, Offset: 0, Reason: "not JSON: a byte order mark"}
@@ -45,17 +67,16 @@ func checkEncoding(body []byte) error {
 	}
 }
 
-// A decoder decodes one batch, an item at a time. What it keeps of an item is
-// used again for the next one.
+// A decoder decodes one batch, an item at a time. It reuses its memory for the next item.
 type decoder struct {
 	scanner
 	partner  *intake.Partner
-	latest   intake.Timestamp // that a client_start_date may be
+	latest   intake.Timestamp // latest client_start_date allowed
 	problems problems
-	slab     []intake.RevenueClaim // of the items so far; see keepClaim
-	first    int                   // in slab, of the item at hand
-	former   former                // of the item's canonical form
-	claims   []byte                // the canonical forms of its claims, as far as they are valid
+	slab     []intake.RevenueClaim // claims of the items so far; see keepClaim
+	first    int                   // index in slab of the current item's first claim
+	former   former                // forms the item's canonical form
+	claims   []byte                // the canonical forms of its valid claims
 }
 
 func (d *decoder) batch() ([]intake.Item, error) {
@@ -78,7 +99,7 @@ func (d *decoder) batch() ([]intake.Item, error) {
 		}
 		items = append(items, intake.Item{})
 		d.item(len(items)-1, &items[len(items)-1])
-		if len(items) == 1 { // the others will be of about its size
+		if len(items) == 1 { // the others are likely to have a similar size
 			expected := min(intake.MaxBatchItems, len(d.body)/(len(items[0].Raw)+1)+1)
 			items = append(make([]intake.Item, 0, expected), items[0])
 		}
@@ -138,8 +159,8 @@ func (d *decoder) item(n int, item *intake.Item) {
 	item.Client = client
 }
 
-// properties reads an item. Its arrays are judged on the way, for they are too
-// long to be looked at twice, the rest by checkItem.
+// properties reads the members of an item. It validates the arrays as it reads them,
+// since they are too long to be read twice; checkItem validates the rest.
 func (d *decoder) properties() (properties [itemProperties]token) {
 	d.open()
 	guess := 0
@@ -150,7 +171,7 @@ func (d *decoder) properties() (properties [itemProperties]token) {
 		}
 		p := d.find(itemNames, name, guess)
 		if p < 0 {
-			d.unknown(placeOf(itemProperties), name)
+			d.unknown(pathOf(itemProperties), name)
 			continue
 		}
 		guess = p + 1
@@ -169,8 +190,8 @@ func (d *decoder) properties() (properties [itemProperties]token) {
 	return properties
 }
 
-// find gives the position of a member's name among the names of an object, or
-// -1. Most partners send members in the same order, hence the guess.
+// find returns the position of a member's name among the names of an object, or -1. It
+// tries the guess first, as most partners send members in the same order.
 func (d *decoder) find(names []string, name token, guess int) int {
 	s := d.text(name)
 	if guess < len(names) && names[guess] == s {
@@ -184,15 +205,15 @@ func (d *decoder) find(names []string, name token, guess int) int {
 	return -1
 }
 
-// unknown reads the value of a member that the object should not have.
-func (d *decoder) unknown(at place, name token) {
+// unknown skips the value of a member that the object must not have.
+func (d *decoder) unknown(at path, name token) {
 	d.problems.addUnknown(at, d.text(name), "unknown property")
 	if flaws := name.flaws() | d.value().flaws(); flaws != 0 {
 		d.problems.addUnknown(at, d.text(name), flawText(flaws))
 	}
 }
 
-// key gives the partner_client_id if it is usable, however invalid.
+// key returns the partner_client_id if it is usable, even if it is invalid.
 func (d *decoder) key(id token) string {
 	if id.kind != text || id.repeated() {
 		return ""
@@ -200,8 +221,8 @@ func (d *decoder) key(id token) string {
 	return d.text(id)
 }
 
-// fingerprint gives what Fingerprint would give for the item, which is valid,
-// without reading it once more.
+// fingerprint returns the [Fingerprint] of the current item, which must be valid, without
+// reading it again.
 func (d *decoder) fingerprint(client *intake.PartnerClient, properties *[itemProperties]token) intake.Fingerprint {
 	f := &d.former
 	f.form = append(f.form[:0], formVersion+"{"...)

@@ -1,13 +1,17 @@
 package decode_test
 
 import (
+	"encoding/json"
 	"fmt"
-	"intake/internal/decode"
 	"strings"
 	"testing"
 	"time"
 
+	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
 	"intake"
+	"intake/internal/decode"
 )
 
 // now is the moment at which the tests' batches arrive.
@@ -15,8 +19,8 @@ var now = time.Date(2026, 1, 15, 12, 0, 0, 0, time.UTC)
 
 var gbp = &intake.Partner{ID: 1, Name: "demo", Currency: "GBP"}
 
-// monthsOfClaims gives the JSON text of a batch of items that have so many
-// monthly claims each.
+// monthsOfClaims returns the JSON text of a batch of items with a number of monthly
+// claims each.
 func monthsOfClaims(items, months int) []byte {
 	var b strings.Builder
 	for i := range items {
@@ -46,6 +50,57 @@ func BenchmarkBatch(b *testing.B) {
 		if err != nil || items[999].Errors != "" {
 			b.Fatal(err, items[999].Errors)
 		}
+	}
+}
+
+// The structs that a library decodes a batch into. Amounts stay exact as text.
+type (
+	plainItem[number any] struct {
+		ID               string               `json:"partner_client_id"`
+		StartDate        *time.Time           `json:"client_start_date"`
+		EntityType       string               `json:"entity_type"`
+		OtherIdentifiers []plainIdentifier    `json:"other_identifiers"`
+		Claims           []plainClaim[number] `json:"revenue_claims"`
+	}
+	plainIdentifier struct {
+		Key    string   `json:"key"`
+		Values []string `json:"values"`
+	}
+	plainClaim[number any] struct {
+		StartDate        time.Time `json:"start_date"`
+		EndDate          time.Time `json:"end_date"`
+		TimePeriod       string    `json:"time_period"`
+		Currency         string    `json:"currency"`
+		TotalAmount      number    `json:"total_amount"`
+		TransactionCount int64     `json:"transaction_count"`
+	}
+)
+
+// BenchmarkLibraries decodes the body of BenchmarkBatch into structs, and does nothing
+// else that [decode.Batch] does: no validation, no paths of errors, no fingerprints.
+func BenchmarkLibraries(b *testing.B) {
+	body := monthsOfClaims(1000, 12)
+	for name, decode := range map[string]func() (int, error){
+		"encoding/json": func() (int, error) {
+			var items []plainItem[json.Number]
+			err := json.Unmarshal(body, &items)
+			return len(items), err
+		},
+		"go-json-experiment": func() (int, error) {
+			var items []plainItem[jsontext.Value]
+			err := jsonv2.Unmarshal(body, &items)
+			return len(items), err
+		},
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(len(body)))
+			b.ReportAllocs()
+			for b.Loop() {
+				if n, err := decode(); err != nil || n != 1000 {
+					b.Fatal(n, err)
+				}
+			}
+		})
 	}
 }
 

@@ -17,28 +17,28 @@ var claimNames = []string{"start_date", "end_date", "time_period", "currency", "
 
 const maxClaims = 1000
 
-// revenueClaims reads the array of that name. What is beyond its limit has its
-// grammar checked and nothing else.
+// revenueClaims reads the array revenue_claims. Of elements beyond its limit, it checks the
+// grammar only.
 func (d *decoder) revenueClaims() token {
 	t := token{kind: array, start: d.pos}
 	d.open()
 	n := 0
 	for ; d.more(n == 0, ']'); n++ {
 		if n < maxClaims {
-			d.claim(placeOf(revenueClaims).element(n))
+			d.claim(pathOf(revenueClaims).element(n))
 		} else {
 			d.value()
 		}
 	}
 	if n > maxClaims {
-		d.problems.add(placeOf(revenueClaims), "must have at most 1000 elements")
+		d.problems.add(pathOf(revenueClaims), "must have at most 1000 elements")
 	}
 	t.end = d.pos
 	return t
 }
 
 // claim reads an element of revenue_claims, and keeps it if it is valid.
-func (d *decoder) claim(at place) {
+func (d *decoder) claim(at path) {
 	if d.peek() != '{' {
 		d.is(object, at, d.value())
 		return
@@ -74,12 +74,11 @@ func (d *decoder) claim(at place) {
 	}
 }
 
-// keepClaim puts a claim into the slab, where all claims of a batch stand
-// behind each other, so that they cost few allocations. When a slab is full
-// only the claims of the item at hand move to the next one.
+// keepClaim appends a claim to the slab, which holds the claims of many items, to save
+// allocations. When a slab is full, only the current item's claims move to the next one.
 func (d *decoder) keepClaim(claim intake.RevenueClaim) {
 	if len(d.slab) == cap(d.slab) {
-		const bytesPerClaim = 150 // about; less than partners' programs send
+		const bytesPerClaim = 150 // a little less than what partners' programs send
 		own := d.slab[d.first:]
 		expected := max(16, min((len(d.body)-d.pos)/bytesPerClaim, 4096))
 		d.slab = append(make([]intake.RevenueClaim, 0, 2*len(own)+expected), own...)

@@ -16,27 +16,27 @@ const (
 	maxIdentifierValueChars = 256
 )
 
-// identifiers reads the array other_identifiers. What is beyond its limit has
-// its grammar checked and nothing else.
+// identifiers reads the array other_identifiers. Of elements beyond its limit, it checks
+// the grammar only.
 func (d *decoder) identifiers() token {
 	t := token{kind: array, start: d.pos}
 	d.open()
 	n := 0
 	for ; d.more(n == 0, ']'); n++ {
 		if n < maxIdentifiers {
-			d.identifier(placeOf(otherIdentifiers).element(n))
+			d.identifier(pathOf(otherIdentifiers).element(n))
 		} else {
 			d.value()
 		}
 	}
 	if n > maxIdentifiers {
-		d.problems.add(placeOf(otherIdentifiers), "must have at most 50 elements")
+		d.problems.add(pathOf(otherIdentifiers), "must have at most 50 elements")
 	}
 	t.end = d.pos
 	return t
 }
 
-func (d *decoder) identifier(at place) {
+func (d *decoder) identifier(at path) {
 	if d.peek() != '{' {
 		d.is(object, at, d.value())
 		return
@@ -69,8 +69,8 @@ func (d *decoder) identifier(at place) {
 	d.checkIdentifier(at, &members)
 }
 
-// values reads the array of that name.
-func (d *decoder) values(at place) token {
+// values reads the array values.
+func (d *decoder) values(at path) token {
 	t := token{kind: array, start: d.pos}
 	d.open()
 	n := 0

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"intake/internal/decode"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"intake"
+	"intake/internal/decode"
 )
 
 // with gives the JSON text of an object whose members are pairs of name and

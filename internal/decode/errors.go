@@ -5,7 +5,7 @@ import (
 	"fmt"
 )
 
-// ErrTooManyItems is Batch's answer to more than MaxBatchItems.
+// ErrTooManyItems is returned by [Batch] for more than [intake.MaxBatchItems] items.
 var ErrTooManyItems = errors.New("more than 10000 items")
 
 // The codes of a SyntaxError.
@@ -17,15 +17,16 @@ const (
 	NoItems    = "no_items"
 )
 
-// A SyntaxError says why a body is not a batch at all.
+// A SyntaxError is the reason why a body is not a batch.
 type SyntaxError struct {
-	// Code is one of the five, for programs.
+	// Code is one of the codes above, for programs.
 	Code string
 	// Offset is the number of bytes before the error.
 	Offset int
 	Reason string
 }
 
+// Error implements error.
 func (e *SyntaxError) Error() string {
 	return fmt.Sprintf("%s at byte %d", e.Reason, e.Offset)
 }

@@ -2,10 +2,11 @@ package decode_test
 
 import (
 	"fmt"
-	"intake/internal/decode"
+	"strings"
 	"time"
 
 	"intake"
+	"intake/internal/decode"
 )
 
 func ExampleBatch() {
@@ -24,7 +25,10 @@ func ExampleBatch() {
 	}
 	for _, item := range items {
 		if item.Errors != "" {
-			fmt.Println(item.Key, "is invalid:", item.Errors)
+			fmt.Println(item.Key, "is invalid:")
+			for _, problem := range strings.Split(item.Errors, "; ") {
+				fmt.Println("  " + problem)
+			}
 			continue
 		}
 		for _, claim := range item.Client.Claims {
@@ -34,5 +38,9 @@ func ExampleBatch() {
 
 	// Output:
 	// 1b7901db Monthly 2025-01-01T00:00:00.000Z 30000.25 150
-	// 4c5a2f10 is invalid: entity_type: required; revenue_claims[0].end_date: must be 2025-02-28T23:59:59.999Z for a Monthly claim that starts 2025-02-01; revenue_claims[0].transaction_count: must have the same sign as total_amount; entity_typo: unknown property
+	// 4c5a2f10 is invalid:
+	//   entity_type: required
+	//   revenue_claims[0].end_date: must be 2025-02-28T23:59:59.999Z for a Monthly claim that starts 2025-02-01
+	//   revenue_claims[0].transaction_count: must have the same sign as total_amount
+	//   entity_typo: unknown property
 }

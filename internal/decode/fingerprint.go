@@ -4,11 +4,12 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
-	"intake"
 	"slices"
+
+	"intake"
 )
 
-// What is hashed is formVersion and then the canonical form of the JSON value.
+// A fingerprint is the hash of formVersion and the canonical form of the JSON value.
 // Fingerprints are stored, so the form must never change under the same version:
 //
 //	null, false, true  n f t
@@ -23,12 +24,12 @@ import (
 //	object             "{", name (as a string) and value of each member, "}"; by
 //	                   name in byte order, members of the same name as sent
 //
-// No form is the beginning of another one, so no two values share a form.
+// No form is a prefix of another one, so no two values share a form.
 const formVersion = "intake item 1\n"
 
-// Fingerprint gives the fingerprint of the data in raw, which must be one
-// valid JSON value nested no deeper than MaxDepth, such as an Item's Raw. It
-// takes n log n time for n members of an object, and a few times raw's memory.
+// Fingerprint returns the fingerprint of raw, which must be one valid JSON value nested no
+// deeper than [intake.MaxDepth], such as an [intake.Item]'s Raw. It takes n log n time for
+// n members of an object, and a few times the memory of raw.
 func Fingerprint(raw []byte) intake.Fingerprint {
 	f := former{scanner: scanner{body: raw}}
 	f.form = append(make([]byte, 0, len(formVersion)+len(raw)+len(raw)/2), formVersion...)
@@ -46,8 +47,8 @@ func hashForm(form []byte) intake.Fingerprint {
 type former struct {
 	scanner
 	form    []byte
-	starts  []int  // in form, of the members of the objects that are open
-	scratch []byte // of sortMembers
+	starts  []int  // offsets in form of the members of the open objects
+	scratch []byte // used by sortMembers
 }
 
 func (f *former) value() {
@@ -66,7 +67,7 @@ func (f *former) value() {
 	}
 }
 
-// appendScalar appends the canonical form of a value that is no array or object.
+// appendScalar appends the canonical form of a value that is neither array nor object.
 func (s *scanner) appendScalar(form []byte, t token) []byte {
 	switch t.kind {
 	case text:
@@ -97,7 +98,7 @@ func (f *former) object() {
 	f.form = append(f.form, '}')
 }
 
-// sortMembers brings the members at the end of form into canonical order.
+// sortMembers sorts the members at the end of form into canonical order.
 func (f *former) sortMembers(starts []int) {
 	byName := func(a, b int) int {
 		return bytes.Compare(formedText(f.form[a:]), formedText(f.form[b:]))
@@ -105,8 +106,8 @@ func (f *former) sortMembers(starts []int) {
 	if slices.IsSortedFunc(starts, byName) {
 		return
 	}
-	// A member ends where the next one starts, which is to be known after they
-	// have changed places too: by the position of its start among the sorted ones.
+	// A member ends where the next one starts. After sorting, that is found by the
+	// position of its start among the sorted ones.
 	first, end := starts[0], len(f.form)
 	sorted := slices.Clone(starts)
 	slices.SortStableFunc(sorted, byName)
@@ -122,7 +123,7 @@ func (f *former) sortMembers(starts []int) {
 	copy(f.form[first:], f.scratch)
 }
 
-// formedText gives the text at the start of a canonical form that begins with a string.
+// formedText returns the text at the start of a canonical form that begins with a string.
 func formedText(form []byte) []byte {
 	length, n := binary.Uvarint(form[1:])
 	return form[1+n:][:length]

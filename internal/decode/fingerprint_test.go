@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
-	"intake/internal/decode"
 	"math/big"
 	"regexp"
 	"slices"
@@ -17,6 +16,7 @@ import (
 	"pgregory.net/rapid"
 
 	"intake"
+	"intake/internal/decode"
 )
 
 func fingerprint(text string) intake.Fingerprint { return decode.Fingerprint([]byte(text)) }

@@ -2,39 +2,38 @@ package decode
 
 import (
 	"cmp"
-	"intake"
 	"slices"
 	"strconv"
+
+	"intake"
 )
 
 const (
-	// maxEchoChars is the most that an error repeats of a partner's text.
+	// maxEchoChars is the maximum length of a partner's text in an error.
 	maxEchoChars = 64
-	// maxProblemBytes bounds the texts of a batch's errors. A small item can
-	// have many errors, so that without it a body could cost a hundred times its
-	// size. Beyond it each item names no more than leastProblems, and says how
-	// many there are more.
+	// maxProblemBytes bounds the texts of a batch's errors. A small item can have many
+	// errors: without the bound, a body could cost a hundred times its size. Beyond it,
+	// an item names leastProblems errors and the number of the others.
 	maxProblemBytes = 32 << 20
 	leastProblems   = 10
 )
 
-// A place is where something stands in an item: four numbers of 16 bits, so that
-// it costs nothing to say where one is for the many claims that have no error.
-// The first is the property of the item. The second counts from 1 in that
-// property's array, the third from 1 through the members of that element, the
-// last from 1 in that member's array; 0 is the whole of what comes before it.
-// Places are ordered as the contract's tables are.
-type place uint64
+// A path is a position in an item: four numbers of 16 bits, so that it costs nothing for
+// the many claims that have no error. The first is the property of the item, the second
+// the element of that property's array from 1, the third the member of that element from
+// 1, the last the element of that member's array from 1. 0 means the whole of what the
+// numbers before it name. Paths are ordered like the contract's tables.
+type path uint64
 
-func placeOf(property int) place        { return place(property) << 48 }
-func (at place) element(i int) place    { return at + place(i+1)<<32 }
-func (at place) member(m int) place     { return at + place(m+1)<<16 }
-func (at place) value(i int) place      { return at + place(i+1) }
-func (at place) part(shift uint) int    { return int(at >> shift & 0xFFFF) }
-func (at place) holds(other place) bool { return other&^at.inner() == at }
+func pathOf(property int) path        { return path(property) << 48 }
+func (at path) element(i int) path    { return at + path(i+1)<<32 }
+func (at path) member(m int) path     { return at + path(m+1)<<16 }
+func (at path) value(i int) path      { return at + path(i+1) }
+func (at path) part(shift uint) int   { return int(at >> shift & 0xFFFF) }
+func (at path) holds(other path) bool { return other&^at.inner() == at }
 
-// inner gives the bits that are not needed to name this place.
-func (at place) inner() place {
+// inner returns a mask of the bits below the last number that is set.
+func (at path) inner() path {
 	switch {
 	case at.part(32) == 0:
 		return 1<<48 - 1
@@ -44,9 +43,9 @@ func (at place) inner() place {
 	return 1<<16 - 1
 }
 
-// appendPath appends the path of a place; unknown is the last name in it if it
-// is none of the contract's.
-func appendPath(b []byte, at place, unknown string) []byte {
+// appendPath appends the text of a path. unknown is its last name if the contract has no
+// such name.
+func appendPath(b []byte, at path, unknown string) []byte {
 	property := at.part(48)
 	if property == itemProperties {
 		return appendUnknown(b, unknown)
@@ -74,8 +73,8 @@ func appendIndex(b []byte, fromOne int) []byte {
 	return append(strconv.AppendInt(append(b, '['), int64(fromOne-1), 10), ']')
 }
 
-// appendUnknown appends a name that a partner made up: quoted, unless it looks
-// like a name.
+// appendUnknown appends the name of an unknown property, quoted unless it looks like a
+// name.
 func appendUnknown(b []byte, name string) []byte {
 	plain := name != "" && len(name) <= maxEchoChars
 	for i := 0; plain && i < len(name); i++ {
@@ -88,17 +87,17 @@ func appendUnknown(b []byte, name string) []byte {
 	return append(b, intake.Quote(name, maxEchoChars)...)
 }
 
-// problems gathers the errors of one item after the other.
+// problems collects the errors of an item. It is reused for the next one.
 type problems struct {
 	list  []problem
 	text  []byte // of the list's problems
-	more  int    // that are not in the list
-	spent int    // bytes of the texts of earlier items
+	more  int    // number of problems that are not in the list
+	spent int    // bytes in the texts of earlier items
 }
 
-// A problem is one error; its text is a part of problems.text.
+// A problem is one error. Its text is a part of problems.text.
 type problem struct {
-	at         place
+	at         path
 	start, end int
 }
 
@@ -107,10 +106,10 @@ func (p *problems) reset() {
 	p.list, p.text, p.more = p.list[:0], p.text[:0], 0
 }
 
-func (p *problems) add(at place, what string) { p.addUnknown(at, "", what) }
+func (p *problems) add(at path, what string) { p.addUnknown(at, "", what) }
 
-// addUnknown adds a problem of a property that should not be there.
-func (p *problems) addUnknown(at place, name, what string) {
+// addUnknown adds the problem of an unknown property.
+func (p *problems) addUnknown(at path, name, what string) {
 	if len(p.list) >= leastProblems && p.spent+len(p.text) > maxProblemBytes {
 		p.more++
 		return
@@ -120,15 +119,15 @@ func (p *problems) addUnknown(at place, name, what string) {
 	p.list = append(p.list, problem{at, start, len(p.text)})
 }
 
-// forget drops what was added of a place and of all within it.
-func (p *problems) forget(at place) {
+// forget removes the problems of a path and of everything within it.
+func (p *problems) forget(at path) {
 	p.list = slices.DeleteFunc(p.list, func(one problem) bool { return at.holds(one.at) })
 }
 
 func (p *problems) count() int { return len(p.list) + p.more }
 func (p *problems) any() bool  { return p.count() > 0 }
 
-// String joins the problems in the order of their places.
+// String joins the problems in the order of their paths.
 func (p *problems) String() string {
 	slices.SortStableFunc(p.list, func(a, b problem) int { return cmp.Compare(a.at, b.at) })
 	b := make([]byte, 0, len(p.text)+2*len(p.list)+len(" and 1000000 more errors"))

@@ -4,12 +4,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"intake/internal/decode"
 	"strings"
 	"testing"
 	"time"
 
 	"intake"
+	"intake/internal/decode"
 )
 
 // What RFC 8259 says of a JSON text, section by section: every kind of text that

@@ -2,11 +2,12 @@ package decode
 
 import (
 	"encoding/binary"
-	"intake"
 	"math/bits"
+
+	"intake"
 )
 
-// A kind is the sort of a JSON value.
+// A kind is the type of a JSON value.
 type kind uint8
 
 const (
@@ -19,28 +20,28 @@ const (
 	object
 )
 
-// String names the kind as an error does: "must be …, not …".
+// String returns the kind as errors name it: "must be …, not …".
 func (k kind) String() string {
 	return [...]string{"nothing", "null", "a boolean", "a number", "a string", "an array", "an object"}[k]
 }
 
-// A token is a JSON value as it stands in the body. It has no more than four
-// fields because the compiler keeps no larger struct in registers.
+// A token is a JSON value in the body. It has four fields because the compiler keeps no
+// larger struct in registers.
 type token struct {
-	start, end int // with its quotes or brackets
+	start, end int // offsets in the body, quotes or brackets included
 	kind       kind
 	marks      marks
 }
 
-// marks say more about a token.
+// marks are properties of a token.
 type marks uint8
 
 const (
 	escaped  marks = 1 << iota // a string with an escape in it
 	repeated                   // a property's value, but not the only one
-	// What JSON allows in a string and the contract does not, for Postgres
-	// cannot store the one, nor UTF-8 the other. An array or object has the
-	// flaws of all the strings in it, names of members included.
+	// Flaws: JSON allows these in a string, and the contract does not. Postgres cannot
+	// store the one, and UTF-8 not the other. An array or object has the flaws of all
+	// strings in it, including the names of members.
 	holdsNUL
 	holdsLoneSurrogate
 
@@ -50,12 +51,10 @@ const (
 func (t token) repeated() bool { return t.marks&repeated != 0 }
 func (t token) flaws() marks   { return t.marks & flaws }
 
-// A scanner steps through JSON and checks its grammar (RFC 8259). It takes it
-// as given that the body is UTF-8.
+// A scanner steps through JSON and checks its grammar (RFC 8259). The body must be UTF-8.
 //
-// After the first error it stands at the end of the body for good, so that
-// whoever steps on finds nothing more: only the one who asked for the whole has
-// to look at err.
+// After the first error it stays at the end of the body, so that further steps find
+// nothing. Only the caller that reads the whole body has to check err.
 type scanner struct {
 	body  []byte
 	pos   int
@@ -72,7 +71,7 @@ func (s *scanner) fail(code string, offset int, reason string) {
 
 func (s *scanner) notJSON(why string) { s.fail(NotJSON, s.pos, "not JSON: "+why) }
 
-// missing fails where something else stands than what the grammar wants.
+// missing sets the error for a byte that the grammar does not allow here.
 func (s *scanner) missing(what string) {
 	if s.pos < len(s.body) {
 		s.notJSON("expected " + what)
@@ -81,7 +80,7 @@ func (s *scanner) missing(what string) {
 	}
 }
 
-// peek gives the next byte, or 0, which has no place in JSON, at the end.
+// peek returns the next byte, or 0 at the end. JSON has no 0 byte.
 func (s *scanner) peek() byte {
 	if s.pos < len(s.body) {
 		return s.body[s.pos]
@@ -110,8 +109,8 @@ func (s *scanner) open() {
 	s.pos++
 }
 
-// more steps to the next element of an array or member of an object, and tells
-// whether there is one; if not, it steps out.
+// more steps to the next element of an array or member of an object, and reports whether
+// there is one. If not, it steps out.
 func (s *scanner) more(first bool, closing byte) bool {
 	s.space()
 	switch c := s.peek(); {
@@ -153,8 +152,7 @@ func (s *scanner) name() token {
 	return token{start, end, text, marks}
 }
 
-// value reads any value. Of an array or object it keeps only where it stands.
-// The token of a broken value is absent.
+// value reads a value of any kind. The token of a malformed value is absent.
 func (s *scanner) value() token {
 	var (
 		start = s.pos
@@ -228,7 +226,7 @@ func (s *scanner) number() {
 	}
 }
 
-// digits steps over one digit or more.
+// digits skips one or more digits.
 func (s *scanner) digits() {
 	i := s.pos
 	for i < len(s.body) && isDigit(s.body[i]) {
@@ -243,7 +241,7 @@ func (s *scanner) digits() {
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 
-// source gives a token as it was sent.
+// source returns the text of a token as it was sent.
 func (s *scanner) source(t token) []byte { return s.body[t.start:t.end] }
 
 // plainLen counts the bytes before the first quote, backslash or control

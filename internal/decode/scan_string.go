@@ -7,7 +7,7 @@ import (
 	"unsafe"
 )
 
-// flawText says what is wrong with a string that has flaws.
+// flawText returns the text of an error about a string with flaws.
 func flawText(flaws marks) string {
 	switch flaws {
 	case holdsNUL:
@@ -18,7 +18,7 @@ func flawText(flaws marks) string {
 	return "must not hold U+0000, nor a lone surrogate escape"
 }
 
-// str reads a string from its opening quote on, and gives its marks.
+// str reads a string from its opening quote, and returns its marks.
 func (s *scanner) str() (marks marks) {
 	s.pos++
 	for {
@@ -68,9 +68,9 @@ func (s *scanner) escape() marks {
 	return escaped
 }
 
-// unescapeRune reads the \u escape, or the pair of them that makes up one
-// character, at the start of b, and its length. A surrogate that has no partner
-// is given as it is. The length is 0 if there is no well-formed escape.
+// unescapeRune returns the character of the \u escape, or surrogate pair of escapes, at the
+// start of b, and its length. It returns a lone surrogate as it is. The length is 0 if
+// there is no well-formed escape.
 func unescapeRune(b []byte) (r rune, length int) {
 	r, ok := escapedUnit(b)
 	if !ok {
@@ -104,8 +104,8 @@ func escapedUnit(b []byte) (rune, bool) {
 	return r, true
 }
 
-// text gives what a string token says. It shares memory with the body unless
-// there are escapes to resolve.
+// text returns the value of a string token. It shares memory with the body unless the
+// string has escapes.
 func (s *scanner) text(t token) string {
 	inner := s.body[t.start+1 : t.end-1]
 	if t.marks&escaped != 0 {
@@ -114,9 +114,8 @@ func (s *scanner) text(t token) string {
 	return unsafe.String(unsafe.SliceData(inner), len(inner))
 }
 
-// unescape resolves the escapes of a well-formed string. A lone surrogate
-// becomes the three bytes that UTF-8 would have for it (WTF-8), so that strings
-// that differ stay different.
+// unescape resolves the escapes of a well-formed string. A lone surrogate becomes the three
+// bytes that UTF-8 would encode it in (WTF-8), so that different strings stay different.
 func unescape(in []byte) []byte {
 	out := make([]byte, 0, len(in))
 	for {
@@ -149,19 +148,19 @@ func unescape(in []byte) []byte {
 }
 
 func appendRune(b []byte, r rune) []byte {
-	if utf16.IsSurrogate(r) { // utf8.AppendRune would make them all the same
+	if utf16.IsSurrogate(r) { // utf8.AppendRune would replace it by U+FFFD
 		return append(b, 0xE0|byte(r>>12), 0x80|byte(r>>6)&0x3F, 0x80|byte(r)&0x3F)
 	}
 	return utf8.AppendRune(b, r)
 }
 
-// longerThan tells whether a string has more characters (code points) than that.
+// longerThan reports whether a string has more than n characters (code points).
 func longerThan(s string, chars int) bool {
 	return len(s) > chars && utf8.RuneCountInString(s) > chars
 }
 
-// holdsControl tells whether there is a control character in a string: U+0000
-// to U+001F, or U+007F to U+009F.
+// holdsControl reports whether a string has a control character: U+0000 to U+001F, or
+// U+007F to U+009F.
 func holdsControl(s string) bool {
 	for i := range len(s) {
 		c := s[i]

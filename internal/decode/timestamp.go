@@ -1,8 +1,9 @@
 package decode
 
 import (
-	"intake"
 	"time"
+
+	"intake"
 )
 
 const (
@@ -14,12 +15,12 @@ const (
 	endTimestamp intake.Timestamp = 253_402_300_800 * second // 10000-01-01T00:00:00Z
 )
 
-// ParseTimestamp reads a timestamp as the contract allows it: RFC 3339 §5.6, or
-// 2025-01-31T23:59:59:999, in UTC. What is finer than microseconds is cut off.
-// A leap second (RFC 3339 §5.7), which no clock of ours has, is the next second.
+// ParseTimestamp parses a timestamp of the contract: RFC 3339 §5.6, or the form
+// 2025-01-31T23:59:59:999, which is in UTC. It truncates to microseconds. A leap second
+// (RFC 3339 §5.7) becomes the next second.
 func ParseTimestamp(s string) (intake.Timestamp, bool) {
-	// time.Parse is five times slower, knows no leap seconds, and takes a comma
-	// for the point.
+	// time.Parse is five times slower, rejects leap seconds, and accepts a comma as the
+	// decimal point.
 	if len(s) < len("2006-01-02T15:04:05Z") || s[4] != '-' || s[7] != '-' || s[10]|0x20 != 't' || s[13] != ':' || s[16] != ':' {
 		return 0, false
 	}
@@ -57,8 +58,8 @@ func ParseTimestamp(s string) (intake.Timestamp, bool) {
 	return t, minTimestamp <= t && t < endTimestamp
 }
 
-// parseFraction reads what comes behind the seconds, if it is a fraction, and
-// gives what is left; for the reference's own spelling that is a "Z".
+// parseFraction parses the fraction behind the seconds, if any, and returns the rest. For
+// the form with a colon, the rest is "Z".
 func parseFraction(s string) (fraction intake.Timestamp, rest string, ok bool) {
 	if s[0] != '.' && s[0] != ':' {
 		return 0, s, true
@@ -74,7 +75,7 @@ func parseFraction(s string) (fraction intake.Timestamp, rest string, ok bool) {
 	return fraction, s[i:], i > 1
 }
 
-// parseOffset reads a zone, in seconds east of UTC.
+// parseOffset parses a zone. It returns seconds east of UTC.
 func parseOffset(s string) (offset int, ok bool) {
 	if s == "Z" || s == "z" {
 		return 0, true
@@ -90,7 +91,8 @@ func parseOffset(s string) (offset int, ok bool) {
 	return offset, (s[0] == '+' || s[0] == '-') && hours <= 23 && minutes <= 59
 }
 
-// twoDigits gives the number in the first two bytes of s, above 99 if there is none.
+// twoDigits returns the number in the first two bytes of s, or more than 99 if they are
+// not digits.
 func twoDigits(s string) int {
 	tens, ones := s[0]-'0', s[1]-'0'
 	if tens > 9 || ones > 9 {
@@ -154,7 +156,7 @@ func lastOf(p intake.Period, t intake.Timestamp) intake.Timestamp {
 	return t + length - millisecond
 }
 
-// inMilliseconds cuts off what is finer.
+// inMilliseconds truncates to milliseconds.
 func inMilliseconds(t intake.Timestamp) intake.Timestamp {
 	return t - ((t%millisecond)+millisecond)%millisecond
 }

@@ -1,7 +1,6 @@
 package decode_test
 
 import (
-	"intake/internal/decode"
 	"strconv"
 	"testing"
 	"time"
@@ -9,6 +8,7 @@ import (
 	"pgregory.net/rapid"
 
 	"intake"
+	"intake/internal/decode"
 )
 
 func TestParseTimestamp(t *testing.T) {

@@ -1,19 +1,20 @@
 package decode
 
 import (
-	"intake"
 	"slices"
 	"strconv"
 	"strings"
+
+	"intake"
 )
 
-// checkItem judges the properties of an item, and fills in what they say.
+// checkItem validates the properties of an item, and sets their values.
 func (d *decoder) checkItem(client *intake.PartnerClient, properties *[itemProperties]token) {
 	d.checkID(properties[partnerClientID])
 	client.StartDate = d.checkStartDate(properties[clientStartDate])
 	client.EntityType = d.checkEntityType(properties[entityType])
 	for p := otherIdentifiers; p <= revenueClaims; p++ {
-		at := placeOf(p)
+		at := pathOf(p)
 		if properties[p].repeated() {
 			d.problems.forget(at)
 		}
@@ -25,7 +26,7 @@ func (d *decoder) checkItem(client *intake.PartnerClient, properties *[itemPrope
 }
 
 func (d *decoder) checkID(t token) {
-	at := placeOf(partnerClientID)
+	at := pathOf(partnerClientID)
 	if !d.required(text, at, t) {
 		return
 	}
@@ -37,7 +38,7 @@ func (d *decoder) checkID(t token) {
 }
 
 func (d *decoder) checkStartDate(t token) intake.Timestamp {
-	at := placeOf(clientStartDate)
+	at := pathOf(clientStartDate)
 	if !d.optional(text, at, t) {
 		return intake.NoTimestamp
 	}
@@ -49,7 +50,7 @@ func (d *decoder) checkStartDate(t token) intake.Timestamp {
 }
 
 func (d *decoder) checkEntityType(t token) string {
-	at := placeOf(entityType)
+	at := pathOf(entityType)
 	if !d.required(text, at, t) {
 		return ""
 	}
@@ -63,7 +64,7 @@ func (d *decoder) checkEntityType(t token) string {
 	return name
 }
 
-// listed names the first of some words.
+// listed lists the first few of some words.
 func listed(words []string) string {
 	const named = 20
 	if len(words) <= named {
@@ -72,7 +73,7 @@ func listed(words []string) string {
 	return strings.Join(words[:named], ", ") + " and " + strconv.Itoa(len(words)-named) + " more"
 }
 
-func (d *decoder) checkIdentifier(at place, members *[identifierProperties]token) {
+func (d *decoder) checkIdentifier(at path, members *[identifierProperties]token) {
 	if key := at.member(identifierKey); d.required(text, key, members[identifierKey]) {
 		d.checkLength(key, d.text(members[identifierKey]), maxIdentifierKeyChars)
 	}
@@ -83,8 +84,8 @@ func (d *decoder) checkIdentifier(at place, members *[identifierProperties]token
 	d.required(array, values, members[identifierValues])
 }
 
-// checkClaim judges a claim. What it gives is of use only if no problem is added.
-func (d *decoder) checkClaim(at place, members *[claimProperties]token) (claim intake.RevenueClaim) {
+// checkClaim validates a claim. The result is defined only if it adds no problem.
+func (d *decoder) checkClaim(at path, members *[claimProperties]token) (claim intake.RevenueClaim) {
 	startGiven, endGiven := false, false
 	if t := members[startDate]; d.required(text, at.member(startDate), t) {
 		claim.Start, startGiven = d.checkTimestamp(at.member(startDate), t)
@@ -105,7 +106,7 @@ func (d *decoder) checkClaim(at place, members *[claimProperties]token) (claim i
 	return claim
 }
 
-func (d *decoder) checkTimePeriod(at place, name string) intake.Period {
+func (d *decoder) checkTimePeriod(at path, name string) intake.Period {
 	switch name {
 	case "Monthly":
 		return intake.Monthly
@@ -116,9 +117,9 @@ func (d *decoder) checkTimePeriod(at place, name string) intake.Period {
 	return 0
 }
 
-// checkSpan judges whether a claim's dates span one whole period, and the one
-// that the claim names. Milliseconds decide; what is finer is not looked at.
-func (d *decoder) checkSpan(at place, claim *intake.RevenueClaim) {
+// checkSpan checks that a claim's dates span one whole period, the one that the claim
+// names, to the millisecond.
+func (d *decoder) checkSpan(at path, claim *intake.RevenueClaim) {
 	start, end, period := inMilliseconds(claim.Start), inMilliseconds(claim.End), claim.Period
 	if spans(period, start, end) {
 		return
@@ -143,8 +144,8 @@ func unitOf(p intake.Period) string {
 	return "day"
 }
 
-// checkMoney judges a claim's two numbers.
-func (d *decoder) checkMoney(at place, members *[claimProperties]token, claim *intake.RevenueClaim) {
+// checkMoney validates a claim's amount and count.
+func (d *decoder) checkMoney(at path, members *[claimProperties]token, claim *intake.RevenueClaim) {
 	amountGiven, countGiven := false, false
 	if t := members[totalAmount]; d.required(number, at.member(totalAmount), t) {
 		claim.TotalAmount, amountGiven = parseDecimal(d.source(t)).amount()
@@ -168,7 +169,7 @@ func (d *decoder) checkMoney(at place, members *[claimProperties]token, claim *i
 	}
 }
 
-func (d *decoder) checkTimestamp(at place, t token) (intake.Timestamp, bool) {
+func (d *decoder) checkTimestamp(at path, t token) (intake.Timestamp, bool) {
 	s := d.text(t)
 	moment, ok := ParseTimestamp(s)
 	if !ok {
@@ -177,8 +178,8 @@ func (d *decoder) checkTimestamp(at place, t token) (intake.Timestamp, bool) {
 	return moment, ok
 }
 
-// checkLength judges the length of a string that must not be empty.
-func (d *decoder) checkLength(at place, s string, maxChars int) {
+// checkLength checks the length of a string, which must not be empty.
+func (d *decoder) checkLength(at path, s string, maxChars int) {
 	switch {
 	case s == "":
 		d.problems.add(at, "must not be empty")
@@ -187,8 +188,8 @@ func (d *decoder) checkLength(at place, s string, maxChars int) {
 	}
 }
 
-// required judges whether a property that must be there is there, and usable.
-func (d *decoder) required(want kind, at place, t token) bool {
+// required reports whether a required property is there and usable.
+func (d *decoder) required(want kind, at path, t token) bool {
 	switch {
 	case t.repeated():
 		d.problems.add(at, "given more than once")
@@ -200,20 +201,19 @@ func (d *decoder) required(want kind, at place, t token) bool {
 	return d.is(want, at, t)
 }
 
-// optional judges whether a property that may be left out is usable, if it is there.
-func (d *decoder) optional(want kind, at place, t token) bool {
+// optional reports whether an optional property is there and usable.
+func (d *decoder) optional(want kind, at path, t token) bool {
 	if !t.repeated() && (t.kind == absent || t.kind == null) {
 		return false
 	}
 	return d.required(want, at, t)
 }
 
-// is judges whether a value is of the right kind, and its strings are what can
-// be saved.
-func (d *decoder) is(want kind, at place, t token) bool {
+// is reports whether a value has the kind wanted, and only strings that can be saved.
+func (d *decoder) is(want kind, at path, t token) bool {
 	if t.kind != want {
 		wanted := want.String()
-		if want == number { // those who send "12.5" take that for a number
+		if want == number { // a partner that sends "12.5" may take it for a number
 			wanted = "a JSON number"
 		}
 		d.problems.add(at, "must be "+wanted+", not "+t.kind.String())

@@ -1,11 +1,11 @@
 package decode_test
 
 import (
-	"intake/internal/decode"
 	"strings"
 	"testing"
 
 	"intake"
+	"intake/internal/decode"
 )
 
 // Each invalid item has all of its errors named, in the order of the contract's table.
