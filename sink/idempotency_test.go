@@ -13,7 +13,7 @@ import (
 
 // A repeat whose reservation waits while the batch is withdrawn takes over, but with a batch
 // of its own: nothing of the withdrawn one would be saved.
-func TestStore_ClaimDuringWithdraw(t *testing.T) {
+func TestStore_ReserveDuringWithdraw(t *testing.T) {
 	t.Parallel()
 	store, conn := open(t)
 	ctx := t.Context()

@@ -102,7 +102,7 @@ func TestStore_RotateSecret(t *testing.T) {
 }
 
 // Any number of processes may migrate at once; each finds the schema up to date.
-func TestMigrate_AtOnce(t *testing.T) {
+func TestMigrate_Concurrently(t *testing.T) {
 	t.Parallel()
 	url := localtest.Postgres(t)
 	files, err := os.ReadDir("migrations")

@@ -133,8 +133,9 @@ func TestStore_Save(t *testing.T) {
 	}
 }
 
-// A chunk that is delivered again is answered as before, whatever happened since.
-func TestStore_SaveAgain(t *testing.T) {
+// A chunk that is delivered again, as after a worker that died between its commit and its
+// acknowledgement, gets the outcome that it got the first time. Nothing is saved twice.
+func TestStore_SaveRedelivered(t *testing.T) {
 	t.Parallel()
 	store, conn := open(t)
 	save(t, store, chunk(client(0, "taken", 9)))
@@ -259,7 +260,7 @@ func TestStore_SaveRefused(t *testing.T) {
 
 // Many transactions at once over the same new keys: none waits for one that waits
 // for it, each key is saved once, and exactly one chunk is told so.
-func TestStore_SaveAtOnce(t *testing.T) {
+func TestStore_SaveConcurrently(t *testing.T) {
 	t.Parallel()
 	const savers, rounds, keys = 8, 20, 200
 	store, conn := open(t)
