@@ -6,11 +6,11 @@ import "strconv"
 type Amount struct {
 	// Neg is never set for zero.
 	Neg bool
-	// Abs counts ten-thousandths, and is below 10^19: 15 digits before the point.
+	// Abs is in ten-thousandths. It is below 10^19: 15 digits before the point.
 	Abs uint64
 }
 
-// String gives the amount as a decimal number without needless zeros.
+// String returns the amount as a decimal number without trailing zeros.
 func (a Amount) String() string {
 	b := make([]byte, 0, 24)
 	if a.Neg {

@@ -5,7 +5,7 @@ import "golang.org/x/text/currency"
 // maxEntityTypeChars is the most characters that an entity_type may have.
 const maxEntityTypeChars = 64
 
-// ValidPartnerName tells whether a partner may have this name: 1 to 63 lower
+// ValidPartnerName reports whether name is valid for a partner: 1 to 63 lower
 // case ASCII letters, digits and hyphens, not starting with a hyphen. Such a
 // name needs no escaping in a URL, a file name or a queue's subject.
 func ValidPartnerName(name string) bool {
@@ -21,8 +21,8 @@ func ValidPartnerName(name string) bool {
 	return true
 }
 
-// ValidCurrency tells whether code is an ISO 4217 currency code in its one
-// spelling, three capital letters. Codes that went out of use are accepted too.
+// ValidCurrency reports whether code is an ISO 4217 currency code in its one
+// spelling, three capital letters. It accepts codes that are no longer in use.
 func ValidCurrency(code string) bool {
 	for i := range len(code) {
 		if code[i] < 'A' || 'Z' < code[i] { // ParseISO takes lower case as well
@@ -33,7 +33,7 @@ func ValidCurrency(code string) bool {
 	return err == nil
 }
 
-// ValidEntityType tells whether an entity_type is well formed: 1 to 64 ASCII
+// ValidEntityType reports whether an entity_type is well formed: 1 to 64 ASCII
 // letters and digits, starting with a letter.
 func ValidEntityType(entityType string) bool {
 	if entityType == "" || len(entityType) > maxEntityTypeChars || isDigit(entityType[0]) {

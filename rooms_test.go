@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// rooms tells which parts of the project a folder may import, tests apart. A
+// rooms lists which parts of the project a folder may import, tests apart. A
 // folder that isn't named here has the rule of the one that it is in.
 var rooms = map[string]struct {
 	may []string

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// State is what becomes of an item, as the contract names it.
+// A State is the state of an item in the contract's words.
 type State string
 
 // The states. All but Pending are final.
@@ -18,12 +18,11 @@ const (
 	Failed    State = "Failed"
 )
 
-// Code says for programs why an item has its state. Its number is stored and
-// sent between the parts, and never changes its meaning.
+// A Code is the reason of an item's state, for programs. Its number is stored and sent
+// between processes, and never changes its meaning.
 type Code uint8
 
-// The codes of the contract. The zero Code is that of an item that is not
-// decided yet.
+// The codes of the contract. The zero Code is that of an item that is not decided yet.
 const (
 	CodePending            Code = 0
 	CodeSaved              Code = 1
@@ -32,7 +31,7 @@ const (
 	CodeConflictInRequest  Code = 4
 	CodeInvalid            Code = 5
 	CodeRefused            Code = 6
-	// CodeWouldBeSaved is the answer to a dry run only, and kept nowhere.
+	// CodeWouldBeSaved is in the answer to a dry run only. It is never stored.
 	CodeWouldBeSaved Code = 7
 )
 
@@ -50,7 +49,7 @@ var codes = [...]struct {
 	CodeWouldBeSaved:       {"would_be_saved", Completed},
 }
 
-// String gives the contract's spelling.
+// String returns the contract's spelling.
 func (c Code) String() string {
 	if int(c) < len(codes) {
 		return codes[c].name
@@ -58,7 +57,7 @@ func (c Code) String() string {
 	return "code " + strconv.Itoa(int(c))
 }
 
-// State gives the state that the code belongs to.
+// State returns the state that the code belongs to. It is [Pending] for an unknown code.
 func (c Code) State() State {
 	if int(c) < len(codes) {
 		return codes[c].state
@@ -66,7 +65,7 @@ func (c Code) State() State {
 	return Pending
 }
 
-// MarshalText gives the contract's spelling, for JSON.
+// MarshalText returns the contract's spelling, for JSON.
 func (c Code) MarshalText() ([]byte, error) {
 	if int(c) >= len(codes) {
 		return nil, fmt.Errorf("intake: no code has the number %d", c)
@@ -74,7 +73,7 @@ func (c Code) MarshalText() ([]byte, error) {
 	return []byte(codes[c].name), nil
 }
 
-// UnmarshalText reads the contract's spelling.
+// UnmarshalText parses the contract's spelling.
 func (c *Code) UnmarshalText(text []byte) error {
 	for i := range codes {
 		if codes[i].name == string(text) {
@@ -85,8 +84,8 @@ func (c *Code) UnmarshalText(text []byte) error {
 	return fmt.Errorf("intake: no code is called %q", text)
 }
 
-// A Verdict is the code of an item and the reason in words
-// (validation_errors), which is empty for Completed and Pending.
+// A Verdict is the code of an item and the reason in words (validation_errors), which is
+// empty for [Completed] and [Pending].
 type Verdict struct {
 	Code Code   `json:"code"`
 	Text string `json:"text,omitempty"`
@@ -147,14 +146,14 @@ func Refused(reason string) Verdict {
 	return Verdict{CodeRefused, "the data store refused this item: " + reason}
 }
 
-// GivenUp is the verdict on an item that was queued, could not be saved, and was
-// dropped by the operator.
+// GivenUp is the verdict on an item that was queued, could not be saved, and was dropped
+// by the operator.
 func GivenUp() Verdict {
 	return Verdict{CodeRefused, "given up by the operator: it could not be saved; send it again if it is still needed"}
 }
 
-// Quote puts a partner's text into a message: in double quotes, with control
-// characters and stray bytes escaped, and cut after so many characters.
+// Quote returns a partner's text for use in a message: in double quotes, with control
+// characters and invalid bytes escaped, and truncated to maxChars characters.
 func Quote(s string, maxChars int) string {
 	n := 0
 	for i := range s {

@@ -12,7 +12,7 @@ type Timestamp int64
 // NoTimestamp stands for a timestamp that was left out.
 const NoTimestamp Timestamp = math.MinInt64
 
-// String gives the moment as the contract writes it: RFC 3339 in UTC with
+// String returns the timestamp in the contract's form: RFC 3339 in UTC with
 // milliseconds, or with microseconds if there are any.
 func (t Timestamp) String() string {
 	if t == NoTimestamp {

@@ -23,7 +23,7 @@ var (
 	now  = time.Date(2025, 6, 1, 12, 0, 0, 0, time.UTC)
 )
 
-// judged gives the verdicts on a body's items after the in-batch checks.
+// judged returns the verdicts on a body's items after the in-batch checks.
 func judged(t testing.TB, body string) []intake.Verdict {
 	t.Helper()
 	items, err := decode.Batch([]byte(body), acme, now)
@@ -189,7 +189,7 @@ func modelKey(spelling string) string {
 	return key
 }
 
-// modelValue gives what encoding/json makes of a text, except that an object has
+// modelValue returns what encoding/json makes of a text, except that an object has
 // a list of values for each name: a name may be given more than once.
 func modelValue(spelling string) any {
 	decoder := json.NewDecoder(strings.NewReader(spelling))
@@ -307,7 +307,7 @@ func BenchmarkInBatch(b *testing.B) {
 	}
 }
 
-// decoded gives n valid items, no key twice.
+// decoded returns n valid items, no key twice.
 func decoded(t testing.TB, n int) []intake.Item {
 	t.Helper()
 	var body bytes.Buffer

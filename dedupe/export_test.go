@@ -1,6 +1,6 @@
 package dedupe
 
-// Waiting tells how many questions wait to be asked together.
+// Waiting returns how many questions wait to be asked together.
 func (s *SeenSet) Waiting() int {
 	s.together.mu.Lock()
 	defer s.together.mu.Unlock()

@@ -169,7 +169,7 @@ func (s slowTimeline) Timeline(ctx context.Context) (string, error) {
 }
 
 // Three asks that fail, and nobody is asked for a second; then one, to see. Two
-// log lines tell of it, however long it takes.
+// log lines report it, however long it takes.
 func TestSeenSet_Breaker(t *testing.T) {
 	bubble(t, func(t *testing.T, s *seenSet, r *scripted) {
 		r.fail = func(context.Context) error { return errAway }
@@ -209,8 +209,8 @@ func TestSeenSet_AskTimeout(t *testing.T) {
 	})
 }
 
-// A Redis too busy for all of a large batch in time tells what it can, and is
-// neither away nor slow; or many large batches at once would end all asking.
+// A Redis too busy for all of a large batch in time returns what it can, and is
+// neither unavailable nor slow; or many large batches would open the breaker.
 func TestSeenSet_TooMuchForTheTime(t *testing.T) {
 	bubble(t, func(t *testing.T, s *seenSet, r *scripted) {
 		r.perKey = 10 * time.Microsecond

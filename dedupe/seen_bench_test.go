@@ -22,7 +22,7 @@ func benchmarkID(n int) string { return fmt.Sprintf("1b7901db-4879-4616-8052-%01
 
 // BenchmarkSeenSet asks a seen set of five million keys of one partner for the keys
 // of a batch, half of which it has; and, to compare, a plain set of the same
-// keys with one SMISMEMBER, which could not tell same from different data.
+// keys with one SMISMEMBER, which could not distinguish same from different data.
 func BenchmarkSeenSet(b *testing.B) {
 	s := redisSeenSet(b)
 	empty := usedMemory(b, s.client)
@@ -74,7 +74,7 @@ func BenchmarkSeenSet(b *testing.B) {
 			b.ReportMetric(float64(plain-full)/benchmarkKeys, "B/key")
 		})
 	}
-	// Large batches at once, with the time limit of production: how much of them is
+	// Concurrent large batches, with the time limit of production: how much of them is
 	// not seen for want of time.
 	production := newSeenSet(b, s.client, 0)
 	production.waitAnswered(b)

@@ -214,7 +214,7 @@ func TestSeenSet_MarkPartners(t *testing.T) {
 	}
 }
 
-// The largest batch, and more keys than are marked at once; many share a bucket.
+// The largest batch, and more keys than one pipeline marks; many share a bucket.
 func TestSeenSet_ManyKeys(t *testing.T) {
 	t.Parallel()
 	s := redisSeenSet(t)
@@ -471,7 +471,7 @@ func TestSeenSet_Nil(t *testing.T) {
 	}
 }
 
-// Everything at once, for the race detector; each gets its own answer.
+// Everything concurrently, for the race detector; each gets its own answer.
 func TestSeenSet_Concurrent(t *testing.T) {
 	t.Parallel()
 	s := redisSeenSet(t)

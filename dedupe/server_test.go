@@ -158,7 +158,7 @@ func startNode(t *testing.T) *node {
 func (n *node) addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(n.port)) }
 func (n *node) url() string  { return "redis://" + n.addr() }
 
-// join gives the node its part of the slots, and lets it know the other one.
+// join returns the node its part of the slots, and lets it know the other one.
 func (n *node) join(t *testing.T, first, last int, other *node) {
 	t.Helper()
 	if err := n.client.Do(t.Context(), "cluster", "addslotsrange", first, last).Err(); err != nil {

@@ -67,7 +67,7 @@ func TestStore_ReserveDuringWithdraw(t *testing.T) {
 	}
 }
 
-// waitBlocked waits until so many sessions of the store wait for a lock.
+// waitBlocked waits until a number of sessions of the store wait for a lock.
 func waitBlocked(t *testing.T, conn *pgx.Conn, sessions int) {
 	t.Helper()
 	other, err := pgx.Connect(t.Context(), conn.Config().ConnString())
@@ -124,7 +124,7 @@ func TestStore_KeepAnswer(t *testing.T) {
 	keep(a, batch, "A", "B")
 	keep(b, batch, "B again", "B")
 
-	// A is stopped; B takes over and gives the key up; C uses it for another body.
+	// A is stopped; B takes over and releases the key; C uses it for another body.
 	a, batch = reserve("given up", 1, intake.ReservationFresh)
 	b, _ = reserve("given up", 1, intake.ReservationTakenOver)
 	if err := store.Release(t.Context(), 1, b); err != nil {

@@ -101,7 +101,7 @@ func TestStore_RotateSecret(t *testing.T) {
 	}
 }
 
-// Any number of processes may migrate at once; each finds the schema up to date.
+// Several processes may migrate concurrently; each finds the schema up to date.
 func TestMigrate_Concurrently(t *testing.T) {
 	t.Parallel()
 	url := localtest.Postgres(t)

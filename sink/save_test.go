@@ -23,7 +23,7 @@ import (
 
 func TestMain(m *testing.M) { localtest.Main(m) }
 
-// open gives a store on a database of its own, with a partner, and a plain
+// open returns a store on a database of its own, with a partner, and a plain
 // connection to look at what is in there.
 func open(t *testing.T) (*sink.Store, *pgx.Conn) {
 	t.Helper()
@@ -50,7 +50,7 @@ func open(t *testing.T) (*sink.Store, *pgx.Conn) {
 	return store, conn
 }
 
-// january is a month's claim over so many ten-thousandths.
+// january is a month's claim with an amount in ten-thousandths.
 func january(amount int64, count int64) intake.RevenueClaim {
 	start := time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC)
 	sum := intake.Amount{Neg: amount < 0, Abs: uint64(max(amount, -amount))}
@@ -258,7 +258,7 @@ func TestStore_SaveRefused(t *testing.T) {
 	}
 }
 
-// Many transactions at once over the same new keys: none waits for one that waits
+// Many concurrent transactions over the same new keys: none waits for one that waits
 // for it, each key is saved once, and exactly one chunk is told so.
 func TestStore_SaveConcurrently(t *testing.T) {
 	t.Parallel()
@@ -314,7 +314,7 @@ func TestStore_SaveConcurrently(t *testing.T) {
 	if n := count(t, conn, "select count(*) from revenue_claims"); n != len(completed) {
 		t.Errorf("%d claims of %d clients", n, len(completed))
 	}
-	store.Close() // sessions tell of deadlocks when they end, if not before
+	store.Close() // sessions report deadlocks when they end, if not before
 	if n := count(t, conn, "select deadlocks from pg_stat_database where datname = current_database()"); n != 0 {
 		t.Errorf("%d deadlocks", n)
 	}
@@ -349,7 +349,7 @@ func TestStore_Withdraw(t *testing.T) {
 }
 
 // A batch with an Idempotency-Key is its holder's: one whom another has taken
-// over can neither withdraw it nor give up the key.
+// over can neither withdraw it nor release the key.
 func TestStore_WithdrawReserved(t *testing.T) {
 	t.Parallel()
 	store, _ := open(t)

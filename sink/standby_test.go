@@ -16,7 +16,7 @@ import (
 	"intake/sink"
 )
 
-// openOwn gives a store in a Postgres that the test has for itself.
+// openOwn returns a store in a Postgres that the test has for itself.
 func openOwn(t *testing.T) (*sink.Store, *local.Postgres) {
 	t.Helper()
 	ctx, postgres := t.Context(), localtest.OwnPostgres(t)

@@ -49,7 +49,7 @@ func TestStore_Timeline(t *testing.T) {
 	}
 }
 
-// As in managed services, functions that tell the timeline may be refused: what
+// As in managed services, functions that return the timeline may be refused: what
 // is left of its name is still another one after a restart, and in another epoch.
 func TestStore_Timeline_Refused(t *testing.T) {
 	t.Parallel()
@@ -139,7 +139,7 @@ func TestStore_Timeline_Read(t *testing.T) {
 	}
 }
 
-// pooler gives the URL of a way to Postgres that says of each session what poolers
+// pooler returns the URL of a way to Postgres that says of each session what poolers
 // say: the key of a session of their own.
 func pooler(t *testing.T, postgresURL string) string {
 	t.Helper()

@@ -120,7 +120,7 @@ func (b *bench) lanes(ctx context.Context, r *results) error {
 	return nil
 }
 
-// measureLater sends batches that nobody waits for, and tells how long each took
+// measureLater sends batches that nobody waits for, and returns how long each took
 // until it was saved.
 func measureLater(ctx context.Context, s *system) (took []time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)

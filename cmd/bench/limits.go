@@ -54,7 +54,7 @@ func (b *bench) limits(ctx context.Context, s shape, file string) (bare, raw flo
 	return saves * float64(claims), copies * float64(claims), nil
 }
 
-// during runs something on limitConns goroutines, and gives how often a second.
+// during runs something on limitConns goroutines, and returns how often a second.
 func during(ctx context.Context, duration time.Duration, once func(context.Context) error) (float64, error) {
 	var done atomic.Int64
 	var failed error
@@ -76,7 +76,7 @@ func during(ctx context.Context, duration time.Duration, once func(context.Conte
 	return float64(done.Load()) / time.Since(began).Seconds(), failed
 }
 
-// readClients reads so many valid clients off a file of batches.
+// readClients reads a number of valid clients from a file of batches.
 func readClients(file string, n int) (clients []intake.PartnerClient, err error) {
 	source, err := os.Open(file)
 	if err != nil {
@@ -124,7 +124,7 @@ func (b *bench) copyOut(ctx context.Context, claims int) ([]byte, error) {
 	return rows.Bytes(), err
 }
 
-// copyRaw copies the same rows again and again, and gives how often a second.
+// copyRaw copies the same rows repeatedly, and returns how often a second.
 func (b *bench) copyRaw(ctx context.Context, duration time.Duration, rows []byte) (float64, error) {
 	const table = "drop table if exists raw_claims; create table raw_claims (like revenue_claims)"
 	if _, err := b.bare.Exec(ctx, table); err != nil {

@@ -62,7 +62,7 @@ func (b *bench) halfLoad(ctx context.Context, r *results) error {
 	return nil
 }
 
-// growth is what is measured when so many records are kept.
+// growth is what is measured at a number of saved records.
 type growth struct {
 	Kept  int      `json:"records_kept"`
 	Cells []result `json:"cells"`
@@ -192,7 +192,7 @@ func (b *bench) soak(ctx context.Context, r *results) error {
 	return nil
 }
 
-// behind tells how many messages of the log are not processed yet.
+// behind returns how many messages of the log are not processed yet.
 func (b *bench) behind(ctx context.Context) (uint64, error) {
 	nc, err := nats.Connect(b.nats)
 	if err != nil {

@@ -151,7 +151,7 @@ type shape struct {
 	Daily  bool `json:"daily,omitempty"`
 }
 
-// A cell is one measurement: batches of a shape, so many under way at once, and
+// A cell is one measurement: batches of a shape, a number of them concurrently, and
 // what part of their items was saved before.
 type cell struct {
 	shape
@@ -186,7 +186,7 @@ func allCells() (all []cell) {
 	return all
 }
 
-// machine tells what this is measured on.
+// machine describes the machine that this is measured on.
 func machine() string {
 	return fmt.Sprintf("%s/%s, %d processors, %s", runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), runtime.Version())
 }

@@ -39,7 +39,7 @@ type measurement struct {
 	RedisKey float64 `json:"redis_bytes_per_key,omitempty"`
 }
 
-// file gives a file of batches of a shape.
+// file returns a file of batches of a shape.
 func (b *bench) file(ctx context.Context, c cell) (string, error) {
 	name := fmt.Sprintf("%dx%d-%g.ndjson", c.Items, c.Claims, c.Saved)
 	file := filepath.Join(b.dir, name)
@@ -329,7 +329,7 @@ func parentOf(pid int) (int, error) {
 	return strconv.Atoi(fields[1])
 }
 
-// peakMemory gives the most memory that a process has held since it was asked
+// peakMemory returns the most memory that a process has held since it was asked
 // last, in MiB.
 func peakMemory(pid int) float64 {
 	peak := memory(pid, "VmHWM:")

@@ -142,7 +142,7 @@ func (n *naive) save(ctx context.Context, items []naiveItem, codes []string) err
 	})
 }
 
-// insertNaive inserts the clients that are new, and gives their numbers.
+// insertNaive inserts the clients that are new, and returns their numbers.
 func insertNaive(ctx context.Context, tx pgx.Tx, items []naiveItem, codes []string) (map[string]int64, error) {
 	const query = `
 		insert into partner_clients (partner_id, partner_client_id, entity_type, client_start_date, other_identifiers, fingerprint, batch_id, item)

@@ -201,7 +201,7 @@ func refusals(ctx context.Context) (map[float64]uint64, error) {
 	return counts, nil
 }
 
-// quantile gives the bound below which a part of what came between two looks is; 0
+// quantile returns the bound below which a part of what came between two looks is; 0
 // if nothing came.
 func quantile(part float64, before, after map[float64]uint64) float64 {
 	bounds := slices.Sorted(maps.Keys(after))

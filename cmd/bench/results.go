@@ -48,7 +48,7 @@ func (r *result) setRatios() {
 	r.Ratios = ratios{own / r.Bare, own / r.Copy, own / r.Systems["naive"].Claims}
 }
 
-// median gives of each system the round whose rate is the median, and the median
+// median returns of each system the round whose rate is the median, and the median
 // of each ratio, which is taken within a round.
 func median(rounds []result) result {
 	middle := func(by func(*result) float64) *result {

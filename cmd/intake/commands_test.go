@@ -26,7 +26,7 @@ import (
 // commandEnv makes this test binary the command itself.
 const commandEnv = "INTAKE_TEST_COMMAND"
 
-// command gives the command with arguments, to be run as a user runs it.
+// command returns the command with arguments, to be run as a user runs it.
 func command(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 2*time.Minute)

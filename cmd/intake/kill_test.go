@@ -182,11 +182,11 @@ type killStack struct {
 
 func startKillStack(ctx context.Context, t *testing.T) *killStack {
 	t.Helper()
+	dir := localtest.Dir(t)
 	s := &killStack{t: t, binary: filepath.Join(t.TempDir(), "intake"), parts: make(map[string]*part)}
 	if out, err := exec.CommandContext(ctx, "go", "build", "-tags", "failpoints", "-o", s.binary, ".").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	dir := localtest.Dir(t)
 	natsURL := make(chan string, 1)
 	nats := &part{name: "nats"}
 	var out io.ReadCloser
@@ -381,7 +381,7 @@ func (l *killLoad) note(ids []string, text []byte) {
 	}
 }
 
-// post gives an answer only if all of it arrived.
+// post returns an answer only if all of it arrived.
 func (l *killLoad) post(ctx context.Context, url string, body []byte, key, prefer string) (status int, text []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 40*time.Second)
 	defer cancel()
@@ -408,7 +408,7 @@ func (l *killLoad) post(ctx context.Context, url string, body []byte, key, prefe
 	return response.StatusCode, text, err
 }
 
-// token gives a token of any front: all of them take it.
+// token returns a token of any front: all of them take it.
 func (l *killLoad) token(ctx context.Context) (*oauth2.Token, error) {
 	l.getting.Lock()
 	defer l.getting.Unlock()

@@ -43,7 +43,7 @@ type documented struct {
 	pairs     int                 // that were checked, guarded by mu
 }
 
-// newDocumented gives a transport; the test fails if nothing goes through it.
+// newDocumented returns a transport; the test fails if nothing goes through it.
 func newDocumented(t *testing.T) *documented {
 	t.Helper()
 	document, err := libopenapi.NewDocument(reference.Document())
@@ -191,7 +191,7 @@ func (d *documented) checkMeaning(response *http.Response, text []byte) {
 	}
 }
 
-// isValid tells whether nothing is wrong with any item of a request.
+// isValid reports whether nothing is wrong with any item of a request.
 func isValid(r *http.Request, sent, answered []byte) bool {
 	switch r.URL.Path {
 	case "/api/v1/clients":
@@ -208,7 +208,7 @@ func isValid(r *http.Request, sent, answered []byte) bool {
 	return true
 }
 
-// examples gives the examples of requests and of answers, by their names.
+// examples returns the examples of requests and of answers, by their names.
 func (d *documented) examples() (requests, answers map[string]any) {
 	requests, answers = make(map[string]any), make(map[string]any)
 	read := func(into map[string]any, contents *orderedmap.Map[string, *v3.MediaType]) {
@@ -344,7 +344,7 @@ func ask(t *testing.T, client *http.Client, method, url, body string, headers ..
 	return response.StatusCode, answer
 }
 
-// masked gives an answer without what is another one each time. Numbers are
+// masked returns an answer without what is another one each time. Numbers are
 // floats, as package json has them.
 func masked(value any) any {
 	switch value := value.(type) {

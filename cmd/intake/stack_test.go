@@ -150,7 +150,7 @@ func (s *stack) addPartner(t testing.TB, name string) (secret string) {
 	return secret
 }
 
-// client gives an HTTP client with tokens of a partner.
+// client returns an HTTP client with tokens of a partner.
 func (s *stack) client(ctx context.Context, f *frontProcess, partner, secret string) *http.Client {
 	return credentials(f.url(), partner, secret).Client(ctx)
 }

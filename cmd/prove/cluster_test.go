@@ -14,8 +14,9 @@ import (
 // A short run with three servers of each kind, any one of which dies and returns:
 // every promise is kept.
 func TestRun_Cluster(t *testing.T) {
+	dir := localtest.Dir(t)
 	program := plant{}.build(t)
-	report, err := Run(t.Context(), Options{Program: program, Dir: localtest.Dir(t), Duration: 10 * time.Second, Seed: 4, Cluster: true, Out: t.Output()})
+	report, err := Run(t.Context(), Options{Program: program, Dir: dir, Duration: 10 * time.Second, Seed: 4, Cluster: true, Out: t.Output()})
 	if err != nil {
 		t.Fatal(err)
 	}

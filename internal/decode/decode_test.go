@@ -18,7 +18,7 @@ import (
 	"intake/internal/decode"
 )
 
-// with gives the JSON text of an object whose members are pairs of name and
+// with returns the JSON text of an object whose members are pairs of name and
 // JSON value. A later pair of a name replaces an earlier one; the value "" drops it.
 func with(pairs ...string) string {
 	var names []string
@@ -38,28 +38,28 @@ func with(pairs ...string) string {
 	return "{" + strings.Join(b, ",") + "}"
 }
 
-// item gives a valid item, but for some members.
+// item returns a valid item, but for some members.
 func item(but ...string) string {
 	return with(append([]string{"partner_client_id", `"A"`, "entity_type", `"SoleTrader"`}, but...)...)
 }
 
-// claim gives a valid claim for February 2025, but for some members.
+// claim returns a valid claim for February 2025, but for some members.
 func claim(but ...string) string {
 	return with(append([]string{"start_date", `"2025-02-01T00:00:00.000Z"`, "end_date", `"2025-02-28T23:59:59.999Z"`,
 		"time_period", `"Monthly"`, "currency", `"GBP"`, "total_amount", "30000.25", "transaction_count", "150"}, but...)...)
 }
 
-// claiming gives an item that has these claims.
+// claiming returns an item that has these claims.
 func claiming(claims ...string) string {
 	return item("revenue_claims", "["+strings.Join(claims, ",")+"]")
 }
 
-// identifying gives an item that has these other_identifiers.
+// identifying returns an item that has these other_identifiers.
 func identifying(identifiers ...string) string {
 	return item("other_identifiers", "["+strings.Join(identifiers, ",")+"]")
 }
 
-// times gives n of a JSON value, in a row.
+// times returns n of a JSON value, in a row.
 func times(n int, value string) string {
 	return strings.TrimSuffix(strings.Repeat(value+",", n), ",")
 }

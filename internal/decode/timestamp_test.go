@@ -133,14 +133,14 @@ func FuzzParseTimestamp(f *testing.F) {
 	})
 }
 
-// tooLax tells whether a timestamp that time.Parse takes is none of RFC 3339's:
+// tooLax reports whether a timestamp that time.Parse takes is none of RFC 3339's:
 // an hour of one digit, a comma, an offset of 24 hours or 60 minutes.
 func tooLax(s string) bool {
 	n := len(s)
 	return s[12] == ':' || s[19] == ',' || s[n-3] == ':' && (s[n-5:n-3] > "23" || s[n-2:] > "59")
 }
 
-// withCapitals gives a timestamp the only letters that package time knows.
+// withCapitals returns a timestamp the only letters that package time knows.
 func withCapitals(s string) string {
 	b := []byte(s)
 	if len(b) > 10 && b[10] == 't' {

@@ -49,7 +49,7 @@ func TestPostgres_KillEndsBusySessions(t *testing.T) {
 	localtest.Eventually(t, "the session's process is gone", func() bool { return gone(int(backend)) })
 }
 
-// gone tells whether a process has ended, whether or not its end was noticed.
+// gone reports whether a process has ended, whether or not its end was noticed.
 func gone(pid int) bool { return local.CommandLine(pid) == "" }
 
 // A number that an earlier server had may be another server's by now, which is

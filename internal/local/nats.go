@@ -27,7 +27,8 @@ type NATSOptions struct {
 	// MaxPayload bounds a message, in bytes; above what a chunk of a batch takes
 	// when zero.
 	MaxPayload int32
-	// MaxStore is what the streams may reserve, in bytes; as the disk has it when zero.
+	// MaxStore is the number of bytes that the streams may reserve. The default depends on
+	// the free space of the disk.
 	MaxStore int64
 }
 
@@ -69,7 +70,7 @@ func (n *NATS) URL() string {
 	return u.String()
 }
 
-// MonitorURL is where its HTTP monitoring is. Each start gives it another port.
+// MonitorURL is where its HTTP monitoring is. It has another port after each start.
 func (n *NATS) MonitorURL() string { return "http://" + n.server.MonitorAddr().String() }
 
 // LogPath is the file that NATS logs to.

@@ -129,7 +129,7 @@ func (p *Postgres) Start(ctx context.Context) error {
 	cmd := exec.Command(filepath.Join(p.programs, "postgres"), args...)
 	cmd.Dir = p.cluster
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.owner}
-	// SIGQUIT: should this process die, Postgres ends at once and recovers at
+	// SIGQUIT: should this process die, Postgres ends immediately and recovers at
 	// the next start.
 	process, err := startProcess(cmd, p.LogPath(), syscall.SIGQUIT)
 	if err != nil {
@@ -284,7 +284,7 @@ func credentialOf(name string) (*syscall.Credential, error) {
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
 }
 
-// findCluster tells where the data lie or are to lie.
+// findCluster returns where the data lie or are to lie.
 func (p *Postgres) findCluster() (string, error) {
 	cluster := filepath.Join(p.opts.Dir, "cluster")
 	if target, err := os.Readlink(cluster); err == nil {
@@ -311,7 +311,7 @@ func (p *Postgres) findCluster() (string, error) {
 	return elsewhere, os.Symlink(elsewhere, cluster)
 }
 
-// canReach tells whether the owner may pass through all folders above a file.
+// canReach reports whether the owner may pass through all folders above a file.
 func (p *Postgres) canReach(dir string) bool {
 	if p.owner == nil {
 		return true
@@ -329,7 +329,7 @@ func (p *Postgres) makeDir(dir string) error {
 	return p.own(dir)
 }
 
-// own gives a file to the user that Postgres runs as.
+// own changes the owner of a file to the user that Postgres runs as.
 func (p *Postgres) own(file string) error {
 	if p.owner == nil {
 		return nil

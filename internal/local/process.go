@@ -4,7 +4,7 @@
 // folder each, in which the next start finds it again.
 //
 // A server is stopped when it is told to, and goes with this process if that
-// dies: on Linux at once, elsewhere at the next start in the same folder.
+// dies: on Linux immediately, elsewhere at the next start in the same folder.
 package local
 
 import (
@@ -119,7 +119,7 @@ func (p *process) signal(signal syscall.Signal) {
 	}
 }
 
-// kill ends the process and all of its children at once. Those of Postgres are in
+// kill ends the process and all of its children. Those of Postgres are in
 // groups of their own, and one that computes would not notice that it is alone:
 // the next Postgres would refuse to start beside it.
 func (p *process) kill() {
@@ -150,8 +150,8 @@ func tail(file string) string {
 	return string(bytes.Join(lines[max(0, len(lines)-15):], []byte("\n")))
 }
 
-// FreePort gives a port of 127.0.0.1 that nobody listens on: wanted if it is not 0
-// and free, else one below those that systems give to outgoing connections, any of
+// FreePort returns a port of 127.0.0.1 that nobody listens on: wanted if it is not 0
+// and free, else one below those that systems use for outgoing connections, any of
 // which could take it while its server is down.
 func FreePort(wanted int) (port int, err error) {
 	for range 100 {

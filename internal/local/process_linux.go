@@ -24,7 +24,7 @@ func childrenOf(pid int) (children []int) {
 	return children
 }
 
-// commandLine gives a process's program and arguments, each with a space behind
+// commandLine returns a process's program and arguments, each with a space behind
 // it; nothing if it has ended.
 func commandLine(pid int) string {
 	dir := filepath.Join("/proc", strconv.Itoa(pid))
@@ -36,7 +36,7 @@ func commandLine(pid int) string {
 	return strings.ReplaceAll(string(content), "\x00", " ") + " "
 }
 
-// processStatus gives the state and the parent of the process of a folder of /proc.
+// processStatus returns the state and the parent of the process of a folder of /proc.
 func processStatus(dir string) (state string, parent int, ok bool) {
 	content, err := os.ReadFile(filepath.Join(dir, "stat"))
 	if err != nil {

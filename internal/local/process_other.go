@@ -28,7 +28,7 @@ func childrenOf(pid int) (children []int) {
 	return children
 }
 
-// commandLine gives a process's program and arguments, each with a space behind
+// commandLine returns a process's program and arguments, each with a space behind
 // it; nothing if it has ended.
 func commandLine(pid int) string {
 	output, err := exec.Command("ps", "-ww", "-o", "stat=", "-o", "args=", "-p", strconv.Itoa(pid)).Output()

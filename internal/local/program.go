@@ -6,10 +6,10 @@ import (
 	"syscall"
 )
 
-// A Program is any program that goes with this process.
+// A Program is a program that ends when this process does.
 type Program struct{ process *process }
 
-// StartProgram starts a program. What it says goes to a file.
+// StartProgram starts a program that logs to a file.
 func StartProgram(cmd *exec.Cmd, logFile string) (*Program, error) {
 	p, err := startProcess(cmd, logFile, syscall.SIGKILL)
 	if err != nil {
@@ -21,8 +21,8 @@ func StartProgram(cmd *exec.Cmd, logFile string) (*Program, error) {
 // Done is closed when the program has ended.
 func (p *Program) Done() <-chan struct{} { return p.process.ended }
 
-// Err tells how the program has ended, nil being well. It is for when Done is
-// closed.
+// Err returns the error that the program has ended with, or nil if it exited with 0. Call it
+// once Done is closed.
 func (p *Program) Err() error { return p.process.err }
 
 // Signal sends it a signal.

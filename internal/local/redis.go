@@ -64,7 +64,8 @@ func StartRedis(ctx context.Context, opts RedisOptions) (*Redis, error) {
 	return r, nil
 }
 
-// StandIn tells whether this is no real Redis: it forgets all when it is stopped.
+// StandIn reports whether this is an imitation of Redis, which keeps nothing when it is
+// stopped.
 func (r *Redis) StandIn() bool { return r.program == "" }
 
 // URL of the Redis.

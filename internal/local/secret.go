@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// keptSecret gives the password kept in a folder, made at the first start.
+// keptSecret returns the password kept in a folder, made at the first start.
 func keptSecret(dir string) (string, error) {
 	file := filepath.Join(dir, "password")
 	content, err := os.ReadFile(file)
@@ -23,7 +23,7 @@ func keptSecret(dir string) (string, error) {
 	return secret, os.WriteFile(file, []byte(secret+"\n"), 0o600)
 }
 
-// keptPort gives a free port, the one of the last start in the folder if it can
+// keptPort returns a free port, the one of the last start in the folder if it can
 // be had again: so that a URL stays good over a restart.
 func keptPort(dir string) (int, error) {
 	port, err := FreePort(lastPort(dir))

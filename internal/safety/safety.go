@@ -35,7 +35,7 @@ func (b Breaches) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// Unwrap gives the breaches to errors.As.
+// Unwrap returns the breaches, for errors.As.
 func (b Breaches) Unwrap() []error {
 	errs := make([]error, len(b))
 	for i, breach := range b {

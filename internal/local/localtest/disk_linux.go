@@ -15,7 +15,7 @@ import (
 // A Disk is a small file system that the test has for itself, and may fill.
 type Disk struct{ Dir string }
 
-// SmallDisk mounts a file system of so many bytes where only the test sees it: in a
+// SmallDisk mounts a file system of a number of bytes that only the test sees: in a
 // mount namespace of a process that ends with the test, and takes the file system with
 // it.
 func SmallDisk(t testing.TB, bytes int) *Disk {
@@ -58,7 +58,7 @@ func (d *Disk) Fill(t testing.TB) {
 	}
 }
 
-// MakeRoom gives back what Fill has taken.
+// MakeRoom frees what Fill has taken.
 func (d *Disk) MakeRoom(t testing.TB) {
 	t.Helper()
 	if err := os.Remove(d.ballast()); err != nil {

@@ -1,5 +1,5 @@
-// Package localtest gives tests the real servers: private ones, at free ports,
-// in folders of their own, gone when the test is.
+// Package localtest starts real servers for tests: private ones, on free ports and in
+// their own folders, which are removed after the test.
 package localtest
 
 import (
@@ -34,7 +34,7 @@ var shared struct {
 
 const startTimeout = 90 * time.Second
 
-// Main is a TestMain: it runs the tests, stops the servers that they shared, and
+// Main is a TestMain. It runs the tests, stops the servers that they have shared, and
 // fails if a goroutine is left.
 func Main(m *testing.M) {
 	status := m.Run()
@@ -74,12 +74,13 @@ func stopShared() error {
 	return err
 }
 
-// careless are settings for data that nobody needs after the test.
+// careless are settings for data that is not needed after the test.
 var careless = map[string]string{"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "300"}
 
-// Postgres gives the URL of an empty database that the test has for itself.
+// Postgres returns the URL of an empty database for the test alone.
 func Postgres(t testing.TB) string {
 	t.Helper()
+	skipShort(t)
 	shared.once.Do(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 		defer cancel()
@@ -119,7 +120,7 @@ func execute(t testing.TB, statement string) {
 	}
 }
 
-// OwnPostgres gives a Postgres that the test may stop, kill and start again. It
+// OwnPostgres returns a Postgres that the test may stop, kill and start again. It
 // keeps what it has committed, as one in production does.
 func OwnPostgres(t testing.TB) *local.Postgres {
 	t.Helper()
@@ -128,7 +129,7 @@ func OwnPostgres(t testing.TB) *local.Postgres {
 	})
 }
 
-// PostgresPair gives a Postgres, and its standby, which must have each commit
+// PostgresPair returns a Postgres, and its standby, which must have each commit
 // before it counts. The test may stop, kill and promote them.
 func PostgresPair(t testing.TB) (primary, standby *local.Postgres) {
 	t.Helper()
@@ -189,10 +190,10 @@ func PostgresRoles(t testing.TB) (owner, worker, front string) {
 	return owner, worker, front
 }
 
-// Redis gives the URL of an empty Redis that the test has for itself.
+// Redis returns the URL of an empty Redis that the test has for itself.
 func Redis(t testing.TB) string { t.Helper(); return OwnRedis(t).URL() }
 
-// OwnRedis gives a Redis that the test may stop, kill and start again.
+// OwnRedis returns a Redis that the test may stop, kill and start again.
 func OwnRedis(t testing.TB) *local.Redis {
 	t.Helper()
 	redis := own(t, func(ctx context.Context, dir string) (*local.Redis, error) {
@@ -204,10 +205,10 @@ func OwnRedis(t testing.TB) *local.Redis {
 	return redis
 }
 
-// NATS gives the URL of an empty NATS that the test has for itself.
+// NATS returns the URL of an empty NATS that the test has for itself.
 func NATS(t testing.TB) string { t.Helper(); return OwnNATS(t).URL() }
 
-// OwnNATS gives a NATS that the test may stop and start again.
+// OwnNATS returns a NATS that the test may stop and start again.
 func OwnNATS(t testing.TB) *local.NATS { t.Helper(); return NATSWith(t, local.NATSOptions{}) }
 
 // NATSWith starts a NATS with options, in a folder of its own unless they name one.
@@ -219,10 +220,11 @@ func NATSWith(t testing.TB, opts local.NATSOptions) *local.NATS {
 	})
 }
 
-// Dir gives a folder that a server of another user can reach, which is more than
-// a test's own TempDir can be.
+// Dir returns a folder that a server of another user can access, unlike
+// [testing.TB.TempDir].
 func Dir(t testing.TB) string {
 	t.Helper()
+	skipShort(t)
 	dir, err := makeDir()
 	if err != nil {
 		t.Fatal(err)
@@ -264,7 +266,7 @@ func own[S interface{ Stop(context.Context) error }](t testing.TB, start func(co
 	return server
 }
 
-// NATSCluster gives a cluster of several NATS that the test may stop and start
+// NATSCluster returns a cluster of several NATS that the test may stop and start
 // again, when it has elected who leads it.
 func NATSCluster(t testing.TB, size int) []*local.NATS {
 	t.Helper()
@@ -316,7 +318,7 @@ func NATSClusterWith(t testing.TB, opts ...local.NATSOptions) []*local.NATS {
 	}
 }
 
-// freePorts gives ports that nothing listens at.
+// freePorts returns unused ports.
 func freePorts(t testing.TB, n int) []int {
 	t.Helper()
 	ports := make([]int, n)
