@@ -31,26 +31,49 @@ clean: ## remove bin, .intake with all data of make up, reports and batch files,
 		echo "make up is running; stop it first, or remove .intake/up.env if it was killed" >&2; exit 1; fi
 	@found=($(wildcard $(LEFTOVERS))); ((!$${#found[@]})) || { du -shc "$${found[@]}"; rm -rf "$${found[@]}"; }
 
+# With -short, localtest skips the tests that start servers. .ci/run doesn't rely on it:
+# it runs every test.
+.PHONY: check
+check: lint unit ## lint, and run the tests that need no servers: under a minute once compiled
+
+.PHONY: unit
+unit:
+	go test -short -timeout 5m ./...
+
+# The stories of servers that die under load are named TestLong_…; go test ./... runs them
+# too. test and test-long together run every test.
+LONG := ^TestLong_
+
 .PHONY: test
-test: servers browser ## run all tests, on private servers of their own
-	go test -timeout 15m ./...
+test: servers browser ## run all tests but the long ones, on private servers of their own
+	go test -timeout 15m -skip '$(LONG)' ./...
+
+.PHONY: test-long
+test-long: servers ## run the long tests: servers that die, restart and fail over under load
+	go test -timeout 15m -run '$(LONG)' ./cmd/intake ./cmd/prove
 
 .PHONY: race
-race: servers browser ## run all tests with the race detector
-	go test -race -timeout 20m ./...
+race: servers browser ## run all tests, the long ones too, with the race detector
+	go test -race -timeout 25m ./...
+
+# The race detector takes memory that a test measures, and cannot see into processes.
+.PHONY: unraced
+unraced: servers ## run the tests that make race leaves out or weakens, without it
+	go test -timeout 10m -run '^(TestSlowConnections|TestLong_Run_Cluster)$$' ./cmd/intake ./cmd/prove
 
 .PHONY: clients
 clients: servers node ## lint the OpenAPI document, generate clients from it in Go and TypeScript, and try them
 	go test -tags clients -timeout 15m -run '^TestClients$$' ./cmd/intake
 
 .PHONY: lint
-lint: ## check form, suspicious code and the import rules
+lint: ## check form, suspicious code, prose and go.mod
 	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); [[ -z $$unformatted ]] || { echo "not formatted, run gofmt -w: $$unformatted"; exit 1; }
 	go vet ./...
 	go vet -tags failpoints,planted,clients ./...
 	go run $(STATICCHECK) ./...
 	go mod verify
 	go mod tidy -diff
+	go test -run '^Test(Rooms|Prose|Documents)' .
 
 .PHONY: fuzz
 fuzz: ## fuzz every target for FUZZTIME (default 10s) each

@@ -28,7 +28,7 @@ func (f failover) Start(ctx context.Context) error { return f.standby.Promote(ct
 
 // Postgres is lost under load, and a synchronous standby takes over: nothing that
 // was Completed is missing, and what was accepted meanwhile is saved.
-func TestFailover(t *testing.T) {
+func TestLong_Failover(t *testing.T) {
 	t.Parallel()
 	var f failover
 	f.primary, f.standby = localtest.PostgresPair(t)
@@ -58,7 +58,7 @@ func (f failover) url(t *testing.T) string {
 // waits are cancelled, so that what waits becomes visible; then the primary is lost
 // too, and the standby, which has none of it, takes over. Nothing was Completed
 // that is missing then, and all that was accepted is saved again.
-func TestFailover_StandbyBehind(t *testing.T) {
+func TestLong_Failover_StandbyBehind(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()

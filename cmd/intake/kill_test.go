@@ -125,7 +125,7 @@ var steps = []struct{ name, part, step string }{
 // batches that wait and that don't, with and without Idempotency-Key, over two
 // fronts and two workers. Nothing that was accepted is missing, nothing is there
 // twice, and a repeat gets the first answer, byte for byte.
-func TestKilled(t *testing.T) {
+func TestLong_Killed(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()

@@ -16,7 +16,7 @@ import (
 
 // More comes than can be saved: what is refused is told when to come back, and
 // nothing of it is saved; what was accepted is; and then all is as before.
-func TestOverload(t *testing.T) {
+func TestLong_Overload(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
@@ -109,7 +109,7 @@ func TestOverload(t *testing.T) {
 // Postgres is away, and clients that wait for nothing send on until it takes long to
 // save what is queued. Fronts that refuse all of them then take batches again as soon
 // as it is saved, however long ago they took the last one.
-func TestOverload_AfterAnOutage(t *testing.T) {
+func TestLong_Overload_AfterAnOutage(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()

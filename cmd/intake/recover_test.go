@@ -23,7 +23,7 @@ import (
 
 // Postgres is restored from a backup. What was saved since is saved again from the
 // log, with the same states; nothing else is, and another time there is nothing to do.
-func TestRecover(t *testing.T) {
+func TestLong_Recover(t *testing.T) {
 	t.Parallel()
 	postgres := localtest.OwnPostgres(t)
 	s := startStack(t, stackOptions{flags: serverFlags{PostgresURL: postgres.URL()}, fronts: 2, workers: 2})

@@ -16,7 +16,7 @@ import (
 // Fronts and workers are restarted one after the other, under load. Each ends by
 // itself, with nothing broken off; no client that goes elsewhere when a front can't
 // be reached, or says that it takes nothing, sees a request fail.
-func TestRollingRestart(t *testing.T) {
+func TestLong_RollingRestart(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()

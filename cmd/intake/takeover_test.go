@@ -19,7 +19,7 @@ import (
 // A request is stopped between its reservation of a key and its judgement of the batch, and
 // goes on when a repeat over another front has taken over and saved the batch, but has
 // not answered yet. What it is told was seen is its own batch: it must not say so.
-func TestTakenOver(t *testing.T) {
+func TestLong_TakenOver(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()

@@ -13,7 +13,7 @@ import (
 
 // A short run with three servers of each kind, any one of which dies and returns:
 // every promise is kept.
-func TestRun_Cluster(t *testing.T) {
+func TestLong_Run_Cluster(t *testing.T) {
 	dir := localtest.Dir(t)
 	program := plant{}.build(t)
 	report, err := Run(t.Context(), Options{Program: program, Dir: dir, Duration: 10 * time.Second, Seed: 4, Cluster: true, Out: t.Output()})
