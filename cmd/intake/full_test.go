@@ -2,8 +2,6 @@ package main
 
 import (
 	"fmt"
-	"intake/internal/decode"
-	"intake/internal/local/localtest"
 	"net/http"
 	"strings"
 	"sync"
@@ -11,6 +9,7 @@ import (
 
 	"intake"
 	"intake/internal/decode"
+	"intake/internal/local/localtest"
 )
 
 // The queue is filled to the brim while nothing can be saved: then batches are

@@ -121,7 +121,7 @@ func TestIdempotency(t *testing.T) {
 
 // Of many with the same key at once one is the first; the others are told to wait,
 // or get its answer.
-func TestIdempotency_AtOnce(t *testing.T) {
+func TestIdempotency_Concurrently(t *testing.T) {
 	t.Parallel()
 	s := startStack(t, stackOptions{fronts: 2, workers: 2})
 	client := s.client(t.Context(), s.fronts[0], "acme", s.secret)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"intake/internal/local/localtest"
 	"io"
 	"net"
 	"net/http"
