@@ -2,5 +2,5 @@ package main
 
 import "syscall"
 
-// childAttr has the kernel end a child when this process is gone, however it went.
+// childAttr makes the kernel kill a child when this process ends in any way.
 func childAttr() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM} }

@@ -18,13 +18,13 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// lane is what two partners with small batches see, one of whom waits while the
-// other one doesn't, beside what a third one sends.
+// A lane holds the times of two partners with small batches, one that waits for its answers
+// and one that does not, while a third partner sends.
 type lane struct {
 	Beside string `json:"beside"`
-	// Behind is how many messages were queued and not saved in the middle of it.
+	// Behind is the number of messages queued but not saved, half way through.
 	Behind uint64 `json:"messages_behind"`
-	// Items a second that the third one has had queued.
+	// Items a second that the third partner got queued.
 	Queued float64 `json:"queued_items_per_second"`
 	P50    float64 `json:"waiting_p50_ms"`
 	P99    float64 `json:"waiting_p99_ms"`
@@ -36,7 +36,7 @@ type lane struct {
 
 const lanesDuration = 20 * time.Second
 
-// lanes measures whether one partner's many batches hold up the others'.
+// lanes measures whether one partner's many batches delay the others'.
 func (b *bench) lanes(ctx context.Context, r *results) error {
 	many, err := b.file(ctx, cell{shape: thousand})
 	if err != nil {

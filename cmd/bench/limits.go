@@ -18,13 +18,12 @@ import (
 	"intake/internal/decode"
 )
 
-// The limits are measured on as many connections as a worker saves with.
+// limitConns is the number of connections that a worker saves with.
 const limitConns = 2
 
-// limits measures what Postgres takes when nothing else has to be done: the bare
-// save, which is the data store's own on rows that are there already, with 1,000
-// items of a year of months a transaction; and the raw COPY of the same claims.
-// Both in claims a second.
+// limits measures Postgres alone, in claims a second: the bare save, which is the data
+// store's own with decoded items, 1,000 items of twelve months a transaction; and the raw
+// COPY of the same claims.
 func (b *bench) limits(ctx context.Context, s shape, file string) (bare, raw float64, err error) {
 	items := 1_000
 	if s.Claims > 100 {
@@ -54,7 +53,7 @@ func (b *bench) limits(ctx context.Context, s shape, file string) (bare, raw flo
 	return saves * float64(claims), copies * float64(claims), nil
 }
 
-// during runs something on limitConns goroutines, and returns how often a second.
+// during calls a function on limitConns goroutines, and returns the calls a second.
 func during(ctx context.Context, duration time.Duration, once func(context.Context) error) (float64, error) {
 	var done atomic.Int64
 	var failed error
@@ -117,14 +116,14 @@ func (b *bench) saveBare(ctx context.Context, clients []intake.PartnerClient) er
 	return err
 }
 
-// copyOut reads claims in the form in which COPY takes them.
+// copyOut reads claims in the format of COPY.
 func (b *bench) copyOut(ctx context.Context, claims int) ([]byte, error) {
 	var rows bytes.Buffer
 	_, err := b.bare.PgConn().CopyTo(ctx, &rows, fmt.Sprintf("copy (select * from revenue_claims limit %d) to stdout (format binary)", claims))
 	return rows.Bytes(), err
 }
 
-// copyRaw copies the same rows repeatedly, and returns how often a second.
+// copyRaw copies the same rows repeatedly, and returns the copies a second.
 func (b *bench) copyRaw(ctx context.Context, duration time.Duration, rows []byte) (float64, error) {
 	const table = "drop table if exists raw_claims; create table raw_claims (like revenue_claims)"
 	if _, err := b.bare.Exec(ctx, table); err != nil {

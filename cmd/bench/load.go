@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// halfLoad is what waiting requests take at half of the best rate, sent when they
-// are due whether answers come or not.
+// halfLoad holds the response times at half of the best rate. Requests are sent when they
+// are due, whether or not earlier ones are answered.
 type halfLoad struct {
 	Cell     cell    `json:"cell"`
 	Rate     float64 `json:"batches_per_second"`
@@ -68,8 +68,8 @@ type growth struct {
 	Cells []result `json:"cells"`
 }
 
-// growth measures the same cells while more and more records are kept, all of
-// which came in as any others do.
+// growth measures the same cells with more and more saved records, all of which were sent
+// as batches.
 func (b *bench) growth(ctx context.Context, r *results) error {
 	measured := []cell{{shape{1, 12, false}, 16, 0}, {thousand, 16, 0}, {thousand, 16, 1}}
 	file, err := b.file(ctx, cell{shape: thousand})
@@ -140,8 +140,8 @@ type minute struct {
 
 const soakMinutes = 5
 
-// soak sends at two thirds of the best rate for minutes, and looks at memory and
-// at how far the worker is behind.
+// soak sends at two thirds of the best rate for minutes, and records the memory and the
+// backlog of the worker.
 func (b *bench) soak(ctx context.Context, r *results) error {
 	file, err := b.file(ctx, cell{shape: thousand})
 	if err != nil {
@@ -192,7 +192,7 @@ func (b *bench) soak(ctx context.Context, r *results) error {
 	return nil
 }
 
-// behind returns how many messages of the log are not processed yet.
+// behind returns the number of messages of the log that are not processed yet.
 func (b *bench) behind(ctx context.Context) (uint64, error) {
 	nc, err := nats.Connect(b.nats)
 	if err != nil {

@@ -1,9 +1,9 @@
-// Command bench measures Intake against what else one could do with the same
-// Postgres, all in one run: the bare save of its own data store, the raw COPY of
-// the same claims, and a plain handler that saves each request by itself.
+// Command bench compares Intake with other ways to use the same Postgres, all in one run:
+// the bare save of its data store, the raw COPY of the same claims, and a plain handler
+// that saves each request in its own transaction.
 //
-// It starts private servers, and front, worker and load as processes of their
-// own. Run it with make bench.
+// It starts private servers, and front, worker and load as separate processes. Run it with
+// make bench.
 package main
 
 import (
@@ -22,8 +22,8 @@ import (
 )
 
 func main() {
-	// The kernel sends the children their death signal when the thread that
-	// started them ends: this one.
+	// The kernel sends the children their death signal when the thread that started
+	// them ends, which is this one.
 	runtime.LockOSThread()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -34,7 +34,7 @@ func main() {
 }
 
 func run(ctx context.Context) error {
-	// What runs as another process is this program with another first argument.
+	// The other processes are this program with another first argument.
 	if len(os.Args) > 2 {
 		switch os.Args[1] {
 		case "naive":
@@ -63,7 +63,7 @@ func run(ctx context.Context) error {
 	}[flag.Arg(0)]
 	if !ok || flag.NArg() > 1 {
 		flag.Usage()
-		return fmt.Errorf("there is no %q", flag.Args())
+		return fmt.Errorf("unknown arguments %q: want table, short, growth, soak, lanes or overload", flag.Args())
 	}
 	short := flag.Arg(0) == "short"
 	if short {
@@ -121,8 +121,8 @@ func show(file string) error {
 	return nil
 }
 
-// table measures cells in turn, and those with a target round after round: what
-// a machine does beside comes and goes, and must not meet one system only.
+// table measures the cells, and repeats those with a target in rounds, so that other load
+// of the machine affects all systems alike.
 func (b *bench) table(ctx context.Context, r *results) error {
 	rounds := make([][]result, len(b.cells))
 	for round := range b.rounds {
@@ -144,15 +144,15 @@ func (b *bench) table(ctx context.Context, r *results) error {
 	return b.halfLoad(ctx, r)
 }
 
-// A shape is what the batches of a cell look like.
+// A shape is the size of the batches of a cell.
 type shape struct {
 	Items  int  `json:"items"`
 	Claims int  `json:"claims"`
 	Daily  bool `json:"daily,omitempty"`
 }
 
-// A cell is one measurement: batches of a shape, a number of them concurrently, and
-// what part of their items was saved before.
+// A cell is one measurement: batches of a shape, the number of concurrent ones, and the
+// share of their items that was saved before.
 type cell struct {
 	shape
 	Concurrency int     `json:"concurrency"`
@@ -170,7 +170,7 @@ func (c cell) String() string {
 	return fmt.Sprintf("%d x %d, %d at once, %s", c.Items, c.Claims, c.Concurrency, saved)
 }
 
-// targets are the cells that there are targets for.
+// targets are the cells with a target.
 var targets = []cell{
 	{shape{1, 12, false}, 1, 0}, {shape{1, 12, false}, 64, 0}, {shape{100, 12, false}, 16, 0},
 	{thousand, 1, 0}, {thousand, 16, 0}, {thousand, 16, 1},

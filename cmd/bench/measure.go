@@ -18,8 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// A measurement is what a system did in a cell. What is divided by claims is
-// divided by those that it saved.
+// A measurement is the result of a system in a cell. Figures per claim are per claim saved.
 type measurement struct {
 	Items   float64 `json:"items_per_second"`
 	Claims  float64 `json:"claims_per_second"`
@@ -34,8 +33,8 @@ type measurement struct {
 	// Memory is the peak of the front and the worker together, in MiB.
 	Memory float64 `json:"peak_mib"`
 	WAL    float64 `json:"wal_bytes_per_claim"`
-	// RedisKey is what all keys kept take in Redis, by their number: the buckets
-	// of a set of a few ten thousands hold a key or two each.
+	// RedisKey is the memory in Redis in bytes per key. It is larger in small sets, whose
+	// buckets hold a key or two each.
 	RedisKey float64 `json:"redis_bytes_per_key,omitempty"`
 }
 
@@ -46,7 +45,7 @@ func (b *bench) file(ctx context.Context, c cell) (string, error) {
 	if _, err := os.Stat(file); err == nil {
 		return file, nil
 	}
-	// About 24,000 items of 12 claims, but enough batches for all that are under way.
+	// About 24,000 items of 12 claims, but enough batches for the concurrency.
 	batches := max(24_000*12/(c.Items*c.Claims), 70)
 	args := []string{"generate", "--output=" + file, "--batches=" + strconv.Itoa(batches), "--items=" + strconv.Itoa(c.Items), "--claims=" + strconv.Itoa(c.Claims)}
 	if c.Items >= 5_000 {
@@ -64,7 +63,7 @@ func (b *bench) file(ctx context.Context, c cell) (string, error) {
 	return file, nil
 }
 
-// duration is longer where a wave of batches alone takes seconds.
+// duration is longer if one wave of concurrent batches takes seconds.
 func (b *bench) duration(c cell) time.Duration {
 	if c.Items*c.Claims*c.Concurrency > 300_000 {
 		return 3 * b.seconds
@@ -90,7 +89,7 @@ func (b *bench) measure(ctx context.Context, c cell) (*result, error) {
 	return r, nil
 }
 
-// report is what is read of intake replay's.
+// A report is the part of intake replay's report that is used.
 type report struct {
 	Report struct {
 		Seconds  float64        `json:"seconds"`
@@ -185,8 +184,8 @@ func (b *bench) measureSystem(ctx context.Context, s *system, c cell, file strin
 	return m, nil
 }
 
-// profile has the CPU of a system's processes profiled while a cell is measured,
-// if that is wanted; done waits for the profiles.
+// profile takes CPU profiles of a system's processes while a cell is measured, if profiles
+// are wanted. done waits for them.
 func (b *bench) profile(ctx context.Context, s *system, c cell) (done func() error) {
 	var group errgroup.Group
 	if b.profiles == "" {
@@ -216,7 +215,7 @@ func (b *bench) profile(ctx context.Context, s *system, c cell) (done func() err
 	return group.Wait
 }
 
-// A look is what can be seen from outside.
+// A look is a snapshot of the counters outside the processes.
 type look struct {
 	cpu    map[string]float64 // seconds, by process
 	memory float64            // MiB, the peak since the look before
@@ -262,8 +261,7 @@ func (b *bench) look(ctx context.Context, s *system) (*look, error) {
 	return l, nil
 }
 
-// cpuOf reads what a process and those of its children that have ended have
-// used; proc(5).
+// cpuOf returns the CPU time of a process and its ended children; see proc(5).
 func cpuOf(pid int) (seconds float64, err error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -329,15 +327,14 @@ func parentOf(pid int) (int, error) {
 	return strconv.Atoi(fields[1])
 }
 
-// peakMemory returns the most memory that a process has held since it was asked
-// last, in MiB.
+// peakMemory returns the peak memory of a process since the last call, in MiB.
 func peakMemory(pid int) float64 {
 	peak := memory(pid, "VmHWM:")
 	_ = os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0)
 	return peak
 }
 
-// memory reads one of the sizes in proc(5)'s status, in MiB; 0 where there is none.
+// memory returns one of the sizes in the status of proc(5), in MiB, or 0.
 func memory(pid int, name string) float64 {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {

@@ -15,10 +15,9 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// The plain handler is what one writes first: decode the request, look it over,
-// and save it in a transaction of its own, with the statements that pgx is good
-// at. It says less than Intake of what is wrong, and keeps no promises about
-// requests that are repeated or broken off.
+// The plain handler is the obvious implementation: it decodes the request, validates it, and
+// saves it in its own transaction, with the statements that pgx is good at. It names fewer
+// errors than Intake, and promises nothing about requests that are repeated or aborted.
 type naive struct{ pool *pgxpool.Pool }
 
 type naiveItem struct {
@@ -38,9 +37,9 @@ type naiveClaim struct {
 	Count    int64       `json:"transaction_count"`
 }
 
-// serveNaive serves at a free port, whose URL it prints.
+// serveNaive serves on a free port, and prints its URL.
 func serveNaive(ctx context.Context, url string) error {
-	pool, err := pgxpool.New(ctx, url) // with as many connections as the library sees fit
+	pool, err := pgxpool.New(ctx, url) // with the default number of connections
 	if err != nil {
 		return err
 	}

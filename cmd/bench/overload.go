@@ -17,7 +17,7 @@ import (
 	"github.com/prometheus/common/model"
 )
 
-// overload is what happens when more comes than can be saved.
+// An overload is the result of sending more than can be saved.
 type overload struct {
 	What string `json:"what"`
 	// Items a second that were saved at the best rate, and in the overload.
@@ -28,8 +28,8 @@ type overload struct {
 	BestLoad float64 `json:"load_cpu_at_best"`
 	Load     float64 `json:"load_cpu"`
 	Refused  int     `json:"batches_refused"`
-	// Until a request was refused, as the front has it, which is an upper bound,
-	// and as the load has it, which is short of processor then.
+	// Time until a request was refused, as the front measures it, which is an upper
+	// bound, and as the load measures it, which lacks processor time then.
 	P50       float64 `json:"refused_p50_ms"`
 	P99       float64 `json:"refused_p99_ms"`
 	ClientP50 float64 `json:"refused_p50_ms_at_client"`
@@ -44,8 +44,8 @@ type overload struct {
 
 const overloadDuration = 30 * time.Second
 
-// overload sends five times what can be saved, when it is due, whether answers
-// come or not.
+// overload sends five times what can be saved. Requests are sent when they are due,
+// whether or not earlier ones are answered.
 func (b *bench) overload(ctx context.Context, r *results) error {
 	s := &b.systems[1]
 	probe, err := b.file(ctx, cell{shape: shape{1, 12, false}})
@@ -168,15 +168,15 @@ func (b *bench) drained(ctx context.Context) error {
 	}
 }
 
-// ofBest is the rate of saving in proportion to the best one, for the processor
-// time that the load has left to it.
+// ofBest returns the rate of saving in proportion to the best one, corrected for the
+// processor time that the load has used.
 func (o *overload) ofBest() float64 {
 	processors := float64(runtime.NumCPU())
 	return o.Saved / (processors - o.Load) / (o.Best / (processors - o.BestLoad))
 }
 
-// refusals reads how long the front's refusals have taken: how many took at most
-// so many milliseconds.
+// refusals returns the histogram of the times of the front's refusals: the number of them
+// by their upper bound in milliseconds.
 func refusals(ctx context.Context) (map[float64]uint64, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+frontAdmin+"/metrics", nil)
 	if err != nil {
@@ -201,8 +201,8 @@ func refusals(ctx context.Context) (map[float64]uint64, error) {
 	return counts, nil
 }
 
-// quantile returns the bound below which a part of what came between two looks is; 0
-// if nothing came.
+// quantile returns the bound below which a share of the values between two looks is, or 0
+// if there are none.
 func quantile(part float64, before, after map[float64]uint64) float64 {
 	bounds := slices.Sorted(maps.Keys(after))
 	if len(bounds) == 0 {

@@ -11,7 +11,7 @@ import (
 	"github.com/jedib0t/go-pretty/v6/text"
 )
 
-// results are a whole run.
+// results are the results of a run.
 type results struct {
 	Began    time.Time  `json:"began"`
 	Machine  string     `json:"machine"`
@@ -27,7 +27,7 @@ type results struct {
 	markdown bool // how tables are printed
 }
 
-// A result is all that was measured in a cell.
+// A result holds all measurements of a cell.
 type result struct {
 	Cell    cell                    `json:"cell"`
 	Bare    float64                 `json:"bare_save_claims_per_second"`

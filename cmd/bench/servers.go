@@ -21,7 +21,7 @@ import (
 	"intake/sink"
 )
 
-// A bench is the servers, and what is measured on them.
+// A bench holds the servers and the systems that are measured.
 type bench struct {
 	program  string
 	dir      string
@@ -29,7 +29,7 @@ type bench struct {
 	rounds   int
 	seconds  time.Duration
 	profiles string // folder, if they are wanted
-	only     string // what the names of what is measured have in them
+	only     string // part of the names of the cells to measure
 
 	version    string // of Postgres
 	nats       string // its URL
@@ -151,7 +151,7 @@ func (b *bench) database(ctx context.Context, name string) (*pgx.Conn, error) {
 	return pgx.Connect(ctx, b.databaseURL(name))
 }
 
-// run starts a child, which goes with this process.
+// run starts a child, which ends with this process.
 func (b *bench) run(name, program string, env []string, args ...string) (*child, error) {
 	log, err := os.Create(filepath.Join(b.dir, name+".log"))
 	if err != nil {
@@ -171,7 +171,7 @@ func (b *bench) run(name, program string, env []string, args ...string) (*child,
 	}
 	b.children = append(b.children, c)
 	if program != b.program {
-		// This program's other selves begin with their URL.
+		// This program's other modes print their URL first.
 		if c.url, err = bufio.NewReader(out).ReadString('\n'); err != nil {
 			text, _ := os.ReadFile(log.Name())
 			return nil, fmt.Errorf("start %s: %w\n%s", name, err, text)
@@ -182,7 +182,7 @@ func (b *bench) run(name, program string, env []string, args ...string) (*child,
 }
 
 func (b *bench) startNaive(ctx context.Context) error {
-	// It has Postgres number its clients, as anyone would.
+	// Its clients get their ids from Postgres, as is usual.
 	const number = "alter table partner_clients alter column id add generated always as identity"
 	if _, err := b.systems[0].conn.Exec(ctx, number); err != nil {
 		return err
@@ -243,8 +243,8 @@ func (b *bench) startIntake(ctx context.Context) error {
 	return err
 }
 
-// setLimit limits a partner's items a second; 0 lets it send what it likes. The
-// front knows soon after.
+// setLimit limits a partner's items a second; 0 means no limit. The front applies it
+// within seconds.
 func (b *bench) setLimit(ctx context.Context, name string, items int) error {
 	out, err := exec.CommandContext(ctx, b.program, "partner", "set", name, fmt.Sprintf("--items-per-second=%d", items), "--postgres-url="+b.databaseURL("intake")).CombinedOutput()
 	if err != nil {

@@ -12,15 +12,15 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// A NATSCluster makes a NATS one of several, all on 127.0.0.1.
+// A NATSCluster makes a NATS a member of a cluster on 127.0.0.1.
 type NATSCluster struct {
 	Name   string   // of this server
 	Port   int      // at which the others reach it
 	Routes []string // of the others, as in nats://127.0.0.1:6222
 }
 
-// join sets a server's options for the cluster. Clients are not told of the other
-// servers: they go by the URLs that they are given.
+// join sets a server's options for the cluster. Servers do not advertise each other, so that
+// clients use only the URLs that they have.
 func (c *NATSCluster) join(opts *server.Options) error {
 	opts.ServerName = c.Name
 	opts.Cluster = server.ClusterOpts{Name: "intake", Host: "127.0.0.1", Port: c.Port, NoAdvertise: true}
@@ -34,10 +34,10 @@ func (c *NATSCluster) join(opts *server.Options) error {
 	return nil
 }
 
-// A RedisNode makes a Redis one of a Redis Cluster, all on 127.0.0.1.
+// A RedisNode makes a Redis a member of a Redis Cluster on 127.0.0.1.
 type RedisNode struct {
 	Port, BusPort int
-	// AnnouncePort is where clients are told to find it, as behind a proxy.
+	// AnnouncePort is the port that it announces to clients, such as a proxy's.
 	AnnouncePort int
 }
 
@@ -46,8 +46,8 @@ func (n *RedisNode) config() string {
 		"cluster-port %d\ncluster-announce-ip 127.0.0.1\ncluster-announce-port %d\ncluster-announce-bus-port %d\n", n.BusPort, n.AnnouncePort, n.BusPort)
 }
 
-// JoinRedisCluster makes a cluster of nodes that were just started, with an equal
-// part of the slots each, and waits until all of them say that it is complete.
+// JoinRedisCluster makes a cluster of nodes that have just started, with an equal part of
+// the slots each. It returns once all of them report that the cluster is complete.
 func JoinRedisCluster(ctx context.Context, nodes ...*Redis) error {
 	const slots = 16384
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
@@ -61,7 +61,7 @@ func JoinRedisCluster(ctx context.Context, nodes ...*Redis) error {
 		clients[i] = redis.NewClient(options)
 		defer clients[i].Close()
 		if err := clients[i].Do(ctx, "cluster", "addslotsrange", slots*i/len(nodes), slots*(i+1)/len(nodes)-1).Err(); err != nil {
-			return fmt.Errorf("give slots to a Redis: %w", err)
+			return fmt.Errorf("assign slots to a Redis: %w", err)
 		}
 		if err := clients[i].Do(ctx, "cluster", "meet", "127.0.0.1", nodes[0].port, nodes[0].opts.Node.BusPort).Err(); err != nil {
 			return fmt.Errorf("join a Redis Cluster: %w", err)

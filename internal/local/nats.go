@@ -15,17 +15,17 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// NATSOptions of a private NATS. Dir is required.
+// NATSOptions are the options of a private NATS. Dir is required.
 type NATSOptions struct {
-	// Dir is a folder of its own. It is made if it isn't there.
+	// Dir is the folder of its data. It is made if it does not exist.
 	Dir string
-	// Cluster, if set, makes it one of several.
+	// Cluster, if set, makes it a member of a cluster.
 	Cluster *NATSCluster
-	// SyncInterval, if set, has JetStream sync only so often, as it does by
-	// default. Then a power cut takes what it has acknowledged.
+	// SyncInterval, if set, makes JetStream sync at this interval, as it does by
+	// default. A power cut then loses messages that were acknowledged.
 	SyncInterval time.Duration
-	// MaxPayload bounds a message, in bytes; above what a chunk of a batch takes
-	// when zero.
+	// MaxPayload is the maximum size of a message in bytes. The default has room for
+	// the largest message of Intake.
 	MaxPayload int32
 	// MaxStore is the number of bytes that the streams may reserve. The default depends on
 	// the free space of the disk.
@@ -33,7 +33,7 @@ type NATSOptions struct {
 }
 
 // NATS is a private NATS with JetStream, within this process. It syncs each
-// message to disk before it acknowledges it, unless its options say otherwise.
+// message to disk before it acknowledges it, unless SyncInterval is set.
 type NATS struct {
 	opts     NATSOptions
 	password string
@@ -45,7 +45,7 @@ type NATS struct {
 // maxPayload is queue.LargestMessage.
 const maxPayload = 8 << 20
 
-// StartNATS starts a NATS. It is ready when this returns.
+// StartNATS starts a NATS and waits until it is ready.
 func StartNATS(ctx context.Context, opts NATSOptions) (*NATS, error) {
 	var err error
 	if opts.Dir, err = filepath.Abs(opts.Dir); err != nil {
@@ -64,16 +64,16 @@ func StartNATS(ctx context.Context, opts NATSOptions) (*NATS, error) {
 	return n, nil
 }
 
-// URL of the NATS.
+// URL returns the URL of the NATS.
 func (n *NATS) URL() string {
 	u := url.URL{Scheme: "nats", User: url.UserPassword("intake", n.password), Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(n.port))}
 	return u.String()
 }
 
-// MonitorURL is where its HTTP monitoring is. It has another port after each start.
+// MonitorURL returns the URL of its HTTP monitoring. It has another port after each start.
 func (n *NATS) MonitorURL() string { return "http://" + n.server.MonitorAddr().String() }
 
-// LogPath is the file that NATS logs to.
+// LogPath returns the file that NATS logs to.
 func (n *NATS) LogPath() string { return filepath.Join(n.opts.Dir, "nats.log") }
 
 // Start starts a NATS that was stopped, at the same address if that is still free.

@@ -6,8 +6,8 @@ import (
 	"os"
 )
 
-// A natsLog is the log file of a NATS. The server's own logger ends the process
-// when the server can't start; this one tells instead.
+// A natsLog is the log file of a NATS. The server's own logger ends the process if the
+// server cannot start; this one reports the error.
 type natsLog struct {
 	*log.Logger
 	file  *os.File

@@ -20,11 +20,11 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// PostgresOptions of a private Postgres. Dir is required.
+// PostgresOptions are the options of a private Postgres. Dir is required.
 type PostgresOptions struct {
-	// Dir is a folder of its own. It is made if it isn't there.
+	// Dir is the folder of its data. It is made if it does not exist.
 	Dir string
-	// Settings are set on the command line, as {"fsync": "off"}.
+	// Settings are set on the command line, such as {"fsync": "off"}.
 	Settings map[string]string
 }
 
@@ -39,10 +39,11 @@ type Postgres struct {
 	process  *process
 }
 
-// StartPostgres starts a Postgres. It is ready when this returns.
+// StartPostgres starts a Postgres and waits until it is ready.
 //
-// Postgres refuses to run as root; then it runs as the user postgres, and if
-// that user can't reach Dir, its data lie in /var/tmp and Dir says where.
+// Postgres refuses to run as root. If this process is root, Postgres runs as the user
+// postgres. If that user cannot access Dir, the data are in /var/tmp and a file in Dir
+// names the folder.
 func StartPostgres(ctx context.Context, opts PostgresOptions) (*Postgres, error) {
 	p, err := newPostgres(opts)
 	if err != nil {
@@ -62,8 +63,8 @@ func StartPostgres(ctx context.Context, opts PostgresOptions) (*Postgres, error)
 	return p, nil
 }
 
-// StartStandby starts a Postgres that follows the one at the URL primary. Its name
-// for synchronous_standby_names is that of its folder.
+// StartStandby starts a standby of the Postgres at the URL primary. Its name for
+// synchronous_standby_names is the name of its folder.
 func StartStandby(ctx context.Context, opts PostgresOptions, primary string) (*Postgres, error) {
 	p, err := newPostgres(opts)
 	if err != nil {
@@ -75,7 +76,7 @@ func StartStandby(ctx context.Context, opts PostgresOptions, primary string) (*P
 	return p, nil
 }
 
-// newPostgres finds the programs, the user and the place of the data.
+// newPostgres finds the programs, the user and the folder of the data.
 func newPostgres(opts PostgresOptions) (*Postgres, error) {
 	programs, err := postgresPrograms(
 		"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin",
@@ -92,14 +93,14 @@ func newPostgres(opts PostgresOptions) (*Postgres, error) {
 	p := &Postgres{opts: opts, programs: programs}
 	if os.Geteuid() == 0 {
 		if p.owner, err = credentialOf("postgres"); err != nil {
-			return nil, fmt.Errorf("postgres refuses to run as root, and there is no user for it: %w", err)
+			return nil, fmt.Errorf("postgres refuses to run as root, and there is no user postgres to run it as: %w", err)
 		}
 	}
 	p.cluster, err = p.findCluster()
 	return p, err
 }
 
-// URL of the database postgres, with its superuser.
+// URL returns the URL of the database postgres, with its superuser.
 func (p *Postgres) URL() string {
 	u := url.URL{
 		Scheme: "postgres", User: url.UserPassword("postgres", p.password),
@@ -108,7 +109,7 @@ func (p *Postgres) URL() string {
 	return u.String()
 }
 
-// LogPath is the file that Postgres logs to.
+// LogPath returns the file that Postgres logs to.
 func (p *Postgres) LogPath() string { return filepath.Join(p.opts.Dir, "postgres.log") }
 
 // Start starts a Postgres that was stopped or killed, at the same address if
@@ -129,8 +130,8 @@ func (p *Postgres) Start(ctx context.Context) error {
 	cmd := exec.Command(filepath.Join(p.programs, "postgres"), args...)
 	cmd.Dir = p.cluster
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.owner}
-	// SIGQUIT: should this process die, Postgres ends immediately and recovers at
-	// the next start.
+	// With SIGQUIT, Postgres ends immediately if this process dies, and recovers at the
+	// next start.
 	process, err := startProcess(cmd, p.LogPath(), syscall.SIGQUIT)
 	if err != nil {
 		return err
@@ -154,11 +155,11 @@ func (p *Postgres) Start(ctx context.Context) error {
 	return err
 }
 
-// noConnections is how a Postgres that is ready refuses to let anybody into a
-// database, as alter database … allow_connections false says.
+// noConnections is the SQLSTATE of a ready Postgres whose database allows no connections
+// (alter database … allow_connections false).
 const noConnections = "55000"
 
-// Stop ends Postgres, breaking off its sessions.
+// Stop ends Postgres and aborts its sessions.
 func (p *Postgres) Stop(ctx context.Context) error { return p.process.stop(ctx, syscall.SIGINT) }
 
 // Kill ends Postgres as a crash does.
@@ -188,8 +189,7 @@ func (p *Postgres) Follow(ctx context.Context, primary string) error {
 	return p.Start(ctx)
 }
 
-// Promote ends recovery: from then on a standby is a primary, on a timeline of its
-// own.
+// Promote makes a standby a primary, on a new timeline.
 func (p *Postgres) Promote(ctx context.Context) error {
 	config, err := pgx.ParseConfig(p.URL())
 	if err != nil {
@@ -217,7 +217,7 @@ func (p *Postgres) Restore(dir string) error {
 	return copyFolder(dir, p.cluster)
 }
 
-// copyFolder keeps who owns the files, which os.CopyFS does not.
+// copyFolder preserves the owners of the files, which os.CopyFS does not.
 func copyFolder(from, to string) error {
 	if out, err := exec.Command("cp", "-a", from, to).CombinedOutput(); err != nil {
 		return fmt.Errorf("copy %s: %w\n%s", from, err, out)
@@ -225,7 +225,7 @@ func copyFolder(from, to string) error {
 	return nil
 }
 
-// Signal sends a signal to all processes of Postgres, as to stop them for a while.
+// Signal sends a signal to all processes of Postgres, such as SIGSTOP.
 func (p *Postgres) Signal(signal syscall.Signal) { p.process.signal(signal) }
 
 // Remove deletes the data of a Postgres that was stopped.
@@ -233,8 +233,8 @@ func (p *Postgres) Remove() error {
 	return errors.Join(os.RemoveAll(p.cluster), os.RemoveAll(p.opts.Dir))
 }
 
-// postgresPrograms finds the folder of initdb and postgres: one that the patterns
-// name, the highest version of each first, or one in PATH.
+// postgresPrograms returns the folder of initdb and postgres: one that matches a pattern,
+// the highest version first, or one in PATH.
 func postgresPrograms(patterns ...string) (string, error) {
 	var candidates []string
 	for _, pattern := range patterns {
@@ -284,7 +284,7 @@ func credentialOf(name string) (*syscall.Credential, error) {
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
 }
 
-// findCluster returns where the data lie or are to lie.
+// findCluster returns the folder of the data, which need not exist yet.
 func (p *Postgres) findCluster() (string, error) {
 	cluster := filepath.Join(p.opts.Dir, "cluster")
 	if target, err := os.Readlink(cluster); err == nil {
@@ -311,7 +311,7 @@ func (p *Postgres) findCluster() (string, error) {
 	return elsewhere, os.Symlink(elsewhere, cluster)
 }
 
-// canReach reports whether the owner may pass through all folders above a file.
+// canReach reports whether the owner may enter all folders above a file.
 func (p *Postgres) canReach(dir string) bool {
 	if p.owner == nil {
 		return true
@@ -337,8 +337,8 @@ func (p *Postgres) own(file string) error {
 	return os.Chown(file, int(p.owner.Uid), int(p.owner.Gid))
 }
 
-// initCluster makes the data directory. --no-sync: should the machine lose power
-// right now, the directory is made anew by hand, which costs nobody a record.
+// initCluster makes the data directory. It uses --no-sync: if the machine loses power
+// now, the directory holds no records yet and can be deleted.
 func (p *Postgres) initCluster(ctx context.Context) error {
 	return p.makeCluster(ctx, func(making, data string) (*exec.Cmd, error) {
 		password := filepath.Join(making, "password")
@@ -350,9 +350,9 @@ func (p *Postgres) initCluster(ctx context.Context) error {
 	})
 }
 
-// makeCluster makes the data directory by a program, beside its place: a process
-// that is killed meanwhile must not leave a half-made one there, which the next
-// start would take for whole.
+// makeCluster makes the data directory with a program under another name, then renames
+// it. If the process is killed meanwhile, the next start must not find a partial
+// directory.
 func (p *Postgres) makeCluster(ctx context.Context, program func(making, data string) (*exec.Cmd, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -390,7 +390,7 @@ func (p *Postgres) makeCluster(ctx context.Context, program func(making, data st
 	if process.err != nil {
 		return fmt.Errorf("%s: %w; its log %s ends with:\n%s", name, process.err, p.LogPath(), tail(p.LogPath()))
 	}
-	// What lies there and is not empty is not for us to delete.
+	// Remove fails on a folder that is not empty, which may hold data.
 	if err := os.Remove(p.cluster); err != nil {
 		return err
 	}

@@ -1,10 +1,10 @@
-// Package local starts private servers on this machine: Postgres and Redis as
-// children of this process, NATS within it. They listen on 127.0.0.1 only, at
-// free ports, ask for a password of their own, and keep all they have in one
-// folder each, in which the next start finds it again.
+// Package local starts private servers on this machine: Postgres and Redis as child
+// processes, NATS within this process. They listen on 127.0.0.1 only, on free ports, and
+// require a generated password. Each keeps its data in one folder, from which the next
+// start continues.
 //
-// A server is stopped when it is told to, and goes with this process if that
-// dies: on Linux immediately, elsewhere at the next start in the same folder.
+// A server runs until it is stopped. If this process dies, the server ends too: on Linux
+// immediately, elsewhere at the next start in the same folder.
 package local
 
 import (
@@ -31,9 +31,9 @@ type process struct {
 	err     error         // how it ended; read it when ended is closed
 }
 
-// startProcess starts a program in a process group of its own, so that a Ctrl-C
-// on the terminal leaves it to this process to stop it. What it says goes to a
-// file.
+// startProcess starts a program that logs to a file. The program has its own process
+// group, so that Ctrl-C on the terminal does not reach it and this process can stop it in
+// order.
 func startProcess(cmd *exec.Cmd, logFile string, deathSignal syscall.Signal) (*process, error) {
 	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -49,8 +49,8 @@ func startProcess(cmd *exec.Cmd, logFile string, deathSignal syscall.Signal) (*p
 	p := &process{cmd: cmd, logFile: logFile, ended: make(chan struct{})}
 	started := make(chan error)
 	go func() {
-		// The kernel sends the death signal when the thread that started the
-		// child ends, so the thread has to live as long as the child.
+		// The kernel sends the death signal when the thread that started the child ends,
+		// so the thread must live as long as the child.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		defer close(p.ended)
@@ -67,7 +67,7 @@ func startProcess(cmd *exec.Cmd, logFile string, deathSignal syscall.Signal) (*p
 	return p, nil
 }
 
-// waitReady tries to reach the server until it can, it ends, or ctx does.
+// waitReady tries to reach the server until it succeeds, the server ends, or ctx does.
 func (p *process) waitReady(ctx context.Context, try func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
 	defer cancel()
@@ -93,7 +93,7 @@ func cmpErr(err error) error {
 	return err
 }
 
-// stop asks the process to end, and kills it if it hasn't when ctx ends.
+// stop asks the process to end, and kills it when ctx ends.
 func (p *process) stop(ctx context.Context, signal syscall.Signal) error {
 	_ = p.cmd.Process.Signal(signal) // it may have ended
 	select {
@@ -119,9 +119,9 @@ func (p *process) signal(signal syscall.Signal) {
 	}
 }
 
-// kill ends the process and all of its children. Those of Postgres are in
-// groups of their own, and one that computes would not notice that it is alone:
-// the next Postgres would refuse to start beside it.
+// kill ends the process and all of its children. Those of Postgres have their own process
+// groups, and a busy one would not notice that its parent is gone: the next Postgres would
+// refuse to start beside it.
 func (p *process) kill() {
 	select {
 	case <-p.ended: // its number may be another process's
@@ -150,9 +150,9 @@ func tail(file string) string {
 	return string(bytes.Join(lines[max(0, len(lines)-15):], []byte("\n")))
 }
 
-// FreePort returns a port of 127.0.0.1 that nobody listens on: wanted if it is not 0
-// and free, else one below those that systems use for outgoing connections, any of
-// which could take it while its server is down.
+// FreePort returns an unused port of 127.0.0.1: wanted if that is not 0 and free, or one
+// below the range for outgoing connections, any of which could take the port while its
+// server is down.
 func FreePort(wanted int) (port int, err error) {
 	for range 100 {
 		port = wanted
@@ -168,9 +168,9 @@ func FreePort(wanted int) (port int, err error) {
 	return 0, fmt.Errorf("no free port on 127.0.0.1: %w", err)
 }
 
-// stopLeftover ends a server that an earlier process left behind, if the process
-// of that number runs the program, with one of the arguments. After a restart of
-// the machine or the container the number may be another such server's.
+// stopLeftover ends a server that an earlier process left behind. It checks that the
+// process pid runs the program with one of the arguments, as pid may belong to another
+// server after a restart of the machine or the container.
 func stopLeftover(pid int, signal syscall.Signal, program string, arguments ...string) error {
 	if pid <= 1 {
 		return nil
@@ -187,7 +187,7 @@ func stopLeftover(pid int, signal syscall.Signal, program string, arguments ...s
 func waitGone(pid int, program string) error {
 	for deadline := time.Now().Add(20 * time.Second); commandLine(pid) != ""; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%s, process %d, was left behind and does not stop: stop it by hand", program, pid)
+			return fmt.Errorf("%s, process %d, was left behind and does not stop: kill it", program, pid)
 		}
 	}
 	return nil

@@ -11,7 +11,7 @@ import (
 
 func setDeathSignal(attr *syscall.SysProcAttr, signal syscall.Signal) { attr.Pdeathsig = signal }
 
-// From /proc, as a small machine or container has no ps.
+// This file reads /proc, as a small machine or container has no ps.
 
 func childrenOf(pid int) (children []int) {
 	processes, _ := filepath.Glob("/proc/[0-9]*")
@@ -24,8 +24,8 @@ func childrenOf(pid int) (children []int) {
 	return children
 }
 
-// commandLine returns a process's program and arguments, each with a space behind
-// it; nothing if it has ended.
+// commandLine returns a process's program and arguments, each followed by a space, or ""
+// if it has ended.
 func commandLine(pid int) string {
 	dir := filepath.Join("/proc", strconv.Itoa(pid))
 	content, err := os.ReadFile(filepath.Join(dir, "cmdline"))

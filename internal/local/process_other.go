@@ -10,7 +10,7 @@ import (
 	"syscall"
 )
 
-// Elsewhere a server outlives this process if that is killed, until the next
+// Without a death signal, a server outlives this process if that is killed, until the next
 // start in the same folder stops it.
 func setDeathSignal(*syscall.SysProcAttr, syscall.Signal) {}
 
@@ -28,8 +28,8 @@ func childrenOf(pid int) (children []int) {
 	return children
 }
 
-// commandLine returns a process's program and arguments, each with a space behind
-// it; nothing if it has ended.
+// commandLine returns a process's program and arguments, each followed by a space, or ""
+// if it has ended.
 func commandLine(pid int) string {
 	output, err := exec.Command("ps", "-ww", "-o", "stat=", "-o", "args=", "-p", strconv.Itoa(pid)).Output()
 	state, line, _ := strings.Cut(strings.TrimSpace(string(output)), " ")

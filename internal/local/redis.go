@@ -19,13 +19,13 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// RedisOptions of a private Redis. Dir is required.
+// RedisOptions are the options of a private Redis. Dir is required.
 type RedisOptions struct {
-	// Dir is a folder of its own. It is made if it isn't there.
+	// Dir is the folder of its data. It is made if it does not exist.
 	Dir string
-	// Password that it asks for; one of its own when empty.
+	// Password is the one that it requires. The default is a generated one.
 	Password string
-	// Node, if set, makes it one of a cluster, which needs a redis-server.
+	// Node, if set, makes it a member of a cluster, which needs redis-server.
 	Node *RedisNode
 }
 
@@ -40,7 +40,7 @@ type Redis struct {
 	standIn  *miniredis.Miniredis
 }
 
-// StartRedis starts a Redis with an append-only file. It is ready when this returns.
+// StartRedis starts a Redis with an append-only file and waits until it is ready.
 func StartRedis(ctx context.Context, opts RedisOptions) (*Redis, error) {
 	var err error
 	if opts.Dir, err = filepath.Abs(opts.Dir); err != nil {
@@ -68,13 +68,13 @@ func StartRedis(ctx context.Context, opts RedisOptions) (*Redis, error) {
 // stopped.
 func (r *Redis) StandIn() bool { return r.program == "" }
 
-// URL of the Redis.
+// URL returns the URL of the Redis.
 func (r *Redis) URL() string {
 	u := url.URL{Scheme: "redis", User: url.UserPassword("", r.password), Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(r.port))}
 	return u.String()
 }
 
-// LogPath is the file that Redis logs to.
+// LogPath returns the file that Redis logs to.
 func (r *Redis) LogPath() string { return filepath.Join(r.opts.Dir, "redis.log") }
 
 // Start starts a Redis that was stopped or killed, at the same address if that
@@ -155,7 +155,7 @@ func (r *Redis) Kill() {
 	r.process.kill()
 }
 
-// Signal sends a signal to Redis, as to stop it for a while. A stand-in gets none.
+// Signal sends a signal to Redis, such as SIGSTOP. A stand-in ignores it.
 func (r *Redis) Signal(signal syscall.Signal) {
 	if !r.StandIn() {
 		r.process.signal(signal)
@@ -171,6 +171,6 @@ func (r *Redis) stopLeftover() error {
 		return err
 	}
 	pid, _ := strconv.Atoi(strings.TrimSpace(string(content)))
-	// It shows its address for its arguments once it runs.
+	// A running Redis replaces its arguments by its address in the process list.
 	return stopLeftover(pid, syscall.SIGTERM, "redis-server", net.JoinHostPort("127.0.0.1", strconv.Itoa(lastPort(r.opts.Dir))), r.configFile())
 }

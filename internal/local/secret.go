@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// keptSecret returns the password kept in a folder, made at the first start.
+// keptSecret returns the password in a folder. It generates one at the first start.
 func keptSecret(dir string) (string, error) {
 	file := filepath.Join(dir, "password")
 	content, err := os.ReadFile(file)
@@ -23,8 +23,8 @@ func keptSecret(dir string) (string, error) {
 	return secret, os.WriteFile(file, []byte(secret+"\n"), 0o600)
 }
 
-// keptPort returns a free port, the one of the last start in the folder if it can
-// be had again: so that a URL stays good over a restart.
+// keptPort returns a free port, the one of the last start in the folder if it is free, so
+// that URLs stay valid over a restart.
 func keptPort(dir string) (int, error) {
 	port, err := FreePort(lastPort(dir))
 	if err != nil {
@@ -33,7 +33,7 @@ func keptPort(dir string) (int, error) {
 	return port, os.WriteFile(portFile(dir), []byte(strconv.Itoa(port)+"\n"), 0o600)
 }
 
-// lastPort is the port of the last start in a folder, 0 if there was none.
+// lastPort returns the port of the last start in a folder, or 0.
 func lastPort(dir string) int {
 	content, err := os.ReadFile(portFile(dir))
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// A Disk is a small file system that the test has for itself, and may fill.
+// A Disk is a small file system for the test alone, which may fill it.
 type Disk struct{ Dir string }
 
 // SmallDisk mounts a file system of a number of bytes that only the test sees: in a
@@ -45,7 +45,7 @@ func SmallDisk(t testing.TB, bytes int) *Disk {
 	return &Disk{Dir: filepath.Join(fmt.Sprintf("/proc/%d/root", holder.Process.Pid), dir)}
 }
 
-// Fill takes all the room that is left.
+// Fill writes until no space is left.
 func (d *Disk) Fill(t testing.TB) {
 	t.Helper()
 	file, err := os.Create(d.ballast())

@@ -24,8 +24,8 @@ import (
 	"intake/internal/local"
 )
 
-// shared is the Postgres that the tests of a process share, each with a
-// database of its own. It starts when the first test needs it.
+// shared is the Postgres that the tests of a process share, each with its own database. It
+// starts when the first test needs it.
 var shared struct {
 	once     sync.Once
 	postgres *local.Postgres
@@ -51,9 +51,9 @@ func Main(m *testing.M) {
 	os.Exit(status)
 }
 
-// notOurs are goroutines that the embedded NATS leaves behind when it is stopped
-// while a stream is being written, and one that a Redis client keeps for a while
-// after it could not connect.
+// notOurs are goroutines that the embedded NATS leaves behind if it is stopped while a
+// stream is being written, and one that a Redis client keeps for a while after it failed
+// to connect.
 var notOurs = []goleak.Option{
 	goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).tryDial"),
 	goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"),
@@ -121,7 +121,7 @@ func execute(t testing.TB, statement string) {
 }
 
 // OwnPostgres returns a Postgres that the test may stop, kill and start again. It
-// keeps what it has committed, as one in production does.
+// keeps what it has committed, as in production.
 func OwnPostgres(t testing.TB) *local.Postgres {
 	t.Helper()
 	return own(t, func(ctx context.Context, dir string) (*local.Postgres, error) {
@@ -129,8 +129,7 @@ func OwnPostgres(t testing.TB) *local.Postgres {
 	})
 }
 
-// PostgresPair returns a Postgres, and its standby, which must have each commit
-// before it counts. The test may stop, kill and promote them.
+// PostgresPair returns a Postgres and its synchronous standby. The test may stop, kill and promote them.
 func PostgresPair(t testing.TB) (primary, standby *local.Postgres) {
 	t.Helper()
 	primary = OwnPostgres(t)
@@ -161,9 +160,9 @@ func PostgresPair(t testing.TB) (primary, standby *local.Postgres) {
 	return primary, standby
 }
 
-// PostgresRoles returns the URLs of an empty database in a Postgres that the test has
-// for itself: for its owner, who is no superuser, and for the roles intake_worker
-// and intake_front, who may do nothing yet.
+// PostgresRoles returns three URLs of an empty database in a Postgres for the test alone:
+// for its owner, who is not a superuser, and for the roles intake_worker and intake_front,
+// which have no rights yet.
 func PostgresRoles(t testing.TB) (owner, worker, front string) {
 	t.Helper()
 	server, err := url.Parse(OwnPostgres(t).URL())
@@ -190,7 +189,7 @@ func PostgresRoles(t testing.TB) (owner, worker, front string) {
 	return owner, worker, front
 }
 
-// Redis returns the URL of an empty Redis that the test has for itself.
+// Redis returns the URL of an empty Redis for the test alone.
 func Redis(t testing.TB) string { t.Helper(); return OwnRedis(t).URL() }
 
 // OwnRedis returns a Redis that the test may stop, kill and start again.
@@ -205,7 +204,7 @@ func OwnRedis(t testing.TB) *local.Redis {
 	return redis
 }
 
-// NATS returns the URL of an empty NATS that the test has for itself.
+// NATS returns the URL of an empty NATS for the test alone.
 func NATS(t testing.TB) string { t.Helper(); return OwnNATS(t).URL() }
 
 // OwnNATS returns a NATS that the test may stop and start again.
@@ -237,7 +236,7 @@ func Dir(t testing.TB) string {
 	return dir
 }
 
-// makeDir makes a folder that a server of another user can reach.
+// makeDir makes a folder that a server of another user can access.
 func makeDir() (string, error) {
 	dir, err := os.MkdirTemp("", "intake-test-")
 	if err != nil {
@@ -266,8 +265,8 @@ func own[S interface{ Stop(context.Context) error }](t testing.TB, start func(co
 	return server
 }
 
-// NATSCluster returns a cluster of several NATS that the test may stop and start
-// again, when it has elected who leads it.
+// NATSCluster returns a cluster of size servers that the test may stop and start again. It
+// has elected a leader.
 func NATSCluster(t testing.TB, size int) []*local.NATS {
 	t.Helper()
 	return NATSClusterWith(t, make([]local.NATSOptions, size)...)
