@@ -143,7 +143,7 @@ func textOf(err error) string {
 	return err.Error()
 }
 
-// pause waits, and tells whether ctx still goes on.
+// pause waits, and reports whether ctx is still valid.
 func pause(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-time.After(d):

@@ -20,7 +20,7 @@ import (
 //go:embed sample.json
 var sampleBatch []byte
 
-// sendSample sends the sample batch and shows what became of each item.
+// sendSample sends the sample batch and shows the state of each item.
 func sendSample(ctx context.Context, env map[string]string, out output) error {
 	s, err := sender.New(sender.Options{
 		URL: env["INTAKE_URL"], ClientID: env["INTAKE_CLIENT_ID"], ClientSecret: env["INTAKE_CLIENT_SECRET"],

@@ -81,7 +81,7 @@ func newFrontProcess(ctx context.Context, c frontCommand, logger *zap.Logger) (_
 			p.close()
 		}
 	}()
-	const conns = 4 // to read the partners, and what became of late batches
+	const conns = 4 // to read the partners, and the status of late batches
 	if p.parts, err = connect(ctx, c.serverFlags, "intake front", conns, logger); err != nil {
 		return nil, err
 	}

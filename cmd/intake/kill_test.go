@@ -355,7 +355,7 @@ func (l *killLoad) send(ctx context.Context, ids []string, body []byte, key, pre
 	}
 }
 
-// isDial tells of an error whether no connection was made.
+// isDial reports whether an error is of making a connection.
 func isDial(err error) bool {
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "dial"
@@ -487,7 +487,7 @@ func (l *killLoad) audit(ctx context.Context) {
 	t.Logf("%d items Completed, %d batches pending at first, %d items refused, %d unknown, %d keys", len(l.completed), len(l.pending), len(l.notSaved), l.unknown, len(l.answers))
 }
 
-// auditFinal holds the answers that say for good what became of items against the
+// auditFinal holds the answers that are final for their items against the
 // records, while the load goes on.
 func (l *killLoad) auditFinal(t *testing.T) {
 	t.Helper()

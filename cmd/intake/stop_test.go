@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"intake/internal/local/localtest"
 	"io"
 	"net"
 	"net/http"

@@ -90,7 +90,7 @@ func (p *workerProcess) Run(ctx context.Context) error {
 	return p.withAllBreaches(err, p.config.serverFlags)
 }
 
-// tidyStatus keeps what became of batches for as long as it should be.
+// tidyStatus keeps the status of batches for as long as it should be kept.
 func (p *workerProcess) tidyStatus(ctx context.Context) {
 	for {
 		wait := time.Hour

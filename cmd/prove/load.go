@@ -174,7 +174,7 @@ func (l *load) draw(random *rand.Rand, client, n int) []item {
 	return items
 }
 
-// spoil gives an item a flaw, or adds an item that shares its key.
+// spoil adds a flaw to an item, or adds an item that shares its key.
 func spoil(random *rand.Rand, items []item) []item {
 	at := random.IntN(len(items))
 	again := items[at]

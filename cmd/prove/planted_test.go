@@ -167,7 +167,7 @@ var plants = []plant{
 	}},
 }
 
-// overlay gives the file that has the go command build with a bug.
+// overlay returns the file that makes the go command build with a bug.
 func (p plant) overlay(t *testing.T, root string) (file string) {
 	t.Helper()
 	dir := t.TempDir()

@@ -1,5 +1,5 @@
 // Package client is a client of the API, as a partner uses it: it gets access
-// tokens, sends batches, one by one or as a stream, and asks what became of
+// tokens, sends batches, one by one or as a stream, and asks for the state of
 // them. The command intake and cmd/prove send with it.
 //
 // It does not retry. [Problem.Temporary] reports which refusals are worth

@@ -42,8 +42,8 @@ type Postgres struct {
 // StartPostgres starts a Postgres and waits until it is ready.
 //
 // Postgres refuses to run as root. If this process is root, Postgres runs as the user
-// postgres. If that user cannot access Dir, the data are in /var/tmp and a file in Dir
-// names the folder.
+// postgres. If that user cannot access Dir, the data are in /var/tmp and a link in Dir
+// leads there.
 func StartPostgres(ctx context.Context, opts PostgresOptions) (*Postgres, error) {
 	p, err := newPostgres(opts)
 	if err != nil {

@@ -19,7 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// A Check tells whether a part is ready.
+// A Check reports whether a part is ready.
 type Check struct {
 	Name  string
 	Check func(context.Context) error
@@ -61,13 +61,13 @@ func New(gatherer prometheus.Gatherer, checks ...Check) *Handler {
 // Drain makes the handler say from now on that it isn't ready.
 func (h *Handler) Drain() { h.draining.Store(true) }
 
-// Ready tells what isn't ready; nil if all is.
+// Ready returns an error that names what is not ready, or nil.
 func (h *Handler) Ready(ctx context.Context) error {
 	_, err := h.check(ctx)
 	return err
 }
 
-// check gives the names of what isn't ready, and why.
+// check returns the names of what is not ready, and why.
 func (h *Handler) check(ctx context.Context) (names []string, err error) {
 	if h.draining.Load() {
 		return []string{"shutting down"}, errors.New("shutting down")
@@ -84,7 +84,7 @@ func (h *Handler) check(ctx context.Context) (names []string, err error) {
 	return names, errors.Join(errs...)
 }
 
-// lastFor is how long an answer of /readyz is given again. Whoever can reach the
+// lastFor is how long an answer of /readyz is repeated. Anyone who can reach the
 // port may ask, and each check costs another server a round trip.
 const lastFor = 200 * time.Millisecond
 

@@ -31,7 +31,7 @@ type Options struct {
 	Registerer prometheus.Registerer
 }
 
-// A Limiter limits partners. Any number of goroutines may use it at once.
+// A Limiter limits partners. It is safe for concurrent use.
 type Limiter struct {
 	redis   redis.UniversalClient
 	rates   *redis_rate.Limiter
@@ -106,7 +106,7 @@ func New(opts Options) *Limiter {
 	return l
 }
 
-// shared asks Redis, and tells whether it has answered.
+// shared asks Redis, and reports whether it has answered.
 func (l *Limiter) shared(ctx context.Context, ask func(context.Context) error) bool {
 	if l.redis == nil {
 		return false
@@ -143,7 +143,7 @@ func (l *Limiter) rateOf(partner *intake.Partner) *rate.Limiter {
 // a chance sooner than the one that was refused.
 const maxBlock = 500 * time.Millisecond
 
-// Blocked tells of a partner whose rate was used up just now, before anything is
+// Blocked reports a partner whose rate was used up just now, before anything is
 // read of its request.
 func (l *Limiter) Blocked(partner *intake.Partner) *Exceeded {
 	if partner.Limits.ItemsPerSecond == 0 {

@@ -238,7 +238,7 @@ func (s *Slot) publish(ctx context.Context, stay, bytes int64, limits intake.Lim
 	return exceeded
 }
 
-// Leave gives the slot back.
+// Leave releases the slot.
 func (s *Slot) Leave() {
 	if s == nil {
 		return

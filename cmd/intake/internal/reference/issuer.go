@@ -12,14 +12,14 @@ import (
 // An Issuer gives tokens besides the server that the document is about, or instead
 // of it. There is none when it is zero.
 type Issuer struct {
-	// TokenURL gives its token endpoint, which may become known late, and change;
+	// TokenURL returns its token endpoint, which may become known late, and change;
 	// "" while there is none.
 	TokenURL func() string
-	// Only tells that the server gives no tokens itself.
+	// Only is set if the server issues no tokens itself.
 	Only bool
 }
 
-// tokenURL gives the token endpoint, if browsers can be sent there: its host goes
+// tokenURL returns the token endpoint, if browsers can be sent there: its host goes
 // into a header.
 func (i Issuer) tokenURL() (address, origin string) {
 	if i.TokenURL == nil {
@@ -43,7 +43,7 @@ var (
 	required    = regexp.MustCompile(`(?m)^( *)- oauth2: (\[.*\])$`)
 )
 
-// documentFor gives the document with another token endpoint, instead of the
+// documentFor returns the document with another token endpoint, instead of the
 // server's own or as another scheme.
 func documentFor(tokenURL string, only bool) []byte {
 	if tokenURL == "" {

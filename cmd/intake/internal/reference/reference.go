@@ -39,10 +39,10 @@ func pagePolicy(tokens string) string {
 		"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 }
 
-// Document gives the OpenAPI document, in YAML.
+// Document returns the OpenAPI document, in YAML.
 func Document() []byte { return bytes.Clone(document) }
 
-// Handlers gives what is served, by its path, to GET and HEAD.
+// Handlers returns the handlers by path, to GET and HEAD.
 func Handlers(issuer Issuer) map[string]http.HandlerFunc {
 	return map[string]http.HandlerFunc{
 		"/openapi.yaml":   serveDocument(issuer),
@@ -89,7 +89,7 @@ func gunzip(packed []byte) []byte {
 	return unpacked
 }
 
-// acceptsGzip tells whether an answer may be packed (RFC 9110 §12.5.3).
+// acceptsGzip reports whether a response may be compressed (RFC 9110 §12.5.3).
 func acceptsGzip(header http.Header) bool {
 	for coding := range strings.SplitSeq(strings.Join(header.Values("Accept-Encoding"), ","), ",") {
 		name, weight, _ := strings.Cut(coding, ";")

@@ -18,7 +18,7 @@ import (
 	"intake/internal/client"
 )
 
-// A Report counts what became of the items, and lists, in the order of the
+// A Report counts the states of the items, and lists, in the order of the
 // batches, those whose data is not in the data store. It is safe for concurrent
 // use.
 type Report struct {

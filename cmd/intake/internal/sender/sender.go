@@ -1,5 +1,5 @@
 // Package sender sends files of batches to an Intake, retries what can't be
-// taken now, and reports what became of each item. It reads the files
+// taken now, and reports the state of each item. It reads the files
 // (input.go), sends batches as requests of their own (sender.go) or over one
 // connection (stream.go), and lists and counts the answers (report.go).
 package sender

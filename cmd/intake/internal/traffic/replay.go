@@ -45,7 +45,7 @@ type ReplayOptions struct {
 }
 
 // Replay sends batches until all are sent, the duration is over or ctx ends, and
-// reports what became of them. progress, if not nil, is called with the growing
+// reports their states. progress, if not nil, is called with the growing
 // report about twice a second.
 func Replay(ctx context.Context, opts ReplayOptions, progress func(*Report)) (*Report, error) {
 	if len(opts.Batches) == 0 {
