@@ -20,7 +20,7 @@ var prose = []struct {
 	{regexp.MustCompile(`^\w+ gives `), "returns"},
 	{regexp.MustCompile(`\btells whether\b`), "reports whether"},
 	{regexp.MustCompile(`^\w+ tells `), "returns, describes"},
-	{regexp.MustCompile(`\bof late\b`), "recently"},
+	{regexp.MustCompile(`\bof late([,.;:]|$)`), "recently"},
 	{regexp.MustCompile(`\bwhat became of\b`), "the state of"},
 	{regexp.MustCompile(`\b[Ww]hoever\b`), "name the caller"},
 	{regexp.MustCompile(`\bstands in for\b`), "replaces"},

@@ -1,6 +1,6 @@
 // Package client is a client of the API, as a partner uses it: it gets access
-// tokens, sends batches, one by one or as a stream, and asks for the state of
-// them. The command intake and cmd/prove send with it.
+// tokens, sends batches, one by one or as a stream, and asks for their
+// status. The command intake and cmd/prove send with it.
 //
 // It does not retry. [Problem.Temporary] reports which refusals are worth
 // another try, and a batch may be sent again at any time: what was saved
