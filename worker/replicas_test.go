@@ -41,7 +41,7 @@ func TestReplicas_NeverLowered(t *testing.T) {
 			})
 		}
 		stop()
-		keeps := logged.FilterMessage("the queue keeps its replicas, which are more than --queue-replicas").Len()
+		keeps := logged.FilterMessage("the queue has more replicas than --queue-replicas, and keeps them").Len()
 		if keeps != 0 != (step.have > step.wanted) {
 			t.Errorf("wanted %d and has %d replicas: said %d times that it keeps them", step.wanted, step.have, keeps)
 		}

@@ -39,7 +39,7 @@ func TestUnsafeServers(t *testing.T) {
 		"schema": {do: "insert into goose_db_version (version_id, is_applied) values (9999, true)", undo: "delete from goose_db_version where version_id = 9999",
 			want: []string{"the version of the schema in Postgres is 9999"}},
 		"another monitor": {other: true,
-			want: []string{"is another one than is connected to (intake, whose ID is ", "give the HTTP monitoring of each server that --nats-url leads to"}},
+			want: []string{"is not the connected server (intake, whose ID is ", "give the monitoring URL of each server in --nats-url"}},
 		"sync_interval": {nats: local.NATSOptions{SyncInterval: 2 * time.Minute},
 			want: []string{"sync_interval of JetStream at http://127.0.0.1", "is 2m0s", "sync_interval: always"}},
 		"memory": {stream: func(c *jetstream.StreamConfig) { c.Storage = jetstream.MemoryStorage },

@@ -112,12 +112,12 @@ var plants = []plant{
 		{"sink/standby.go", "where current_setting('synchronous_standby_names') <> '')`\n", "where false)`\n"},
 	}},
 	{"retry with a new batch id", "nobody was told so|was Completed as item", []edit{
-		{"worker/queue/queue.go", "\tfailpoint.Hit(\"queue/publishing\")\n", `
-	if err := q.commit(q.messages(base, group), deadline); err == nil {
+		{"worker/queue/publish.go", "\tfailpoint.Hit(\"queue/publishing\")\n", `
+	if err := q.commit(ctx, q.messages(base, g), g.deadline()); err == nil {
 		return nil
-	} else if !refused(err) && group[0].base == uuid.Nil {
+	} else if !refused(err) && g[0].base == uuid.Nil {
 		base, _ = newBase()
-		for i, s := range group {
+		for i, s := range g {
 			q.forget(s.waiter)
 			s.waiter.id = nameBatch(base, i)
 			for _, chunk := range s.chunks {
@@ -133,7 +133,7 @@ var plants = []plant{
 		{"dedupe/seen.go", `return "intake:seen:" + timeline + ":"`, `return "intake:seen:" + timeline[:0] + ":"`},
 	}},
 	{"refusal without withdrawal", "nobody was told so", []edit{
-		{"worker/queue/queue.go", "\tok, err := q.opts.Ledger.Withdraw(ctx, p.chunks, p.holder)\n", "\tok, err := true, ctx.Err()\n"},
+		{"worker/queue/publish.go", "\tok, err := q.opts.Ledger.Withdraw(ctx, g.chunks(), g[0].holder)\n", "\tok, err := true, ctx.Err()\n"},
 	}},
 	{"Completed on the strength of the queue", "was completed and is|what is there is|was Completed as item", []edit{
 		{"cmd/intake/internal/front/request.go", "\tfailpoint.Hit(\"front/queued\")\n", `

@@ -13,7 +13,7 @@ func TestBacklogEstimate(t *testing.T) {
 	d := new(backlogEstimate)
 	see := func(waiting, all, processed uint64) {
 		now = now.Add(time.Second)
-		d.see(look{waiting, all, processed}, now)
+		d.update(look{waiting, all, processed}, now)
 	}
 	want := func(lane Lane, least, most time.Duration) {
 		t.Helper()
@@ -59,7 +59,7 @@ func TestBacklogEstimate_Stale(t *testing.T) {
 	d, now := new(backlogEstimate), time.Unix(1_000, 0)
 	for n := range uint64(3) {
 		now = now.Add(time.Second)
-		d.see(look{0, 1_000, 500 + 100*n}, now)
+		d.update(look{0, 1_000, 500 + 100*n}, now)
 	}
 	if left := d.left(Later, now.Add(fresh)); left < 9*time.Second {
 		t.Errorf("%s are left after a look that is fresh", left)
@@ -74,12 +74,12 @@ func TestBacklogEstimate_AfterStall(t *testing.T) {
 	t.Parallel()
 	d := new(backlogEstimate)
 	for second, l := range []look{{0, 0, 100}, {0, 0, 200}, {0, 300, 200}, {0, 600, 200}, {0, 800, 203}} {
-		d.see(l, time.Unix(int64(1_000+second), 0))
+		d.update(l, time.Unix(int64(1_000+second), 0))
 		if left := d.left(Later, time.Unix(int64(1_000+second), 0)); left > 0 {
 			t.Errorf("second %d: %s are left, which nobody knows", second, left)
 		}
 	}
-	d.see(look{0, 700, 603}, time.Unix(1_005, 0))
+	d.update(look{0, 700, 603}, time.Unix(1_005, 0))
 	if left := d.left(Later, time.Unix(1_005, 0)); left < time.Second || left > 2*time.Second {
 		t.Errorf("%s are left of 700 messages, 400 a second", left)
 	}

@@ -9,27 +9,27 @@ import (
 	"intake"
 )
 
-// Bounds of a chunk. Chunks of a thousand items are what one transaction saves
-// best, and small enough that savers share a large batch.
+// Bounds of a chunk. A transaction saves a thousand items at close to the best rate per item, and with
+// chunks of that size several savers share a large batch.
 const (
+	// MaxChunkItems is the maximum number of items of a chunk.
 	MaxChunkItems = 1_000
 	maxChunkBytes = 4 << 20 // of items as sent
 )
 
-// ErrTooLarge is Submit's answer to a batch that has an item too large for a
-// message of the queue.
+// ErrTooLarge is returned by [Queue.Submit] for a batch with an item that does not fit into a message.
 var ErrTooLarge = errors.New("an item of the batch is too large to be queued")
 
-// cut cuts a batch into chunks of consecutive items, each with maxBytes at most
-// of items as sent, unless a single item is larger.
+// cut cuts a batch into chunks of consecutive items. Each has at most maxBytes of items as sent, or a
+// single item that is larger.
 func cut(batch *intake.Batch, maxBytes int) []*intake.Chunk {
 	var chunks []*intake.Chunk
 	var chunk *intake.Chunk
 	bytes := 0
 	for i := range batch.Items {
 		item := &batch.Items[i]
-		// Verdicts don't count: cut again, for a request that is repeated, it must
-		// come to the same chunks, though more may be known of the items by then.
+		// Where to cut must not depend on verdicts: a repeat of a request has to get the same chunks,
+		// even if more of its items are known to be duplicates by then.
 		if chunk == nil || chunk.Len == MaxChunkItems || bytes+len(item.Raw) > maxBytes {
 			chunk = &intake.Chunk{
 				Number: len(chunks), Partner: batch.Partner.ID, Currency: batch.Partner.Currency, First: i,
@@ -53,9 +53,8 @@ func cut(batch *intake.Batch, maxBytes int) []*intake.Chunk {
 	return chunks
 }
 
-// encode cuts a batch so that each chunk fits into a message of its own of at
-// most maxPayload bytes, and encodes the chunks. An item that fits only without
-// its text is queued without: the text is for status checks alone.
+// encode cuts a batch into chunks that each fit into a message of maxPayload bytes, and encodes them. An
+// item that fits only without its text is queued without it: only status checks need the text.
 func encode(batch *intake.Batch, maxPayload int) (chunks []*intake.Chunk, datas [][]byte, err error) {
 	const smallest = 1 << 10
 	for maxBytes := maxChunkBytes; maxBytes >= smallest; maxBytes /= 4 {
@@ -79,11 +78,11 @@ func encode(batch *intake.Batch, maxPayload int) (chunks []*intake.Chunk, datas 
 			return chunks, datas, nil
 		}
 	}
-	return nil, nil, fmt.Errorf("%w: a message holds %d bytes", ErrTooLarge, maxPayload)
+	return nil, nil, fmt.Errorf("%w: NATS accepts messages of %d bytes (max_payload)", ErrTooLarge, maxPayload)
 }
 
-// mayFit reports whether the text of a single item may fit into a message. It spares
-// the memory for packing what is as large as a whole body.
+// mayFit reports whether the text of a single item may fit into a message. It saves compressing a text
+// as large as a whole body only to find out that it does not.
 func mayFit(items []intake.Item, maxPayload int) bool {
 	raw := items[0].Raw
 	if len(items) > 1 || len(raw) <= maxPayload {
@@ -93,6 +92,6 @@ func mayFit(items []intake.Item, maxPayload int) bool {
 	return 0 < size && size <= maxPayload
 }
 
-// overhead is more than a message takes beside its chunks: its headers, which
-// count as payload, its name and its subject.
+// MessageOverhead is an upper bound of the bytes that a message takes beside its chunks: its headers,
+// which count as payload, its base and its subject.
 const MessageOverhead = 1 << 10

@@ -14,25 +14,32 @@ import (
 	"intake"
 )
 
-// messageVersion is the first byte of a message. Fields may be added without a
-// new version: a reader skips those that it doesn't know. A new version is for
-// messages that an older worker would misread.
+// messageVersion is the first byte of a message. New fields need no new version, as readers skip fields
+// that they do not know. A new version is for messages that an older worker would misread.
+//
+// Why protobuf's wire format by hand: a message may be read by an older or a newer binary than it was
+// written by, so fields have numbers, and unknown ones are skipped. protowire does that in a few
+// lines. Generated code would as well, but it has a type of its own for each message, to be filled from
+// ours and copied back. For the items to be saved of a chunk, 1,000 clients with a claim each, the
+// encoding takes 0.1 ms and the decoding 3 allocations here, and 0.6 ms and 7,012 allocations with the
+// code of protoc-gen-go for the same fields; the time to decode is about the same (BenchmarkClients, on
+// one core). And a status check reads a chunk's place or its items as sent without decoding the rest,
+// which generated code cannot.
 const messageVersion = 1
 
-// The fields of a message, after the version, in protobuf's wire format. A
-// number is never used again for something else.
+// The fields of a message, after the version. A number is never reused.
 const (
-	// fieldBase is what the batches of the message are named from; see nameBatch.
+	// fieldBase is the UUID that the IDs of the message's batches derive from; see nameBatch.
 	fieldBase = 1
-	// fieldReply is the subject on which the front waits for the outcomes.
+	// fieldReply is the subject that the outcomes are sent to.
 	fieldReply = 2
-	// fieldIndex is the place among the message's batches of the one that the
-	// chunks after it belong to.
+	// fieldIndex is the index, among the message's batches, of the one that the chunks after it
+	// belong to.
 	fieldIndex = 3
 	// fieldChunk is a chunk, with the fields below.
 	fieldChunk = 4
-	// fieldKey is the SHA-256 of the body and the Idempotency-Key of the request
-	// that the chunks after it belong to.
+	// fieldKey is the SHA-256 of the body, and then the Idempotency-Key, of the request that the
+	// chunks after it belong to.
 	fieldKey = 5
 )
 
@@ -44,44 +51,42 @@ const (
 	fieldCurrency = 4
 	fieldFirst    = 5
 	fieldLen      = 6
-	// fieldRejected holds the verdicts that the front has given: s2, verdicts.
+	// fieldRejected holds the verdicts that the front has reached: S2 of verdicts.
 	fieldRejected = 7
-	// fieldItems holds the chunk's items as sent: s2 of each one's length and
-	// text. An empty text stands for an item that is too large for a message.
+	// fieldItems holds the chunk's items as sent: S2 of the length and text of each. The text of an
+	// item that is too large for a message is empty.
 	fieldItems = 8
-	// fieldClients holds the items to be saved: s2, see appendClients.
+	// fieldClients holds the items to be saved: S2 of what appendClients writes.
 	fieldClients = 9
-	// fieldRejectedKeys holds the keys of the rejected items: s2, each with its length.
+	// fieldRejectedKeys holds the keys of the rejected items: S2 of the length and text of each.
 	fieldRejectedKeys = 10
 )
 
-// maxBatches bounds the batches that share a message.
+// maxBatches is the maximum number of batches in a message.
 const maxBatches = 1 << 10
 
-// nameBatch names the batch at a place in a message. Batches that wait at the
-// same time are queued as one message, under one subject; so that one can find
-// the message by the name of any of them, that name is the message's, with the
-// place for its last two bytes.
+// nameBatch returns the ID of the batch at an index of a message: the message's base with the index in
+// its last two bytes. Since batches that are published together share a message and its subject, this is
+// how a batch's ID leads to its message.
 func nameBatch(base uuid.UUID, index int) uuid.UUID {
 	base[14], base[15] = byte(index>>8), byte(index)
 	return base
 }
 
-// NewBatch makes an id for a batch, a UUID of version 7. A batch that has it when
-// it is submitted is queued by itself.
+// NewBatch returns an ID for a batch, a UUID of version 7. A batch that has an ID when it is submitted
+// gets a message of its own.
 func NewBatch() (uuid.UUID, error) { return newBase() }
 
-// newBase makes the name of a message, a UUID of version 7.
+// newBase returns a base for a message, a UUID of version 7.
 func newBase() (uuid.UUID, error) {
 	base, err := uuid.NewV7()
 	return nameBatch(base, 0), err
 }
 
-// errNewer is of a message that a later version of the program has queued.
-var ErrNewer = errors.New("the message is of a newer version than this worker can read")
+// ErrNewer is returned for a message that a later version of the program has queued.
+var ErrNewer = errors.New("the message has a newer version than this worker can read")
 
-// appendMessage appends the message of a run of chunks, each with what
-// appendChunk has made of it.
+// appendMessage appends a message with chunks of one batch, as appendChunk has encoded them.
 func appendMessage(b []byte, base uuid.UUID, reply string, index int, holder *intake.Holder, datas ...[]byte) []byte {
 	b = append(b, messageVersion)
 	b = appendBytes(b, fieldBase, base[:])
@@ -89,7 +94,7 @@ func appendMessage(b []byte, base uuid.UUID, reply string, index int, holder *in
 	return appendChunks(b, index, holder, datas...)
 }
 
-// appendChunks appends chunks of one batch to a message.
+// appendChunks appends the chunks of another batch to a message.
 func appendChunks(b []byte, index int, holder *intake.Holder, datas ...[]byte) []byte {
 	b = appendNumber(b, fieldIndex, index)
 	if holder != nil {
@@ -101,8 +106,7 @@ func appendChunks(b []byte, index int, holder *intake.Holder, datas ...[]byte) [
 	return b
 }
 
-// appendChunk appends a chunk as it is in a message. items are the chunk's items
-// as they were sent.
+// appendChunk appends a chunk as it is in a message. items are the chunk's items as they were sent.
 func appendChunk(b []byte, chunk *intake.Chunk, items []intake.Item) []byte {
 	b = appendNumber(b, fieldNumber, chunk.Number)
 	b = appendNumber(b, fieldChunks, chunk.Chunks)
@@ -127,7 +131,7 @@ func appendChunk(b []byte, chunk *intake.Chunk, items []intake.Item) []byte {
 	return s.appendPacked(b, fieldClients)
 }
 
-// A scratch holds a field on its way into a message, as it is and compressed.
+// A scratch holds a field on its way into a message, plain and compressed.
 type scratch struct{ plain, packed []byte }
 
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
@@ -137,8 +141,7 @@ func (s *scratch) appendPacked(b []byte, field protowire.Number) []byte {
 	return appendBytes(b, field, s.packed)
 }
 
-// release keeps the buffers for the next message, unless they are ones of a
-// chunk that is larger than most.
+// release keeps the buffers for another message, unless they are unusually large.
 func (s *scratch) release() {
 	if cap(s.plain)+cap(s.packed) <= 4*maxChunkBytes {
 		scratches.Put(s)
@@ -155,9 +158,8 @@ func appendNumber(b []byte, field protowire.Number, v int) []byte {
 	return protowire.AppendVarint(b, uint64(v))
 }
 
-// readMessage reads what is to be saved, and where to tell of it. The items as
-// they were sent are for others. Errors other than errNewer mean that no worker
-// will ever be able to read the message.
+// ReadMessage returns what is to be saved of a message, and the subject that its outcomes are sent to.
+// Errors other than [ErrNewer] mean that no worker will ever be able to read the message.
 func ReadMessage(data []byte) (chunks []*intake.Chunk, reply string, err error) {
 	reply, err = eachChunk(data, func(batch uuid.UUID, holder *intake.Holder, text []byte) error {
 		chunk := &intake.Chunk{Batch: batch, Holder: holder}
@@ -170,8 +172,10 @@ func ReadMessage(data []byte) (chunks []*intake.Chunk, reply string, err error) 
 	return chunks, reply, err
 }
 
-// eachChunk calls each with every chunk of a message as it is written there, and returns where to tell of them.
-func eachChunk(data []byte, each func(batch uuid.UUID, holder *intake.Holder, text []byte) error) (reply string, err error) {
+// eachChunk calls each with every chunk of a message, still encoded, and returns the subject for outcomes.
+func eachChunk(
+	data []byte, each func(batch uuid.UUID, holder *intake.Holder, text []byte) error,
+) (reply string, err error) {
 	if len(data) == 0 {
 		return "", errors.New("the message is empty")
 	}
@@ -196,7 +200,7 @@ func eachChunk(data []byte, each func(batch uuid.UUID, holder *intake.Holder, te
 			holder, err = readKey(text)
 		case fieldChunk:
 			if base == uuid.Nil || index >= maxBatches {
-				return errors.New("the message lacks its name")
+				return errors.New("the message lacks its base")
 			}
 			err = each(nameBatch(base, index), holder, text)
 		}
@@ -214,7 +218,7 @@ func readKey(text []byte) (*intake.Holder, error) {
 	return c, nil
 }
 
-// readChunk reads a chunk as it is written in a message, without the fields skip.
+// readChunk decodes a chunk, except for the fields in skip.
 func readChunk(chunk *intake.Chunk, data []byte, skip ...protowire.Number) error {
 	err := eachField(data, func(field protowire.Number, number int, text []byte) (err error) {
 		if slices.Contains(skip, field) {
@@ -254,8 +258,8 @@ func readChunk(chunk *intake.Chunk, data []byte, skip ...protowire.Number) error
 	return check(chunk)
 }
 
-// eachField reads fields, each of which is a number below 2^31 or a text; it
-// passes over others.
+// eachField calls each with every field, which is a number below 2^31 or a text. Fields of other types
+// are skipped.
 func eachField(data []byte, each func(field protowire.Number, number int, text []byte) error) error {
 	for len(data) > 0 {
 		field, kind, n := protowire.ConsumeTag(data)
@@ -272,7 +276,7 @@ func eachField(data []byte, each func(field protowire.Number, number int, text [
 		case protowire.VarintType:
 			number, _ := protowire.ConsumeVarint(data)
 			if number > 1<<31-1 {
-				return fmt.Errorf("field %d: %d is out of bounds", field, number)
+				return fmt.Errorf("field %d: %d is out of range", field, number)
 			}
 			err = each(field, int(number), nil)
 		case protowire.BytesType:
@@ -287,36 +291,37 @@ func eachField(data []byte, each func(field protowire.Number, number int, text [
 	return nil
 }
 
-// checkPlace makes sure that a chunk has a place in a batch.
+// checkPlace returns an error unless the chunk has a possible place in a batch.
 func checkPlace(chunk *intake.Chunk) error {
 	switch {
 	case chunk.Partner == 0 || chunk.Len == 0:
 		return errors.New("the chunk lacks its partner or its length")
-	case chunk.First > intake.MaxBatchItems || chunk.Len > intake.MaxBatchItems-chunk.First || chunk.Number >= chunk.Chunks || chunk.Chunks > intake.MaxBatchItems:
+	case chunk.First > intake.MaxBatchItems || chunk.Len > intake.MaxBatchItems-chunk.First,
+		chunk.Number >= chunk.Chunks || chunk.Chunks > intake.MaxBatchItems:
 		return errors.New("the chunk covers more than a batch has")
 	}
 	return nil
 }
 
-// check makes sure that a chunk can't say more than it covers.
+// check returns an error if the chunk has a client or a verdict for an item outside it.
 func check(chunk *intake.Chunk) error {
 	if err := checkPlace(chunk); err != nil {
 		return err
 	}
-	if len(chunk.RejectedKeys) == 0 { // of a version that did not send them
+	if len(chunk.RejectedKeys) == 0 { // written by a version that did not send them
 		chunk.RejectedKeys = make([]string, len(chunk.Rejected))
 	}
 	if len(chunk.RejectedKeys) != len(chunk.Rejected) {
-		return errors.New("the chunk has not as many keys as rejected items")
+		return errors.New("the chunk has another number of keys than of rejected items")
 	}
 	for i := range chunk.Clients {
 		if !chunk.Covers(chunk.Clients[i].Item) {
-			return fmt.Errorf("item %d is not of this chunk", chunk.Clients[i].Item)
+			return fmt.Errorf("item %d is outside the chunk", chunk.Clients[i].Item)
 		}
 	}
 	for i := range chunk.Rejected {
 		if !chunk.Covers(chunk.Rejected[i].Item) {
-			return fmt.Errorf("item %d is not of this chunk", chunk.Rejected[i].Item)
+			return fmt.Errorf("item %d is outside the chunk", chunk.Rejected[i].Item)
 		}
 	}
 	return nil
@@ -334,7 +339,7 @@ func appendItems(b []byte, items []intake.Item) []byte {
 	return b
 }
 
-// readTexts reads texts, each with its length before it.
+// readTexts returns texts that each follow their length.
 func readTexts[T string | []byte](b T) (texts []T, err error) {
 	for len(b) > 0 {
 		n, size := binary.Uvarint([]byte(b[:min(len(b), binary.MaxVarintLen64)]))
@@ -347,7 +352,7 @@ func readTexts[T string | []byte](b T) (texts []T, err error) {
 	return texts, nil
 }
 
-// Verdicts are a list of the item's position, the code and the text.
+// appendVerdicts appends each verdict's item, code and text.
 func appendVerdicts(b []byte, verdicts []intake.ItemVerdict) []byte {
 	for i := range verdicts {
 		b = binary.AppendUvarint(b, uint64(verdicts[i].Item))
@@ -372,93 +377,8 @@ func readVerdicts(b []byte) ([]intake.ItemVerdict, error) {
 	return verdicts, r.err
 }
 
-// claimSize is a claim's: its two moments, its sum and its count at 8 bytes
-// each, then the period with the sum's sign.
-const claimSize = 4*8 + 1
-
-const negative = 0x80
-
-// appendClients gives clients in the form in which they are queued: how many
-// claims all of them have together, then each client with its claims. It is
-// made to be read with three allocations, and to compress well.
-func appendClients(b []byte, clients []intake.PartnerClient) []byte {
-	size, claims := 0, 0
-	for i := range clients {
-		c := &clients[i]
-		size += 64 + len(c.ID) + len(c.EntityType) + len(c.OtherIdentifiers) + len(c.Claims)*claimSize
-		claims += len(c.Claims)
-	}
-	b = slices.Grow(b, size)
-	b = binary.AppendUvarint(b, uint64(len(clients)))
-	b = binary.AppendUvarint(b, uint64(claims))
-	for i := range clients {
-		c := &clients[i]
-		b = binary.AppendUvarint(b, uint64(c.Item))
-		b = append(b, c.Fingerprint[:]...)
-		b = binary.LittleEndian.AppendUint64(b, uint64(c.StartDate))
-		b = protowire.AppendString(b, c.ID)
-		b = protowire.AppendString(b, c.EntityType)
-		b = protowire.AppendBytes(b, c.OtherIdentifiers)
-		b = binary.AppendUvarint(b, uint64(len(c.Claims)))
-		for j := range c.Claims {
-			b = appendClaim(b, &c.Claims[j])
-		}
-	}
-	return b
-}
-
-func appendClaim(b []byte, claim *intake.RevenueClaim) []byte {
-	flags := byte(claim.Period)
-	if claim.TotalAmount.Neg {
-		flags |= negative
-	}
-	b = append(b, flags)
-	b = binary.LittleEndian.AppendUint64(b, uint64(claim.Start))
-	b = binary.LittleEndian.AppendUint64(b, uint64(claim.End))
-	b = binary.LittleEndian.AppendUint64(b, claim.TotalAmount.Abs)
-	return binary.LittleEndian.AppendUint64(b, uint64(claim.TransactionCount))
-}
-
-func readClients(b []byte) ([]intake.PartnerClient, error) {
-	text := string(b) // one copy, of which all strings are parts
-	r := reader{rest: b}
-	str := func() string {
-		n := r.number(len(b))
-		at := len(b) - len(r.rest)
-		if r.bytes(n) == nil {
-			return ""
-		}
-		return text[at : at+n]
-	}
-	clients := make([]intake.PartnerClient, r.number(min(len(b), intake.MaxBatchItems)))
-	claims := make([]intake.RevenueClaim, r.number(len(b)/claimSize))
-	for i := range clients {
-		c := &clients[i]
-		c.Item = r.number(intake.MaxBatchItems)
-		copy(c.Fingerprint[:], r.bytes(len(c.Fingerprint)))
-		c.StartDate = intake.Timestamp(r.uint64())
-		c.ID = str()
-		c.EntityType = str()
-		if identifiers := r.bytes(r.number(len(b))); len(identifiers) > 0 {
-			c.OtherIdentifiers = identifiers
-		}
-		n := r.number(len(claims))
-		if r.err != nil {
-			return nil, r.err
-		}
-		c.Claims, claims = claims[:n:n], claims[n:]
-		for j := range c.Claims {
-			r.claim(&c.Claims[j])
-		}
-	}
-	if len(r.rest) > 0 || len(claims) > 0 {
-		r.fail()
-	}
-	return clients, r.err
-}
-
-// A reader takes values off a buffer. After the first one that isn't there it
-// gives zero values only.
+// A reader takes values off a buffer. After the first value that is not there, err is set and all
+// further values are zero.
 type reader struct {
 	rest []byte
 	err  error
@@ -468,7 +388,7 @@ var errCutShort = errors.New("the data is damaged or cut short")
 
 func (r *reader) fail() { r.rest, r.err = nil, errCutShort }
 
-// number gives a number of at most limit.
+// number returns a number of at most limit.
 func (r *reader) number(limit int) int {
 	v, n := binary.Uvarint(r.rest)
 	if n <= 0 || v > uint64(limit) {
@@ -495,33 +415,4 @@ func (r *reader) uint64() uint64 {
 		return 0
 	}
 	return binary.LittleEndian.Uint64(b)
-}
-
-func (r *reader) claim(claim *intake.RevenueClaim) {
-	b := r.bytes(claimSize)
-	if b == nil {
-		return
-	}
-	claim.Period = intake.Period(b[0] &^ negative)
-	claim.TotalAmount.Neg = b[0]&negative != 0
-	claim.Start = intake.Timestamp(binary.LittleEndian.Uint64(b[1:]))
-	claim.End = intake.Timestamp(binary.LittleEndian.Uint64(b[9:]))
-	claim.TotalAmount.Abs = binary.LittleEndian.Uint64(b[17:])
-	claim.TransactionCount = int64(binary.LittleEndian.Uint64(b[25:]))
-}
-
-// memoryOf tells about how many bytes a chunk takes that was read from a
-// message. Compressed it may be a thousand times smaller.
-func MemoryOf(chunk *intake.Chunk) int {
-	const client, claim, verdict = 112, 48, 40 // sizes of the structs
-	n := 0
-	for i := range chunk.Clients {
-		c := &chunk.Clients[i]
-		// readClients keeps what it was given, and a copy of it for the strings.
-		n += client + 2*(len(c.ID)+len(c.EntityType)+len(c.OtherIdentifiers)) + (claim+claimSize)*len(c.Claims)
-	}
-	for i := range chunk.Rejected {
-		n += verdict + len(chunk.Rejected[i].Text)
-	}
-	return n
 }

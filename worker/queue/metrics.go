@@ -20,13 +20,16 @@ func newQueueMetrics(r prometheus.Registerer) *queueMetrics {
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
 		}),
 		published: m.NewCounter(prometheus.CounterOpts{
-			Name: "intake_queue_published_messages_total", Help: "Messages that are known to be queued; each holds several batches, or a part of one.",
+			Name: "intake_queue_published_messages_total",
+			Help: "Messages that are known to be queued; each holds several batches, or a part of one.",
 		}),
 		failures: m.NewCounterVec(prometheus.CounterOpts{
-			Name: "intake_queue_failures_total", Help: "Batches that were not queued: refused by JetStream, withdrawn after no answer, or uncertain.",
+			Name: "intake_queue_failures_total",
+			Help: "Batches that were not queued: refused by JetStream, withdrawn after no answer, or uncertain.",
 		}, []string{"kind"}),
 		backlog: m.NewGauge(prometheus.GaugeOpts{
-			Name: "intake_queue_backlog_messages", Help: "Messages queued and not processed, as this front has seen it last; it looks while batches come.",
+			Name: "intake_queue_backlog_messages",
+			Help: "Messages queued and not processed, as of the front's last look. It looks while batches come.",
 		}),
 	}
 }

@@ -10,8 +10,8 @@ import (
 	"intake"
 )
 
-// outcomeVersion is the first byte of the message that tells a front of
-// outcomes. A front that doesn't know it reads the outcomes from the data store.
+// outcomeVersion is the first byte of a message with outcomes. A front that does not know the version
+// reads the outcomes from the data store.
 const outcomeVersion = 1
 
 // The fields of an outcome.
@@ -46,9 +46,10 @@ func AppendOutcome(b []byte, outcome intake.Outcome, rejected []intake.ItemVerdi
 	return appendNumber(b, outcomeEnd, 0)
 }
 
+// readOutcomes calls each with every outcome of a message.
 func readOutcomes(data []byte, each func(intake.Outcome)) error {
 	if len(data) == 0 || data[0] != outcomeVersion {
-		return errors.New("outcomes of another version")
+		return errors.New("the message with outcomes has another version")
 	}
 	var outcome intake.Outcome
 	return eachField(data[1:], func(field protowire.Number, number int, text []byte) (err error) {

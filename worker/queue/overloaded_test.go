@@ -41,9 +41,9 @@ func TestQueue_OverloadedEnds(t *testing.T) {
 		}
 	}
 	seen := func() time.Time {
-		q.drain.mu.Lock()
-		defer q.drain.mu.Unlock()
-		return q.drain.at
+		q.backlog.mu.Lock()
+		defer q.backlog.mu.Unlock()
+		return q.backlog.at
 	}
 	processed := 0
 	localtest.Eventually(t, "the front refuses batches", func() bool {
@@ -93,10 +93,10 @@ func TestQueue_WhatIsNoBacklog(t *testing.T) {
 	if _, err := r.stream(t).CreateConsumer(t.Context(), jetstream.ConsumerConfig{AckPolicy: jetstream.AckNonePolicy}); err != nil {
 		t.Fatal(err)
 	}
-	q.watchDrain(t.Context(), r.stream(t))
-	q.drain.mu.Lock()
-	defer q.drain.mu.Unlock()
-	if q.drain.all != others || q.drain.waiting != others {
-		t.Errorf("%v messages in all lanes, %v in the waiting one, count as a backlog; want %d", q.drain.all, q.drain.waiting, others)
+	q.updateBacklog(t.Context(), r.stream(t))
+	q.backlog.mu.Lock()
+	defer q.backlog.mu.Unlock()
+	if q.backlog.all != others || q.backlog.waiting != others {
+		t.Errorf("%v messages in all lanes, %v in the waiting one, count as a backlog; want %d", q.backlog.all, q.backlog.waiting, others)
 	}
 }

@@ -3,11 +3,26 @@ package queue
 import (
 	"sync"
 
+	"github.com/google/uuid"
+
 	"intake/internal/fair"
 )
 
-// A line is where submissions wait to be published. Those of one partner and lane
-// that wait at the same time are published together; the others take turns.
+// Bounds of batches that share a message. JetStream syncs each message by itself, so sharing makes
+// small batches cheap; a large one would only make the others wait for it.
+const (
+	maxSmallBytes = 64 << 10      // of each batch
+	maxGroupBytes = 512 << 10     // of all
+	maxGroupRaw   = maxChunkBytes // of all items as sent, which may compress without bound
+)
+
+// isSmall reports whether the batch may share a message with others.
+func (s *submission) isSmall() bool {
+	return len(s.datas) == 1 && s.bytes <= maxSmallBytes && s.base == uuid.Nil
+}
+
+// A publishQueue holds submissions that wait for the publisher. Small ones of one topic, a lane of a
+// partner, are published together; topics take turns.
 type publishQueue struct {
 	mu      sync.Mutex
 	changed *sync.Cond                      // on mu
@@ -16,42 +31,42 @@ type publishQueue struct {
 }
 
 func newPublishQueue() *publishQueue {
-	l := new(publishQueue)
-	l.changed = sync.NewCond(&l.mu)
-	return l
+	q := new(publishQueue)
+	q.changed = sync.NewCond(&q.mu)
+	return q
 }
 
-// join adds a submission, unless the line is closed.
-func (l *publishQueue) join(s *submission) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed {
+// add appends a submission. It reports whether it did: a closed queue accepts none.
+func (q *publishQueue) add(s *submission) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
 		return false
 	}
-	l.waiting.Add(s.topic, s)
-	l.changed.Signal()
+	q.waiting.Add(s.topic, s)
+	q.changed.Signal()
 	return true
 }
 
-// leave takes a submission out again that nobody has taken yet.
-func (l *publishQueue) leave(s *submission) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.waiting.Remove(s.topic, func(other *submission) bool { return other == s })
+// remove removes a submission. It reports whether it was there: the publisher may have taken it.
+func (q *publishQueue) remove(s *submission) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.waiting.Remove(s.topic, func(other *submission) bool { return other == s })
 }
 
-// take waits for submissions and gives those that are to be published together,
-// of at most maxBytes if they are several; nil when the line is closed.
-func (l *publishQueue) take(maxBytes int) []*submission {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for l.waiting.IsEmpty() && !l.closed {
-		l.changed.Wait()
+// nextGroup waits for submissions and removes those that are to be published together: one, or
+// several small ones of at most maxBytes. It returns nil once the queue is closed.
+func (q *publishQueue) nextGroup(maxBytes int) group {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for q.waiting.IsEmpty() && !q.closed {
+		q.changed.Wait()
 	}
-	if l.closed {
+	if q.closed {
 		return nil
 	}
-	waiting := l.waiting.Next()
+	waiting := q.waiting.Next()
 	n := 1
 	if waiting[0].isSmall() {
 		bytes, raw := waiting[0].bytes, waiting[0].raw
@@ -64,14 +79,14 @@ func (l *publishQueue) take(maxBytes int) []*submission {
 			n++
 		}
 	}
-	return l.waiting.Pop(n)
+	return q.waiting.Pop(n)
 }
 
-// close ends all waiting, and gives those that nobody has taken.
-func (l *publishQueue) close() (left []*submission) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.closed = true
-	l.changed.Broadcast()
-	return l.waiting.Drain()
+// close closes the queue and returns the submissions that are left in it.
+func (q *publishQueue) close() (left []*submission) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = true
+	q.changed.Broadcast()
+	return q.waiting.Drain()
 }

@@ -112,12 +112,13 @@ func TestSubmit_PartOfABatchIsQueued(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	msgs := q.messages(base, []*submission{{waiter: newWaiter(q, batch, chunks), topic: "waiting.acme", chunks: chunks, datas: datas}})
 	deadline := time.Now().Add(10 * time.Second)
-	if err := q.commit(msgs[:1], deadline); err != nil {
+	g := group{{waiter: newWaiter(q, batch, chunks), topic: "waiting.acme", chunks: chunks, datas: datas, deadline: deadline}}
+	msgs := q.messages(base, g)
+	if err := q.commit(t.Context(), msgs[:1], deadline); err != nil {
 		t.Fatal(err)
 	}
-	if err := q.publishUntilKnown(&publication{chunks: chunks, msgs: msgs, deadline: deadline}); err != nil {
+	if err := q.publishUntilKnown(t.Context(), g, msgs); err != nil {
 		t.Fatal(err)
 	}
 	r.wantMessages(t, 2)
@@ -152,37 +153,50 @@ func TestSubmit_RoomForThoseWhoWait(t *testing.T) {
 	localtest.Eventually(t, "they are accepted again", func() bool { return accepts(Later) })
 }
 
-// The line groups small batches of one partner, keeps large ones apart, and lets
-// the partners take turns.
+// The publish queue groups small batches of one topic, keeps large ones apart, and lets the topics
+// take turns.
 func TestPublishQueue(t *testing.T) {
 	t.Parallel()
-	l := newPublishQueue()
-	join := func(partner string, sizes ...int) (joined []*submission) {
+	q := newPublishQueue()
+	add := func(topic string, sizes ...int) (added group) {
+		t.Helper()
 		for _, size := range sizes {
-			s := &submission{topic: partner, datas: make([][]byte, 1), bytes: size}
-			if !l.join(s) {
-				t.Fatal("the line is closed")
+			s := &submission{topic: topic, datas: make([][]byte, 1), bytes: size}
+			if !q.add(s) {
+				t.Fatal("the publish queue is closed")
 			}
-			joined = append(joined, s)
+			added = append(added, s)
 		}
-		return joined
+		return added
 	}
-	a := join("a", 1, maxSmallBytes, maxSmallBytes+1, 1, 1)
-	b := join("b", 1)
+	a := add("a", 1, maxSmallBytes, maxSmallBytes+1, 1, 1)
+	b := add("b", 1)
 	a[4].datas = make([][]byte, 2)
-	c := join("c", 1, 1, 1, maxSmallBytes, maxSmallBytes)
+	c := add("c", 1, 1, 1, maxSmallBytes, maxSmallBytes)
 	c[0].raw, c[1].raw, c[2].raw = maxGroupRaw/2, maxGroupRaw/2, 1
-	for i, want := range [][]*submission{a[:2], b, c[:2], a[2:3], c[2:], a[3:4], a[4:]} {
-		if diff := cmp.Diff(want, l.take(maxGroupBytes), cmp.Comparer(func(x, y *submission) bool { return x == y })); diff != "" {
+	same := cmp.Comparer(func(x, y *submission) bool { return x == y })
+	for i, want := range []group{a[:2], b, c[:2], a[2:3], c[2:], a[3:4], a[4:]} {
+		if diff := cmp.Diff(want, q.nextGroup(maxGroupBytes), same); diff != "" {
 			t.Errorf("group %d: %s", i, diff)
 		}
 	}
-	b = join("b", 1, 1)
-	if !l.leave(b[0]) || l.leave(b[0]) || l.leave(a[0]) {
-		t.Error("only who waits can leave")
+	b = add("b", 1, 1)
+	for i, removal := range []struct {
+		s    *submission
+		want bool
+	}{{b[0], true}, {b[0], false}, {a[0], false}} {
+		if removed := q.remove(removal.s); removed != removal.want {
+			t.Errorf("removal %d: %v, want %v", i, removed, removal.want)
+		}
 	}
-	if left := l.close(); len(left) != 1 || left[0] != b[1] || l.take(maxGroupBytes) != nil || l.join(b[0]) {
-		t.Error("closing gives who is left, and ends all waiting")
+	if diff := cmp.Diff([]*submission{b[1]}, q.close(), same); diff != "" {
+		t.Errorf("left when closed: -want +got\n%s", diff)
+	}
+	if g := q.nextGroup(maxGroupBytes); g != nil {
+		t.Errorf("a closed publish queue has a group of %d", len(g))
+	}
+	if q.add(b[0]) {
+		t.Error("a closed publish queue accepts a submission")
 	}
 }
 

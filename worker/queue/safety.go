@@ -21,27 +21,25 @@ import (
 	"intake/internal/sleep"
 )
 
-// MinNATSVersion is the oldest NATS that stores the messages of a large batch all
-// or none, whatever dies meanwhile.
+// MinNATSVersion is the oldest NATS that stores the messages of a large batch all or none, whatever
+// crashes meanwhile.
 const MinNATSVersion = "2.12.7"
 
-// LargestMessage is the max_payload that NATS should have, in bytes: an item that
-// is as large as valid ones can be, white space apart, takes a message by itself.
-// Where it is less, batches are cut into smaller messages, and those with an item
-// that still doesn't fit are refused.
+// LargestMessage is the max_payload that NATS should have, in bytes: enough for the largest valid item,
+// white space apart. With less, batches are cut into smaller messages, and a batch with an item that
+// does not fit is refused.
 const LargestMessage = 8 << 20
 
-// A Check tells whether what NATS says it has stored, it keeps.
+// A Check checks that NATS keeps what it says that it has stored.
 type Check struct {
-	// MonitorURLs are of the servers' HTTP monitoring, which alone tells whether
-	// they sync each message: http://nats:8222. Without any that stays unknown.
+	// MonitorURLs are the URLs of the servers' HTTP monitoring, such as http://nats:8222. Only there a
+	// server says whether it syncs each message; without any URL that stays unknown.
 	MonitorURLs []string
-	// AllowUnsafe has breaches logged only.
+	// AllowUnsafe makes breaches warnings in the log.
 	AllowUnsafe bool
 }
 
-// connectionOf numbers the connections that nc makes one after the other; 0 while
-// there is none.
+// connectionOf returns the number of the connection, counting reconnects, or 0 while there is none.
 func connectionOf(nc *nats.Conn) uint64 {
 	if !nc.IsConnected() {
 		return 0
@@ -49,12 +47,13 @@ func connectionOf(nc *nats.Conn) uint64 {
 	return 1 + nc.Stats().Reconnects
 }
 
-// Watch checks the server that nc is connected to, now and after each reconnect,
-// until ctx ends, and calls passed with the connection that has passed. It returns
-// safety.Breaches, or nil when ctx ends.
-func (c Check) Watch(ctx context.Context, nc *nats.Conn, stream StreamOptions, logger *zap.Logger, passed func(connection uint64)) error {
+// Watch checks the server that nc is connected to, now and after each reconnect, and calls passed with the
+// number of each connection that passes. It returns [safety.Breaches], or nil when ctx ends.
+func (c Check) Watch(ctx context.Context, nc *nats.Conn, stream StreamOptions, logger *zap.Logger,
+	passed func(connection uint64),
+) error {
 	const every = 20 * time.Millisecond
-	var checked uint64 // which connection was
+	var checked uint64 // connection
 	warned, said, patience := false, "", checkTimeout
 	for ; ; sleep.For(ctx, every) {
 		connection := connectionOf(nc)
@@ -68,13 +67,13 @@ func (c Check) Watch(ctx context.Context, nc *nats.Conn, stream StreamOptions, l
 		breaches, others := safety.Find(c.check(trying, nc, stream, logger))
 		cancel()
 		if ctx.Err() != nil || connectionOf(nc) != connection {
-			continue // it may have been about another server
+			continue // the result may be another server's
 		}
 		if len(breaches) > 0 && !c.AllowUnsafe {
 			return breaches
 		}
 		if others != nil {
-			if others.Error() != said { // not again and again
+			if others.Error() != said { // once
 				said = others.Error()
 				logger.Warn("cannot check NATS yet, trying again", zap.Error(others))
 			}
@@ -86,20 +85,22 @@ func (c Check) Watch(ctx context.Context, nc *nats.Conn, stream StreamOptions, l
 			logger.Warn("going on as --allow-unsafe says", zap.Error(breach))
 		}
 		if payload := nc.MaxPayload(); payload < LargestMessage {
-			logger.Warn("NATS takes no messages as large as some items need, and batches with such items are refused with 413: set max_payload: 8MB in its configuration",
+			logger.Warn("NATS accepts smaller messages than some items need, and batches with such items are refused "+
+				"with 413: set max_payload: 8MB in its configuration",
 				zap.Int64("max_payload", payload), zap.Int("needed", LargestMessage))
 		}
 		passed(connection)
 		checked, said, patience = connection, "", checkTimeout
 		if len(c.MonitorURLs) == 0 && !warned {
 			warned = true
-			logger.Warn("whether NATS syncs each message is not known: see that its jetstream block has sync_interval: always, or have it looked up with --nats-monitor-url")
+			logger.Warn("it is not known whether NATS syncs each message: set sync_interval: always in its jetstream " +
+				"block, and --nats-monitor-url to have it checked")
 		}
 	}
 }
 
-// Once tells all that is wrong with the NATS that nc is connected to, with a
-// *safety.Breach for each thing by which what Intake answers would be untrue.
+// Once returns all that is wrong with the server that nc is connected to, with a [*safety.Breach] for each
+// unsafe setting.
 func (c Check) Once(ctx context.Context, nc *nats.Conn, stream StreamOptions) error {
 	if err := CheckConnected(nc); err != nil {
 		return err
@@ -107,19 +108,23 @@ func (c Check) Once(ctx context.Context, nc *nats.Conn, stream StreamOptions) er
 	return c.check(ctx, nc, stream, zap.NewNop())
 }
 
-// A check is given more time with each try: what is asked during an election in
-// a cluster is never answered, and must not be waited for long; but a server may
-// also be slow. checkAgain is the pause between tries.
+// The first check has a second and each next one twice as long. A question that is asked during an
+// election in a cluster is never answered, so a wait should be short; but a server may also be slow.
+// checkAgain is the pause between tries.
 const (
 	checkTimeout    = time.Second
 	maxCheckTimeout = 8 * time.Second
 	checkAgain      = 100 * time.Millisecond
 )
 
-// check tells all that is wrong with the server that nc is connected to. It raises
-// the replicas of the stream, if they are fewer than is wanted.
+// check returns all that is wrong with the server that nc is connected to. It raises the replicas of the
+// stream if they are too few.
 func (c Check) check(ctx context.Context, nc *nats.Conn, stream StreamOptions, logger *zap.Logger) error {
-	return errors.Join(checkVersion(nc.ConnectedServerVersion()), checkStream(ctx, nc, stream, logger), c.checkMonitors(ctx, nc))
+	return errors.Join(
+		checkVersion(nc.ConnectedServerVersion()),
+		checkStream(ctx, nc, stream, logger),
+		c.checkMonitors(ctx, nc),
+	)
 }
 
 func checkVersion(version string) error {
@@ -137,7 +142,7 @@ func checkStream(ctx context.Context, nc *nats.Conn, want StreamOptions, logger 
 	}
 	stream, err := js.Stream(ctx, StreamName)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return nil // it will be made as it should be
+		return nil // it will be created as it has to be
 	}
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", StreamName, err)
@@ -146,11 +151,13 @@ func checkStream(ctx context.Context, nc *nats.Conn, want StreamOptions, logger 
 	var wrong []error
 	if config.Storage != jetstream.FileStorage {
 		wrong = append(wrong, &safety.Breach{Setting: "the storage of stream " + StreamName, Is: config.Storage.String(),
-			Because: "a restart of NATS takes batches that were answered 202", Do: "remove the stream when it is empty, it is made anew"})
+			Because: "a restart of NATS loses batches that were answered 202",
+			Do:      "delete the stream when it is empty; it is created again"})
 	}
 	if config.PersistMode != jetstream.DefaultPersistMode {
 		wrong = append(wrong, &safety.Breach{Setting: "the persistence of stream " + StreamName, Is: "async",
-			Because: "a crash of NATS may take batches that were answered 202", Do: "remove the stream when it is empty, it is made anew"})
+			Because: "a crash of NATS may lose batches that were answered 202",
+			Do:      "delete the stream when it is empty; it is created again"})
 	}
 	if len(wrong) > 0 {
 		return errors.Join(wrong...)
@@ -158,12 +165,15 @@ func checkStream(ctx context.Context, nc *nats.Conn, want StreamOptions, logger 
 	return checkReplicas(ctx, js, config, want.log(), logger)
 }
 
-// checkReplicas sees to it that there are as many as are wanted: fewer are raised,
-// and more stay, as who wants fewer may only not have been told.
-func checkReplicas(ctx context.Context, js jetstream.JetStream, have, want jetstream.StreamConfig, logger *zap.Logger) error {
+// checkReplicas raises the replicas if they are fewer than wanted. It does not lower them: the process may
+// only lack the flag.
+func checkReplicas(
+	ctx context.Context, js jetstream.JetStream, have, want jetstream.StreamConfig, logger *zap.Logger,
+) error {
 	replicas := zap.Int("replicas", have.Replicas)
 	if have.Replicas > want.Replicas {
-		logger.Info("the queue keeps its replicas, which are more than --queue-replicas", replicas, zap.Int("wanted", want.Replicas))
+		logger.Info("the queue has more replicas than --queue-replicas, and keeps them",
+			replicas, zap.Int("wanted", want.Replicas))
 	}
 	if have.Replicas >= want.Replicas {
 		return nil
@@ -181,8 +191,7 @@ func checkReplicas(ctx context.Context, js jetstream.JetStream, have, want jetst
 	return nil
 }
 
-// checkMonitors asks all servers how they sync. Some of them may be away, but not
-// the one that nc is connected to.
+// checkMonitors asks all servers how they sync. Some may be down, but not the one that nc is connected to.
 func (c Check) checkMonitors(ctx context.Context, nc *nats.Conn) error {
 	if len(c.MonitorURLs) == 0 {
 		return nil
@@ -199,18 +208,21 @@ func (c Check) checkMonitors(ctx context.Context, nc *nats.Conn) error {
 	case slices.Contains(servers, connected):
 		away = nil
 	case away != nil:
-		away = fmt.Errorf("whether the NATS that is connected to (%s) syncs each message is not known: %w", name, away)
+		away = fmt.Errorf("it is not known whether the connected NATS (%s) syncs each message: %w", name, away)
 	default:
-		// A server that was restarted has another ID: is it still the one?
+		// A restarted server has another ID, so make sure that the connection is still to this one.
 		asking, cancel := context.WithTimeout(ctx, 2*time.Second)
 		defer cancel()
 		if err := nc.FlushWithContext(asking); err != nil {
-			return fmt.Errorf("ask NATS whether it is still there: %w", err)
+			return fmt.Errorf("ping NATS: %w", err)
 		}
-		breaches = append(breaches, &safety.Breach{Setting: "the server at --nats-monitor-url " + strings.Join(c.MonitorURLs, ", "),
-			Is:      "another one than is connected to (" + name + ", whose ID is " + connected + ")",
-			Because: "it is not known whether the server that is used syncs each message, and a power cut may take batches that were answered 202",
-			Do:      "give the HTTP monitoring of each server that --nats-url leads to"})
+		breaches = append(breaches, &safety.Breach{
+			Setting: "the server at --nats-monitor-url " + strings.Join(c.MonitorURLs, ", "),
+			Is:      "not the connected server (" + name + ", whose ID is " + connected + ")",
+			Because: "it is not known whether the connected server syncs each message, and a power cut may lose batches " +
+				"that were answered 202",
+			Do: "give the monitoring URL of each server in --nats-url",
+		})
 	}
 	if len(breaches) > 0 {
 		return errors.Join(breaches, away)
@@ -218,8 +230,7 @@ func (c Check) checkMonitors(ctx context.Context, nc *nats.Conn) error {
 	return away
 }
 
-// checkSync asks a server's monitoring whether JetStream syncs each message, and
-// which server it is.
+// checkSync asks a server's monitoring whether JetStream syncs each message, and returns the server's ID.
 func checkSync(ctx context.Context, monitorURL string) (serverID string, err error) {
 	address, err := url.JoinPath(monitorURL, "jsz")
 	if err != nil {
@@ -248,11 +259,15 @@ func checkSync(ctx context.Context, monitorURL string) (serverID string, err err
 		return "", fmt.Errorf("ask NATS how it syncs: %s answered %s: %w", address, response.Status, err)
 	}
 	if answer.Config == nil || answer.Disabled {
-		return "", fmt.Errorf("ask NATS how it syncs: %s says nothing of JetStream's configuration", address)
+		return "", fmt.Errorf("ask NATS how it syncs: %s does not report JetStream's configuration", address)
 	}
 	if !answer.Config.SyncAlways {
-		return answer.ServerID, &safety.Breach{Setting: "sync_interval of JetStream at " + strings.TrimSuffix(monitorURL, "/"), Is: answer.Config.SyncInterval.String(),
-			Because: "a power cut takes batches that were answered 202 up to that long ago", Do: "set sync_interval: always in the jetstream block of its configuration"}
+		return answer.ServerID, &safety.Breach{
+			Setting: "sync_interval of JetStream at " + strings.TrimSuffix(monitorURL, "/"),
+			Is:      answer.Config.SyncInterval.String(),
+			Because: "a power cut loses batches that were answered 202 up to that long ago",
+			Do:      "set sync_interval: always in the jetstream block of its configuration",
+		}
 	}
 	return answer.ServerID, nil
 }

@@ -273,7 +273,7 @@ func TestCheck_MonitorOfAnotherServer(t *testing.T) {
 	}
 	err := Check{MonitorURLs: []string{other.MonitorURL()}}.check(t.Context(), nc, StreamOptions{}, zap.NewNop())
 	var breach *safety.Breach
-	if !errors.As(err, &breach) || !strings.Contains(err.Error(), "--nats-monitor-url "+other.MonitorURL()+" is another one than is connected to") {
+	if !errors.As(err, &breach) || !strings.Contains(err.Error(), "--nats-monitor-url "+other.MonitorURL()+" is not the connected server") {
 		t.Errorf("another's monitoring: %v", err)
 	}
 }

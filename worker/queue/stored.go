@@ -18,46 +18,46 @@ import (
 	"intake"
 )
 
-// Logged is a chunk as the log or a dead letter has it.
+// A StoredChunk is a chunk as it is in the log or in a dead letter.
 type StoredChunk struct {
-	// Chunk is without its clients, unless an item's text is missing: they have its
-	// key. Of a chunk that can't be read it has the batch and the number, and its
-	// place in the batch where that can be read: else Len is 0.
+	// Chunk has no clients, unless the text of an item is missing: then the clients have its key. If
+	// the chunk cannot be read, Chunk has the batch and the number, and its place in the batch if
+	// that can be read; otherwise Len is 0.
 	*intake.Chunk
-	// Items are the chunk's items as they were sent, nil if they can't be read. The
-	// text of an item that was too large for a message is missing.
+	// Items are the chunk's items as they were sent, or nil if they cannot be read. The text of an
+	// item that was too large for a message is empty.
 	Items [][]byte
 }
 
-// A Search is for the chunks of a partner's batch.
+// A Search is for the chunks of a partner's batch. All fields but Skip and Decided are required.
 type Search struct {
 	Partner intake.Partner
 	Batch   uuid.UUID
-	// Skip, if not nil, reports whether a chunk is not needed, by its number.
+	// Skip, if not nil, reports whether the chunk with a number is not needed.
 	Skip func(number int) bool
-	// Decided, if not nil, reports whether the states of a chunk's items are known:
-	// then they are not read, nor the items' keys.
+	// Decided, if not nil, reports whether the states of a chunk's items are known. Then neither they
+	// nor the items' keys are read.
 	Decided func(number int) bool
-	// Room takes room in memory for so many bytes, and reports whether there was
-	// as much; a negative number gives room back.
+	// Room reserves memory for a number of bytes, and reports whether there was enough; a negative
+	// number releases memory.
 	Room func(bytes int64) bool
 }
 
-// ErrNoRoom says that there is no room for the batch in memory.
-var ErrNoRoom = errors.New("there is no room for the batch in memory")
+// ErrNoRoom is returned if Room has no memory for the batch.
+var ErrNoRoom = errors.New("not enough memory for the batch")
 
-// Logged returns the chunks that the log has, in their order. It takes room for
-// what it returns.
+// Logged returns the chunks of a batch that are in the log, by number. It keeps room reserved for what it
+// returns.
 func (q *Queue) Logged(ctx context.Context, s Search) ([]StoredChunk, error) {
 	return q.search(ctx, StreamName, SubjectPrefix, s)
 }
 
-// Buried returns the chunks that the dead letters have, likewise.
+// Buried returns the chunks of a batch that are among the dead letters, like Logged.
 func (q *Queue) Buried(ctx context.Context, s Search) ([]StoredChunk, error) {
 	return q.search(ctx, DeadStreamName, DeadSubjectPrefix, s)
 }
 
-// search looks into a stream whose subjects begin with prefix.
+// search finds chunks in a stream whose subjects begin with prefix.
 func (q *Queue) search(ctx context.Context, name, prefix string, s Search) (chunks []StoredChunk, err error) {
 	stream, err := q.js.Stream(ctx, name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -66,11 +66,11 @@ func (q *Queue) search(ctx context.Context, name, prefix string, s Search) (chun
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", name, err)
 	}
-	// In which lane the batch is, or was when it was sent again, is not known.
+	// The lane is not known: a repeat may have been queued in another one.
 	filter := prefix + "*." + s.Partner.Name + "." + nameBatch(s.Batch, 0).String() + ".*"
 	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(filter))
 	if err != nil {
-		return nil, fmt.Errorf("look for batch %s in stream %s: %w", s.Batch, name, err)
+		return nil, fmt.Errorf("find batch %s in stream %s: %w", s.Batch, name, err)
 	}
 	for _, subject := range slices.SortedFunc(maps.Keys(info.State.Subjects), compareNumbers) {
 		number := numberOf(subject)
@@ -84,7 +84,7 @@ func (q *Queue) search(ctx context.Context, name, prefix string, s Search) (chun
 	return chunks, nil
 }
 
-// numberOf returns the number of the chunk, or 0 of several batches, in a message's subject.
+// numberOf returns the number in a message's subject: that of its chunk, or 0 if it holds several batches.
 func numberOf(subject string) int {
 	number, _ := strconv.Atoi(subject[strings.LastIndexByte(subject, '.')+1:])
 	return number
@@ -92,9 +92,11 @@ func numberOf(subject string) int {
 
 func compareNumbers(a, b string) int { return cmp.Compare(numberOf(a), numberOf(b)) }
 
-// appendLast appends what the last message under a subject has of the batch. The
-// message itself needs room only while it is read.
-func (s *Search) appendLast(ctx context.Context, chunks []StoredChunk, stream jetstream.Stream, subject string) ([]StoredChunk, error) {
+// appendLast appends what the last message with a subject has of the batch. Room for the message itself is
+// released once it is read.
+func (s *Search) appendLast(
+	ctx context.Context, chunks []StoredChunk, stream jetstream.Stream, subject string,
+) ([]StoredChunk, error) {
 	held := int64(LargestMessage)
 	if !s.Room(held) {
 		return chunks, ErrNoRoom
@@ -114,8 +116,8 @@ func (s *Search) appendLast(ctx context.Context, chunks []StoredChunk, stream je
 	return s.appendChunk(chunks, msg.Data, numberOf(subject))
 }
 
-// appendChunk appends what a message has of the batch. One that can't be read may
-// have the chunk with the number in its subject.
+// appendChunk appends what a message has of the batch. A message that cannot be read counts as the chunk
+// with the number in its subject.
 func (s *Search) appendChunk(chunks []StoredChunk, data []byte, number int) ([]StoredChunk, error) {
 	skip := []protowire.Number{fieldClients}
 	if s.Decided != nil && s.Decided(number) {
@@ -129,7 +131,7 @@ func (s *Search) appendChunk(chunks []StoredChunk, data []byte, number int) ([]S
 		if !s.Room(unpackedSize(text, skip)) {
 			return ErrNoRoom
 		}
-		chunks = append(chunks, readLogged(batch, number, text, skip))
+		chunks = append(chunks, readStored(batch, number, text, skip))
 		return nil
 	})
 	if errors.Is(err, ErrNoRoom) {
@@ -141,8 +143,8 @@ func (s *Search) appendChunk(chunks []StoredChunk, data []byte, number int) ([]S
 	return chunks, nil
 }
 
-// readLogged reads a chunk without the fields skip, as far as it can be read.
-func readLogged(batch uuid.UUID, number int, text []byte, skip []protowire.Number) StoredChunk {
+// readStored decodes a chunk, as far as that is possible, except for the fields in skip.
+func readStored(batch uuid.UUID, number int, text []byte, skip []protowire.Number) StoredChunk {
 	chunk := &intake.Chunk{Batch: batch}
 	err := readChunk(chunk, text, skip...)
 	var items [][]byte
@@ -161,8 +163,8 @@ func readLogged(batch uuid.UUID, number int, text []byte, skip []protowire.Numbe
 	return StoredChunk{chunk, items}
 }
 
-// placeOf returns what can be said of a chunk that can't be read: what it covers
-// is written ahead of its items.
+// placeOf returns what is known of a chunk that cannot be read: its place in the batch, which is written
+// ahead of its items, or else its number only.
 func placeOf(chunk *intake.Chunk, batch uuid.UUID, number int) *intake.Chunk {
 	if checkPlace(chunk) != nil || chunk.Number != number {
 		return &intake.Chunk{Batch: batch, Number: number}
@@ -172,7 +174,7 @@ func placeOf(chunk *intake.Chunk, batch uuid.UUID, number int) *intake.Chunk {
 	}
 }
 
-// unpackedSize returns how long the compressed fields of a chunk are, without skip.
+// unpackedSize returns the size of a chunk's fields when decompressed, except for those in skip.
 func unpackedSize(text []byte, skip []protowire.Number) (size int64) {
 	_ = eachField(text, func(field protowire.Number, _ int, packed []byte) error {
 		switch field {
@@ -186,7 +188,7 @@ func unpackedSize(text []byte, skip []protowire.Number) (size int64) {
 	return size
 }
 
-// readItems reads the items as they were sent off a chunk in a message.
+// readItems returns the items as they were sent from an encoded chunk.
 func readItems(chunk []byte) (items [][]byte, err error) {
 	err = eachField(chunk, func(field protowire.Number, _ int, text []byte) (err error) {
 		if field == fieldItems {

@@ -16,15 +16,15 @@ import (
 	"intake/internal/sleep"
 )
 
-// A NATS that could not write to its disk keeps a stream's first write error until it
-// is restarted, or turns JetStream off. It goes on answering questions, but leaves
-// unanswered what is published; so a front finds out by the batches that it gives up.
+// NATS keeps a stream's first write error until it is restarted, or turns JetStream off. It goes on
+// answering questions but no longer confirms what is published, so a front notices by the batches that
+// it has to give up.
 const diskAdvice = "if the disk of NATS is or was full, free room on it and restart nats-server: " +
-	"without the restart it stores nothing, whatever room there is"
+	"without the restart it stores nothing"
 
 // storing is what a Queue knows of whether NATS stores what is published.
 type storing struct {
-	doubt  atomic.Pointer[doubt] // nil: since the last one something was stored
+	doubt  atomic.Pointer[doubt] // nil once something was stored
 	broken atomic.Pointer[error]
 }
 
@@ -32,7 +32,7 @@ type storing struct {
 type doubt struct {
 	at          time.Time
 	connection  uint64
-	unconfirmed bool // it was given up, as NATS neither confirmed nor refused it
+	unconfirmed bool // NATS neither confirmed nor refused it in time
 }
 
 func (q *Queue) doubtStoring(cause error) {
@@ -45,7 +45,7 @@ func (s *storing) stored() {
 	}
 }
 
-// why returns why NATS stores nothing; nil if it does, as far as is known.
+// why returns why NATS stores nothing, or nil if it does as far as is known.
 func (s *storing) why() error {
 	if broken := s.broken.Load(); broken != nil {
 		return *broken
@@ -53,7 +53,7 @@ func (s *storing) why() error {
 	return nil
 }
 
-// watchStoring finds out why batches are not stored, until ctx ends, and logs it once.
+// watchStoring finds out, once a second until ctx ends, why batches are not stored, and logs each change.
 func (q *Queue) watchStoring(ctx context.Context) {
 	said := false
 	for sleep.For(ctx, time.Second) {
@@ -75,35 +75,34 @@ func (q *Queue) watchStoring(ctx context.Context) {
 }
 
 func (q *Queue) whyNotStored(ctx context.Context) error {
-	// A front that isn't ready may get no batch by which it would find out that it
-	// is again. So after a while nothing is known, unless all servers complain.
+	// A front that is not ready gets no batches, and so would never notice that NATS stores again. After
+	// this time a doubt no longer counts, unless all servers complain.
 	const believed = 10 * time.Second
 	connection, last := connectionOf(q.nc), q.storing.doubt.Load()
 	if last != nil && last.connection != connection {
-		q.storing.doubt.CompareAndSwap(last, nil) // the server may have been restarted
+		q.storing.doubt.CompareAndSwap(last, nil) // the server may be a restarted one
 		last = nil
 	}
 	if connection == 0 || last == nil && q.checkedConnection() != 0 {
 		return nil
 	}
-	lately := last != nil && time.Since(last.at) < believed
+	recently := last != nil && time.Since(last.at) < believed
 	complaints := q.opts.Check.askHealth(ctx)
 	switch servers := len(q.opts.Check.MonitorURLs); {
-	case len(complaints) > 0 && (lately || len(complaints) == servers):
+	case len(complaints) > 0 && (recently || len(complaints) == servers):
 		return fmt.Errorf("NATS stores nothing (%s); %s", strings.Join(complaints, ", "), diskAdvice)
-	case servers == 0 && lately && last.unconfirmed:
-		return errors.New("NATS is there, but does not confirm that it has stored a batch; " + diskAdvice)
+	case servers == 0 && recently && last.unconfirmed:
+		return errors.New("NATS is connected, but does not confirm that it has stored a batch; " + diskAdvice)
 	}
 	return nil
 }
 
-// askHealth asks all servers whether they can store, and returns the complaints of
-// those that say that they can't.
+// askHealth asks all servers whether they can store, and returns what they complain of.
 func (c Check) askHealth(ctx context.Context) (complaints []string) {
 	for _, monitor := range c.MonitorURLs {
 		health, err := readHealth(ctx, monitor, "details=true")
 		if err != nil {
-			continue // nothing is known
+			continue // unknown
 		}
 		for _, e := range health.Errors {
 			switch {
@@ -125,7 +124,7 @@ func isJetStreamOff(ctx context.Context, monitor string) bool {
 	return err == nil && health.status == http.StatusServiceUnavailable
 }
 
-// health is what a server's monitoring says at /healthz.
+// health is what a server answers at /healthz.
 type health struct {
 	status int
 	Errors []struct {

@@ -1,10 +1,3 @@
-// Package worker is the queue between the fronts and the data store, and the
-// worker that empties it.
-//
-// A front submits a batch to its Queue, which publishes it, cut into chunks, to
-// a JetStream stream and hears of their outcomes. A Worker takes what has
-// gathered there, has it saved in one transaction, and only then acknowledges
-// it. The stream is a log: what was processed stays in it for a while.
 package queue
 
 import (
@@ -21,29 +14,43 @@ import (
 
 // Names in JetStream.
 const (
-	StreamName     = "INTAKE"
-	DeadStreamName = "INTAKE_DEAD"
+	StreamName     = "INTAKE"      // the log of batches
+	DeadStreamName = "INTAKE_DEAD" // the dead letters
 
 	SubjectPrefix     = "intake.batch."
 	DeadSubjectPrefix = "intake.dead."
 	outcomePrefix     = "intake.outcome."
 )
 
-// StreamOptions are how much the log holds, and how often.
+// StreamOptions are the size and the replicas of the log.
 type StreamOptions struct {
-	// MaxBytes bounds the log; beyond it nothing is accepted. 4 GiB when zero.
+	// MaxBytes is the maximum size of the log, beyond which nothing is accepted. The default is 4 GiB.
 	MaxBytes int64
-	// Replicas in a cluster, at least: a stream that has more keeps them. 1 when zero.
+	// Replicas is the minimum number of replicas in a cluster; a stream that has more keeps them. The
+	// default is 1.
 	Replicas int
-	// AllowFewer has a stream made, or left, with fewer replicas where there are
-	// not servers enough.
+	// AllowFewer permits fewer replicas where there are not enough servers. [New] sets it to
+	// [Check.AllowUnsafe].
 	AllowFewer bool
 }
 
-// duplicateWindow is how long JetStream knows a message that is published
-// again. It must be well above the time for which a Queue tries.
+// duplicateWindow is how long JetStream recognises a message that is published again. It has to be well
+// above PublishTimeout.
 const duplicateWindow = 2 * time.Minute
 
+// log is the stream that batches are queued in.
+//
+// Why a log, and not a work queue: messages stay after they are acknowledged, as LimitsPolicy says, until
+// a worker purges them. So a status check can show a batch as it was sent, and what a data store has
+// lost since its last backup can be saved again (worker.Recover). With WorkQueuePolicy JetStream would
+// delete a message at its ack, and a filter of each consumer could not overlap another's. The price is
+// that workers have to purge by themselves, and that a full log refuses batches even if some of them are
+// processed; so workers keep half of it free.
+//
+// Why JetStream: an acknowledged publish is on disk, on all replicas of a quorum; a publish is repeated
+// safely by its message ID; the messages of a batch are stored all or none; a server is one binary.
+// Kafka would do the same with more to run. A table in Postgres would not: a batch has to be accepted
+// while Postgres is down, and its inserts would compete with those of the records.
 func (o StreamOptions) log() jetstream.StreamConfig {
 	if o.MaxBytes <= 0 {
 		o.MaxBytes = 4 << 30
@@ -58,9 +65,9 @@ func (o StreamOptions) log() jetstream.StreamConfig {
 		MaxBytes:    o.MaxBytes,
 		Replicas:    max(o.Replicas, 1),
 		Duplicates:  duplicateWindow,
-		// Chunks that wait to be published share a commit, and so a sync.
+		// The chunks of a large batch are stored all or none.
 		AllowAtomicPublish: true,
-		// Reading goes to the leader: another server may not have a message yet.
+		// Read from the leader: another server may not have a message yet.
 		AllowDirect: false,
 	}
 }
@@ -78,8 +85,7 @@ func (o StreamOptions) dead() jetstream.StreamConfig {
 	}
 }
 
-// createLog makes the log if there is none, and leaves one that is there as it
-// is: its settings are the workers' business.
+// createLog creates the log if there is none. It leaves an existing log as it is: workers set its options.
 func createLog(ctx context.Context, js jetstream.JetStream, opts StreamOptions) error {
 	_, err := js.Stream(ctx, StreamName)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -94,9 +100,11 @@ func createLog(ctx context.Context, js jetstream.JetStream, opts StreamOptions) 
 	return nil
 }
 
-// createStream makes a stream. In a cluster whose other servers are away it fails;
-// a server that is in no cluster is a *safety.Breach, if several are wanted.
-func createStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig, allowFewer bool) (jetstream.Stream, error) {
+// createStream creates a stream. It fails in a cluster whose other servers are down. If several replicas
+// are wanted and the server is in no cluster, the error is a [*safety.Breach].
+func createStream(
+	ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig, allowFewer bool,
+) (jetstream.Stream, error) {
 	stream, err := js.CreateStream(ctx, want)
 	if !isCode(err, errNoCluster) {
 		return stream, err
@@ -109,14 +117,14 @@ func createStream(ctx context.Context, js jetstream.JetStream, want jetstream.St
 	return js.CreateStream(ctx, one)
 }
 
-// Codes of JetStream's refusals to have so many replicas.
+// JetStream's codes when it refuses a number of replicas.
 const (
-	errNoCluster  jetstream.ErrorCode = 10074 // the server is in none
-	errNoPeers    jetstream.ErrorCode = 10005 // not servers enough in the cluster
-	errNoCapacity jetstream.ErrorCode = 10023 // or without the room
+	errNoCluster  jetstream.ErrorCode = 10074 // the server is in no cluster
+	errNoPeers    jetstream.ErrorCode = 10005 // the cluster has too few servers
+	errNoCapacity jetstream.ErrorCode = 10023 // or too few with room
 )
 
-// lacksServers tells whether JetStream refused more replicas than it has servers for.
+// lacksServers reports whether JetStream refused replicas because it has too few servers for them.
 func lacksServers(err error) bool { return isCode(err, errNoCluster, errNoPeers, errNoCapacity) }
 
 func isCode(err error, codes ...jetstream.ErrorCode) bool {
@@ -125,9 +133,13 @@ func isCode(err error, codes ...jetstream.ErrorCode) bool {
 }
 
 func tooFewReplicas(have, want jetstream.StreamConfig, cause error) error {
-	return &safety.Breach{Setting: "the number of replicas of stream " + want.Name, Is: fmt.Sprintf("%d, not %d as --queue-replicas says", have.Replicas, want.Replicas),
-		Because: fmt.Sprintf("the loss of a disk may take batches that were answered 202 (NATS refuses to raise it: %v)", cause),
-		Do:      fmt.Sprintf("see that the NATS cluster has %d servers with JetStream and room, or set --queue-replicas=%d", want.Replicas, have.Replicas)}
+	return &safety.Breach{
+		Setting: "the number of replicas of stream " + want.Name,
+		Is:      fmt.Sprintf("%d, not %d as --queue-replicas says", have.Replicas, want.Replicas),
+		Because: fmt.Sprintf("a broken disk may lose batches that were answered 202 (NATS refuses to raise it: %v)", cause),
+		Do: fmt.Sprintf("give the NATS cluster %d servers with JetStream and room, or set --queue-replicas=%d",
+			want.Replicas, have.Replicas),
+	}
 }
 
 // A LaneConsumer is the workers' consumer of one lane.
@@ -138,7 +150,9 @@ type LaneConsumer struct {
 
 // SetUp creates the streams and the workers' consumers, or brings them up to date. It returns a
 // consumer for each lane, that of the waiting lane first.
-func SetUp(ctx context.Context, js jetstream.JetStream, opts StreamOptions, ackWait time.Duration) ([]LaneConsumer, error) {
+func SetUp(
+	ctx context.Context, js jetstream.JetStream, opts StreamOptions, ackWait time.Duration,
+) ([]LaneConsumer, error) {
 	stream, err := setUpStream(ctx, js, opts.log(), opts.AllowFewer)
 	if err != nil {
 		return nil, err
@@ -154,7 +168,7 @@ func SetUp(ctx context.Context, js jetstream.JetStream, opts StreamOptions, ackW
 			AckPolicy:     jetstream.AckExplicitPolicy,
 			AckWait:       ackWait,
 			MaxDeliver:    -1,
-			// Above what all workers together may hold, or their gatherings stay small.
+			// More than all workers hold together, or their gatherings would stay small.
 			MaxAckPending: 200_000,
 		})
 		if err != nil {
@@ -165,13 +179,14 @@ func SetUp(ctx context.Context, js jetstream.JetStream, opts StreamOptions, ackW
 	return consumers, nil
 }
 
-// setUpStream makes a stream, or changes it if it is another one than is wanted:
-// most workers that start find it as it should be.
-func setUpStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig, allowFewer bool) (jetstream.Stream, error) {
+// setUpStream creates a stream, or changes it if it is not as wanted. Most workers find it as it should be.
+func setUpStream(
+	ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig, allowFewer bool,
+) (jetstream.Stream, error) {
 	stream, err := js.Stream(ctx, want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		stream, err = createStream(ctx, js, want, allowFewer)
-		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another one has made it
+		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // somebody else has just created it
 			stream, err = js.Stream(ctx, want.Name)
 		}
 	}
@@ -184,9 +199,10 @@ func setUpStream(ctx context.Context, js jetstream.JetStream, want jetstream.Str
 	return stream, nil
 }
 
-// changeStream makes a stream the one that is wanted, if it is another one. It
-// never lowers its replicas.
-func changeStream(ctx context.Context, js jetstream.JetStream, stream jetstream.Stream, want jetstream.StreamConfig, allowFewer bool) (jetstream.Stream, error) {
+// changeStream changes a stream that is not as wanted. It never lowers the number of replicas.
+func changeStream(
+	ctx context.Context, js jetstream.JetStream, stream jetstream.Stream, want jetstream.StreamConfig, allowFewer bool,
+) (jetstream.Stream, error) {
 	have := stream.CachedInfo().Config
 	want.Replicas = max(want.Replicas, have.Replicas)
 	if isAsWanted(have, want) {
@@ -206,9 +222,10 @@ func changeStream(ctx context.Context, js jetstream.JetStream, stream jetstream.
 	return js.UpdateStream(ctx, want)
 }
 
-// isAsWanted compares what a worker sets.
+// isAsWanted reports whether a stream has all the settings that a worker sets.
 func isAsWanted(have, want jetstream.StreamConfig) bool {
-	return slices.Equal(have.Subjects, want.Subjects) && have.Retention == want.Retention && have.Discard == want.Discard &&
-		have.MaxBytes == want.MaxBytes && have.Replicas == want.Replicas && have.Duplicates == want.Duplicates &&
-		have.AllowAtomicPublish == want.AllowAtomicPublish && have.AllowDirect == want.AllowDirect && have.Description == want.Description
+	return have.Description == want.Description && slices.Equal(have.Subjects, want.Subjects) &&
+		have.Retention == want.Retention && have.Discard == want.Discard && have.MaxBytes == want.MaxBytes &&
+		have.Replicas == want.Replicas && have.Duplicates == want.Duplicates &&
+		have.AllowAtomicPublish == want.AllowAtomicPublish && have.AllowDirect == want.AllowDirect
 }

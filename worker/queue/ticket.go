@@ -9,33 +9,33 @@ import (
 	"intake"
 )
 
-// A Ticket stands for a batch that is queued. Its methods are for one goroutine.
+// A Ticket stands for a batch that is queued. It is for one goroutine.
 type Ticket interface {
 	// ID returns the batch's ID, which its status is asked for with.
 	ID() uuid.UUID
-	// Wait fills in the batch's verdicts as its chunks are saved. It returns true when all of them
-	// are, and false when ctx ends first. If ctx has ended before, Wait changes no verdict, even
-	// where a worker was quicker than the answer of the queue.
+	// Wait fills in the batch's verdicts as the outcomes of its chunks arrive. It returns true when
+	// all have arrived, and false when ctx ends first. If ctx has ended before, Wait changes no
+	// verdict, even where a worker was quicker than the queue's answer: a batch that nobody waits for
+	// is Pending.
 	Wait(ctx context.Context) bool
-	// Release ends the waiting; the batch is saved all the same.
+	// Release ends the waiting. The batch is saved all the same.
 	Release()
 }
 
-// A waiter is the Ticket of a batch: outcomes are delivered to it by any goroutine.
+// A waiter is the Ticket of a batch. Any goroutine may deliver outcomes to it.
 type waiter struct {
 	queue    *Queue
-	id       uuid.UUID // set by the publisher before the batch is published
+	id       uuid.UUID // set by the publisher, before it publishes the batch
 	batch    *intake.Batch
 	since    time.Time
 	outcomes chan intake.Outcome
-	open     map[int]bool // chunks without an outcome yet
+	open     map[int]bool // chunks without an outcome
 }
 
 func newWaiter(q *Queue, batch *intake.Batch, chunks []*intake.Chunk) *waiter {
 	w := &waiter{
 		queue: q, batch: batch, since: time.Now(),
-		// A chunk's outcome may come more than once: from each delivery, and
-		// from the data store.
+		// A chunk's outcome may come several times: once for each delivery, and from the ledger.
 		outcomes: make(chan intake.Outcome, 4*len(chunks)),
 		open:     make(map[int]bool, len(chunks)),
 	}
@@ -45,8 +45,7 @@ func newWaiter(q *Queue, batch *intake.Batch, chunks []*intake.Chunk) *waiter {
 	return w
 }
 
-// deliver hands the waiter an outcome, from any goroutine. One too many is
-// dropped: the data store has it.
+// deliver hands an outcome to the waiter, or drops it if its buffer is full: the ledger has it.
 func (w *waiter) deliver(outcome intake.Outcome) {
 	select {
 	case w.outcomes <- outcome:
