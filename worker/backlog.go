@@ -11,8 +11,8 @@ import (
 	"intake/worker/queue"
 )
 
-// A held message was taken from the stream and is neither acknowledged nor
-// handed back. What was read from it is there once it is in the backlog.
+// A held message was fetched from the stream, and is neither acknowledged nor handed back yet. What was
+// read from it is set before it is added to the backlog.
 type held struct {
 	msg      jetstream.Msg
 	lane     string
@@ -20,11 +20,11 @@ type held struct {
 	reply    string
 	delivery uint64
 	items    int
-	size     int // of the message and of what was read from it, in memory
+	size     int // of the message and of what was read from it, in bytes of memory
 }
 
-// isSuspect tells of a message that was handed back again and again: it may be
-// one that can't be saved, and so it is saved apart from all others.
+// isSuspect reports whether the message was handed back so often that it may be one that cannot be saved.
+// Such a message is saved apart from all others.
 func (h *held) isSuspect() bool { return h.delivery > 3 }
 
 // A size is an amount of messages.
@@ -39,35 +39,34 @@ func (s size) exceeds(bound size) bool {
 	return s.items > bound.items || s.bytes > bound.bytes
 }
 
-// Bounds of a gathering. Above a few thousand items a larger transaction saves
-// no more of them a second; a large one makes its last comers wait. Who comes to
-// wait while messages are saved that nobody waits for, waits for those.
+// Bounds of a gathering. Throughput levels off at a few thousand items per transaction, while latency
+// keeps growing. Gatherings of the later lanes are smaller because a waiting batch that arrives
+// meanwhile is held up by them.
 var (
 	gatheringBound      = size{5_000, 32 << 20}
 	laterGatheringBound = size{1_000, 8 << 20}
 )
 
-// Bounds of the backlog, of what savers have taken too: with the gatherings of
-// two savers, there is always another one at hand. Of a later lane there is one
-// message more at hand at most, so that lanes can take turns.
+// Bounds of the backlog, including what savers are working on: enough for the gatherings of two savers
+// and another one. A later lane has at most one message beyond its bound, so that lanes take turns.
 var (
 	backlogBound = size{20_000, 72 << 20}
 	laterBound   = size{6_000, 32 << 20}
 	laneBound    = size{2_000, 8 << 20}
 )
 
-// maxMessage is about what a message and what is read from it take at most, in bytes.
+// maxMessage is about the maximum memory of a message and what is read from it, in bytes.
 const maxMessage = 16 << 20
 
-// MaxMemory is about what a worker holds at most, in bytes: the bounds of the backlog,
-// and of the waiting lane what has come of a pull, with one message that was read.
+// MaxMemory is about the maximum memory of what a worker holds, in bytes: the bounds of the backlog, a fetch
+// from the waiting lane, and one message that is being read.
 const MaxMemory = (72+32)<<20 + prefetchBytes + maxMessage
 
-// maxAhead is how many gatherings of messages that someone waits for may be saved
-// while others are there: one in maxAhead+1 is theirs.
+// maxAhead is how many gatherings of the waiting lane are saved while later lanes have messages: then one of
+// those follows.
 const maxAhead = 4
 
-// A backlog holds the messages that a worker has taken.
+// A backlog holds the messages that a worker has fetched.
 type backlog struct {
 	gauge prometheus.Gauge
 
@@ -88,7 +87,7 @@ func newBacklog(gauge prometheus.Gauge) *backlog {
 	return b
 }
 
-// hold holds a message that waits to be added: it is kept alive until it is released.
+// hold makes keepAlive keep a message alive that waits to be added, until it is released.
 func (b *backlog) hold(h *held) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -96,14 +95,14 @@ func (b *backlog) hold(h *held) {
 	b.gauge.Set(float64(len(b.held)))
 }
 
-// reserve waits until there is room for a message of a later lane, whatever its size,
-// and sets it aside until unreserve. It reports whether it has: a closed backlog has no
-// room.
+// reserve waits until there is room for a message of a later lane, whatever its size, and reserves it until
+// unreserve. It reports whether it did: a closed backlog has no room.
 func (b *backlog) reserve(lane string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	room := func() bool {
-		return !b.sizes[lane].reaches(laneBound) && b.late.items < laterBound.items && b.late.bytes+maxMessage <= laterBound.bytes
+		return !b.sizes[lane].reaches(laneBound) &&
+			b.late.items < laterBound.items && b.late.bytes+maxMessage <= laterBound.bytes
 	}
 	for !b.closed && !room() {
 		b.changed.Wait()
@@ -122,14 +121,14 @@ func (b *backlog) unreserve() {
 	b.changed.Broadcast()
 }
 
-// hasRoom reports whether a message of the waiting lane may be added. One that is
-// larger than the bound may be there by itself.
+// hasRoom reports whether a message of the waiting lane may be added. One that exceeds the bound may be the
+// only one.
 func (b *backlog) hasRoom(h *held) bool {
 	waiting := b.sizes[queue.WaitingLane]
 	return waiting.items == 0 || !waiting.plus(h).exceeds(backlogBound)
 }
 
-// fill puts what was read from a message that is held into it.
+// fill sets what was read from a held message.
 func (b *backlog) fill(h *held, chunks []*intake.Chunk, reply string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -140,8 +139,8 @@ func (b *backlog) fill(h *held, chunks []*intake.Chunk, reply string) {
 	}
 }
 
-// add adds a message that is held. One of the waiting lane waits for room; for the
-// others it was reserved. A closed backlog hands it back at once.
+// add adds a held message. It waits for room for one of the waiting lane; a later one has room reserved. A
+// closed backlog hands the message back.
 func (b *backlog) add(h *held) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -163,9 +162,9 @@ func (b *backlog) add(h *held) {
 	b.changed.Broadcast()
 }
 
-// take waits for messages and gives a gathering of those that are there; nil
-// when the backlog is closed. It must be released.
-func (b *backlog) take() []*held {
+// nextGathering waits for messages and returns those that are to be saved in one transaction, or nil once the
+// backlog is closed. The caller must release them.
+func (b *backlog) nextGathering() []*held {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for !b.closed && len(b.waiting) == 0 && b.later.IsEmpty() {
@@ -215,7 +214,7 @@ func (b *backlog) gatherLater() (gathering []*held) {
 	return gathering
 }
 
-// fits tells whether a message may join a gathering of n.
+// fits reports whether a message may join a gathering of n messages.
 func fits(sum size, n int, h *held, bound size) bool {
 	return n == 0 || !h.isSuspect() && !sum.plus(h).exceeds(bound)
 }
@@ -235,7 +234,7 @@ func (b *backlog) release(gathering []*held) {
 	b.changed.Broadcast()
 }
 
-// messages gives all messages that are held.
+// messages returns all messages that are held.
 func (b *backlog) messages() []jetstream.Msg {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -246,7 +245,7 @@ func (b *backlog) messages() []jetstream.Msg {
 	return messages
 }
 
-// close ends all waiting. Nothing is added or taken any more.
+// close ends all waiting. From then on nothing is added, and there is no further gathering.
 func (b *backlog) close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -260,14 +259,14 @@ func (b *backlog) isClosed() bool {
 	return b.closed
 }
 
-// handBack hands what was never taken back to the stream, for other workers.
+// handBack hands messages that no gathering has taken back to the stream, for other workers.
 func (b *backlog) handBack() {
 	b.mu.Lock()
 	waiting := append(b.waiting, b.later.Drain()...)
 	b.waiting = nil
 	b.mu.Unlock()
 	for _, h := range waiting {
-		_ = h.msg.Nak() // unsent, it is delivered again after the ack wait
+		_ = h.msg.Nak() // if it gets lost, the message is delivered again after the ack wait
 	}
 	b.release(waiting)
 }

@@ -109,7 +109,7 @@ func TestBacklog_Share(t *testing.T) {
 	var order []string
 	for range 3 * (maxAhead + 1) {
 		add(queue.WaitingLane)
-		gathering := b.take()
+		gathering := b.nextGathering()
 		order = append(order, gathering[0].lane)
 		b.release(gathering)
 		if gathering[0].lane != queue.WaitingLane {

@@ -14,19 +14,18 @@ import (
 	"intake/worker/queue"
 )
 
-// Headers of a dead letter, beside its text.
+// Headers of a dead letter. Its data is that of the message.
 const (
 	reasonHeader   = "Intake-Reason"
 	subjectHeader  = "Intake-Subject"
 	sequenceHeader = "Intake-Sequence"
 )
 
-// maxReason bounds the reason, in bytes: a letter must fit into a message, as what it
-// holds did.
+// maxReason bounds the reason, in bytes, so that a letter fits into a message like the message it holds.
 const maxReason = 256
 
-// bury moves a message to the dead letters that can't be read, or can't be saved. It
-// leaves the queue only when it has arrived there.
+// bury moves a message that cannot be read or saved to the dead letters. It stays in the queue until it is
+// stored there.
 func (w *Worker) bury(ctx context.Context, msg jetstream.Msg, delivery uint64, reason error) {
 	letter := nats.NewMsg(queue.DeadSubjectPrefix + strings.TrimPrefix(msg.Subject(), queue.SubjectPrefix))
 	letter.Data = msg.Data()
@@ -51,12 +50,12 @@ func (w *Worker) bury(ctx context.Context, msg jetstream.Msg, delivery uint64, r
 			zap.String("subject", msg.Subject()), zap.NamedError("reason", reason))
 	}
 	if err := msg.TermWithReason(letter.Header.Get(reasonHeader)); err != nil {
-		w.opts.Logger.Debug("cannot take a dead letter out of the queue, it will be delivered again", zap.Error(err))
+		w.opts.Logger.Debug("cannot remove a dead letter from the queue, it will be delivered again", zap.Error(err))
 	}
 }
 
-// isBuried reports whether a letter is among the dead letters already: its message was
-// delivered again, after a worker died that had moved it there.
+// isBuried reports whether a letter is among the dead letters already: a worker has moved its message there
+// and died before it could remove it from the queue.
 func (w *Worker) isBuried(ctx context.Context, letter *nats.Msg) bool {
 	stream, err := w.js.Stream(ctx, queue.DeadStreamName)
 	if err != nil {

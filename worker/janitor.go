@@ -16,15 +16,15 @@ import (
 	"intake/worker/queue"
 )
 
-// tidyEvery is how often a worker looks at the log. What is purged then is
-// room for the next batches: it must come faster than the other half fills.
+// tidyEvery is how often a worker looks at the log. It has to purge half of the log faster than fronts fill
+// the other half.
 const tidyEvery = 2 * time.Second
 
-// measureEvery is after how many looks a worker measures the age of what is not processed.
+// measureEvery is how many looks there are for each measurement of the oldest unprocessed message.
 const measureEvery = 5
 
-// tidy keeps the log within its room until ctx ends. All workers do it at once;
-// purging what another has purged does nothing.
+// tidy keeps the log within its bounds until ctx ends. All workers do so; purging what is purged already does
+// nothing.
 func (w *Worker) tidy(ctx context.Context) {
 	for n := 0; sleep.For(ctx, tidyEvery); n++ {
 		try, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -39,9 +39,8 @@ func (w *Worker) tidy(ctx context.Context) {
 	}
 }
 
-// purgeProcessed drops messages from the log that are older than Keep, and as
-// many more as it takes for half of the room to be free. It never drops one
-// that isn't processed, nor any behind it.
+// purgeProcessed purges messages from the log that are older than Keep, and as many more as it takes to free
+// half of it. It never purges a message that is not processed, or any behind it.
 func (w *Worker) purgeProcessed(ctx context.Context) error {
 	stream, err := w.js.Stream(ctx, queue.StreamName)
 	if err != nil {
@@ -51,8 +50,8 @@ func (w *Worker) purgeProcessed(ctx context.Context) error {
 	if state.Msgs == 0 {
 		return nil
 	}
-	keep := state.FirstSeq // the first that may stay
-	// By the clock of NATS, which has stamped the messages.
+	keep := state.FirstSeq // the first message to keep
+	// By the clock of NATS, as messages have its timestamps.
 	if oldest := stream.CachedInfo().TimeStamp.Add(-w.opts.Keep); state.FirstTime.Before(oldest) {
 		if keep, err = firstSince(ctx, stream, keep, state.LastSeq+1, oldest); err != nil {
 			return err
@@ -75,9 +74,9 @@ func (w *Worker) purgeProcessed(ctx context.Context) error {
 	return nil
 }
 
-// firstUnprocessed finds the first message between two sequences that isn't processed;
-// end if there is none. One that no consumer is to deliver counts as unprocessed: it may
-// be of a lane that only a later version has, whose workers are yet to come.
+// firstUnprocessed returns the sequence of the first unprocessed message in [first, end), or end if there is
+// none. A message that no consumer delivers counts as unprocessed: it may be of a lane of a later version,
+// whose workers have not started yet.
 func (w *Worker) firstUnprocessed(ctx context.Context, stream jetstream.Stream, first, end uint64) (uint64, error) {
 	if first >= end {
 		return first, nil
@@ -103,6 +102,7 @@ func (w *Worker) firstUnprocessed(ctx context.Context, stream jetstream.Stream, 
 	return firstUncovered(ctx, stream, first, end, filters)
 }
 
+// filtersOf returns the subjects that a consumer delivers.
 func filtersOf(info *jetstream.ConsumerInfo) []string {
 	switch {
 	case len(info.Config.FilterSubjects) > 0:
@@ -113,18 +113,19 @@ func filtersOf(info *jetstream.ConsumerInfo) []string {
 	return []string{">"}
 }
 
-// firstUnacked finds the first message of a consumer that isn't acknowledged; nil if
-// there is none.
-func firstUnacked(ctx context.Context, stream jetstream.Stream, info *jetstream.ConsumerInfo) (*jetstream.RawStreamMsg, error) {
+// firstUnacked returns the first message that a consumer has no ack for, or nil.
+func firstUnacked(
+	ctx context.Context, stream jetstream.Stream, info *jetstream.ConsumerInfo,
+) (*jetstream.RawStreamMsg, error) {
 	var first *jetstream.RawStreamMsg
 	for _, filter := range filtersOf(info) {
-		// The floor stays behind while nothing comes in the lane.
+		// The floor does not move while the lane gets no messages.
 		msg, err := stream.GetMsg(ctx, info.AckFloor.Stream+1, jetstream.WithGetMsgSubject(filter))
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("look for what is not processed: %w", err)
+			return nil, fmt.Errorf("find what is not processed: %w", err)
 		}
 		if first == nil || msg.Sequence < first.Sequence {
 			first = msg
@@ -133,10 +134,11 @@ func firstUnacked(ctx context.Context, stream jetstream.Stream, info *jetstream.
 	return first, nil
 }
 
-// firstUncovered finds the first message between two sequences whose subject no filter
-// matches; end if there is none. It looks at no more than some thousand messages, and
-// ends there.
-func firstUncovered(ctx context.Context, stream jetstream.Stream, first, end uint64, filters []string) (next uint64, err error) {
+// firstUncovered returns the sequence of the first message in [first, end) whose subject matches no filter, or
+// end if there is none. It looks at ten thousand messages at most, and returns where it has stopped.
+func firstUncovered(
+	ctx context.Context, stream jetstream.Stream, first, end uint64, filters []string,
+) (next uint64, err error) {
 	const most = 10_000
 	if first >= end {
 		return end, nil
@@ -146,12 +148,12 @@ func firstUncovered(ctx context.Context, stream jetstream.Stream, first, end uin
 		HeadersOnly: true, MemoryStorage: true, Replicas: 1, InactiveThreshold: 10 * time.Second,
 	})
 	if err != nil {
-		return 0, fmt.Errorf("look at subjects in the log: %w", err)
+		return 0, fmt.Errorf("read subjects in the log: %w", err)
 	}
 	defer func() { _ = stream.DeleteConsumer(ctx, consumer.CachedInfo().Name) }()
 	batch, err := consumer.FetchNoWait(int(min(end-first, most)))
 	if err != nil {
-		return 0, fmt.Errorf("look at subjects in the log: %w", err)
+		return 0, fmt.Errorf("read subjects in the log: %w", err)
 	}
 	next = first
 	covered := true
@@ -166,12 +168,12 @@ func firstUncovered(ctx context.Context, stream jetstream.Stream, first, end uin
 		}
 	}
 	if err := batch.Error(); err != nil {
-		return 0, fmt.Errorf("look at subjects in the log: %w", err)
+		return 0, fmt.Errorf("read subjects in the log: %w", err)
 	}
 	return next, nil
 }
 
-// subjectMatches reports whether a filter of a consumer matches a subject.
+// subjectMatches reports whether a subject matches a consumer's filter.
 func subjectMatches(subject, filter string) bool {
 	tokens := strings.Split(subject, ".")
 	wanted := strings.Split(filter, ".")
@@ -186,8 +188,8 @@ func subjectMatches(subject, filter string) bool {
 	return len(tokens) == len(wanted)
 }
 
-// measureAge measures how long the oldest message that isn't processed has waited, by the
-// clock of NATS, in the waiting lane and in the later ones.
+// measureAge measures how long the oldest unprocessed message has waited, by the clock of NATS, in the waiting
+// lane and in the later ones.
 func (w *Worker) measureAge(ctx context.Context) error {
 	stream, err := w.js.Stream(ctx, queue.StreamName)
 	if err != nil {
@@ -221,8 +223,8 @@ func (w *Worker) measureAge(ctx context.Context) error {
 	return nil
 }
 
-// firstSince finds the first message between two sequences that was stored
-// since a moment; end if there is none.
+// firstSince returns the sequence of the first message in [first, end) that was stored at a moment or later,
+// or end if there is none.
 func firstSince(ctx context.Context, stream jetstream.Stream, first, end uint64, moment time.Time) (uint64, error) {
 	var failed error
 	n := sort.Search(int(end-first), func(i int) bool {

@@ -17,28 +17,28 @@ import (
 
 // A DeadLetter is a message that no worker could read or save.
 type DeadLetter struct {
-	// Sequence is its number among the dead letters.
+	// Sequence is the letter's number among the dead letters.
 	Sequence uint64    `json:"sequence"`
-	Time     time.Time `json:"time"` // when it was moved there
+	Time     time.Time `json:"time"` // when the message was moved there
 	Partner  string    `json:"partner"`
-	Batch    uuid.UUID `json:"batch"` // of a message for several batches, the first one
+	Batch    uuid.UUID `json:"batch"` // the first one, if the message holds several
 	Reason   string    `json:"reason"`
 	Bytes    int       `json:"bytes"`
 
-	subject string // that it was queued under
+	subject string // of the message when it was queued
 	data    []byte
 }
 
-// ErrNoLetter is the answer when there is no dead letter with that number.
+// ErrNoLetter is returned if there is no dead letter with a number.
 var ErrNoLetter = errors.New("there is no dead letter with this number")
 
-// DeadLetters are the messages that no worker could read or save.
+// DeadLetters are the messages that no worker could read or save. They are safe for concurrent use.
 type DeadLetters struct {
 	js     jetstream.JetStream
 	stream jetstream.Stream // nil if there is none yet
 }
 
-// OpenDeadLetters opens the dead letters.
+// OpenDeadLetters returns the dead letters of a NATS.
 func OpenDeadLetters(ctx context.Context, nc *nats.Conn) (*DeadLetters, error) {
 	js, err := jetstream.New(nc)
 	if err != nil {
@@ -51,7 +51,7 @@ func OpenDeadLetters(ctx context.Context, nc *nats.Conn) (*DeadLetters, error) {
 	return &DeadLetters{js, stream}, nil
 }
 
-// Each calls each with every letter, the oldest one first, until it fails.
+// Each calls each with every letter, the oldest one first, until it returns an error.
 func (d *DeadLetters) Each(ctx context.Context, each func(*DeadLetter) error) error {
 	if d.stream == nil {
 		return nil
@@ -72,7 +72,7 @@ func (d *DeadLetters) Each(ctx context.Context, each func(*DeadLetter) error) er
 	return nil
 }
 
-// Get gives a letter. It may return ErrNoLetter.
+// Get returns the letter with a number, or [ErrNoLetter].
 func (d *DeadLetters) Get(ctx context.Context, sequence uint64) (*DeadLetter, error) {
 	if d.stream == nil || sequence == 0 {
 		return nil, ErrNoLetter
@@ -98,12 +98,12 @@ func (d *DeadLetters) Get(ctx context.Context, sequence uint64) (*DeadLetter, er
 // Items returns the items as they were sent, as far as they can be read.
 func (l *DeadLetter) Items() [][]byte { return queue.ReadItems(l.data) }
 
-// Retry queues a letter again, as it was, as a new message, and forgets it. If it still
-// can't be read or saved, it comes back as another letter.
+// Retry queues a letter's message again and deletes the letter. If the message still cannot be read or saved,
+// it becomes another letter.
 func (d *DeadLetters) Retry(ctx context.Context, letter *DeadLetter) error {
 	msg := nats.NewMsg(letter.subject)
 	msg.Data = letter.data
-	// Should the answer get lost, it is known when it is tried again.
+	// With an ID, a second try after a lost answer stores nothing new.
 	msg.Header.Set(jetstream.MsgIDHeader, fmt.Sprintf("retry-%d-%d", letter.Sequence, letter.Time.UnixNano()))
 	if _, err := d.js.PublishMsg(ctx, msg); err != nil {
 		return fmt.Errorf("queue dead letter %d again: %w", letter.Sequence, err)
@@ -113,14 +113,13 @@ func (d *DeadLetters) Retry(ctx context.Context, letter *DeadLetter) error {
 
 // A StatusKeeper keeps how chunks ended: the data store.
 type StatusKeeper interface {
-	// GiveUp makes it final that nothing of a partner's chunk is saved, unless its
-	// states are final already.
+	// GiveUp makes the states of a partner's chunk final: none of its items will be saved. It does
+	// nothing if they are final already.
 	GiveUp(ctx context.Context, partner string, chunk *intake.Chunk) error
 }
 
-// Drop gives a letter up: nothing of it is saved, and the states of its items say
-// so. It reports whether all of it could be read: items that could not be have no
-// state any more.
+// Drop gives a letter up: none of its items will be saved, and their states say so. It reports whether the
+// whole letter could be read. Items that could not be read are left without a state.
 func (d *DeadLetters) Drop(ctx context.Context, letter *DeadLetter, keeper StatusKeeper) (all bool, err error) {
 	chunks, all := queue.ReadChunks(letter.data, letter.subject)
 	for _, chunk := range chunks {

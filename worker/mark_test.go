@@ -19,7 +19,7 @@ func TestWorker_SeenSetAwayAtShutdown(t *testing.T) {
 	}
 	close(w.marks)
 	w.backlog.close()
-	w.mark()
+	w.mark(t.Context())
 	if marker.asked != 1 {
 		t.Errorf("it was asked %d times", marker.asked)
 	}

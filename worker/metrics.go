@@ -43,17 +43,19 @@ func newWorkerMetrics(r prometheus.Registerer) *workerMetrics {
 			Name: "intake_worker_redelivered_messages_total", Help: "Messages that had been delivered before.",
 		}),
 		dead: m.NewCounter(prometheus.CounterOpts{
-			Name: "intake_worker_dead_messages_total", Help: "Messages that could not be read or saved and went to the dead letters.",
+			Name: "intake_worker_dead_messages_total",
+			Help: "Messages that could not be read or saved and went to the dead letters.",
 		}),
 		marks: m.NewCounterVec(prometheus.CounterOpts{
-			Name: "intake_worker_marks_total", Help: "Gatherings whose keys were marked as seen, failed to be, or were skipped because marking was behind.",
+			Name: "intake_worker_marks_total",
+			Help: "Gatherings whose keys were marked as seen, failed to be, or were skipped because marking was behind.",
 		}, []string{"outcome"}),
 		held: m.NewGauge(prometheus.GaugeOpts{
-			Name: "intake_worker_held_messages", Help: "Messages that the worker has taken and not acknowledged yet.",
+			Name: "intake_worker_held_messages", Help: "Messages that the worker has fetched and not acknowledged yet.",
 		}),
 		age: m.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "intake_worker_oldest_unprocessed_age_seconds",
-			Help: "How long the oldest message of the queue that is not processed has waited, whichever worker has it; 0 if there is none.",
+			Help: "How long the oldest unprocessed message of the queue has waited, whichever worker has it; 0 if there is none.",
 		}, []string{"lane"}),
 	}
 	for _, lane := range []string{queue.WaitingLane, laterLanes} {

@@ -17,26 +17,27 @@ import (
 
 // A RecoveryStore is a data store that may have lost what it had saved.
 type RecoveryStore interface {
-	// Outcomes gives those chunks of the batches that are finished.
+	// Outcomes returns the outcomes of those chunks of the batches that are finished.
 	Outcomes(ctx context.Context, batches []uuid.UUID) ([]intake.Outcome, error)
 	// Claim claims an Idempotency-Key for a batch, unless it was claimed before.
-	Reserve(ctx context.Context, partner int32, key string, hash [32]byte, batch uuid.UUID, lease time.Duration) (intake.Reservation, error)
+	Reserve(
+		ctx context.Context, partner int32, key string, hash [32]byte, batch uuid.UUID, lease time.Duration,
+	) (intake.Reservation, error)
 	Store
 }
 
-// RecoverOptions of Recover. Store and Partners are required.
+// RecoverOptions are the options of [Recover]. Store and Partners are required.
 type RecoverOptions struct {
 	Store RecoveryStore
 	// Partners are the names of those that the data store has, by ID.
 	Partners map[int32]string
-	// Since is when the first message to be looked at was queued; all that the
-	// log has when zero.
+	// Since is the time from which on messages are looked at. The default is the whole log.
 	Since time.Time
-	// Progress, if not nil, hears how many messages of how many were looked at.
+	// Progress, if not nil, is called with the number of messages looked at, and of all.
 	Progress func(done, total uint64)
 }
 
-// Recovered is what Recover has found and done.
+// Recovered is the result of [Recover].
 type Recovered struct {
 	// Messages is how many were looked at, and Chunks and Items what they held.
 	Messages int `json:"messages"`
@@ -44,25 +45,24 @@ type Recovered struct {
 	Items    int `json:"items"`
 	// LogBegins is when the oldest message that the log still has was queued.
 	LogBegins time.Time `json:"log_begins"`
-	// MissingChunks is how many the data store did not know, and Saved how many
-	// records were saved of them; the verdicts on their other items are counted
-	// by code.
+	// MissingChunks is how many chunks the data store did not have, and Saved how many records were
+	// saved of them. NotSaved counts the verdicts on their other items by code.
 	MissingChunks int            `json:"missing_chunks"`
 	Saved         int            `json:"saved"`
 	NotSaved      map[string]int `json:"not_saved,omitempty"`
-	// Keys is how many Idempotency-Keys of them the data store did not know.
+	// Keys is how many of their Idempotency-Keys the data store did not have.
 	Keys int `json:"keys"`
 	// Failed says what could not be recovered, and why.
 	Failed []string `json:"failed,omitempty"`
 }
 
-// Recover goes through the log and has the data store save what it doesn't know
-// of: what was saved, and was lost when the data store was restored from a
-// backup. What was saved in another order than it was queued may come out
-// differently: of two batches with the same key the first one in the log is saved.
+// Recover reads the log and has the data store save what it does not have: what was saved before and got
+// lost when the data store was restored from a backup. Batches are saved in the order of the log, which
+// may differ from the order in which they were saved at first: of two batches with the same key, the
+// first in the log is saved.
 //
-// It may run beside fronts and workers, and again: saving is idempotent. An error
-// means that it ended early.
+// Recover can run beside fronts and workers, and be repeated, as saving is idempotent. If it returns an
+// error, it has not read the whole log.
 func Recover(ctx context.Context, nc *nats.Conn, opts RecoverOptions) (*Recovered, error) {
 	js, err := jetstream.New(nc)
 	if err != nil {
@@ -102,7 +102,7 @@ func Recover(ctx context.Context, nc *nats.Conn, opts RecoverOptions) (*Recovere
 		if err != nil {
 			return &r.recovered, fmt.Errorf("read the log: %w", err)
 		}
-		// What is queued from now on is new, and the workers' business.
+		// Leave what is queued from now on to the workers.
 		last := meta.Sequence.Stream >= state.LastSeq || meta.NumPending == 0
 		r.read(msg)
 		if r.size.exceeds(gatheringBound) || last {
@@ -119,7 +119,7 @@ func Recover(ctx context.Context, nc *nats.Conn, opts RecoverOptions) (*Recovere
 	}
 }
 
-// A recovery is one under way.
+// A recovery is the state of a Recover under way.
 type recovery struct {
 	opts      RecoverOptions
 	recovered Recovered
@@ -131,16 +131,16 @@ func (r *recovery) read(msg jetstream.Msg) {
 	r.recovered.Messages++
 	chunks, _, err := queue.ReadMessage(msg.Data())
 	if err != nil {
-		r.fail("message %s can't be read: %v", msg.Subject(), err)
+		r.fail("message %s cannot be read: %v", msg.Subject(), err)
 		return
 	}
 	for _, chunk := range chunks {
 		r.recovered.Chunks++
 		r.recovered.Items += chunk.Len
-		// A partner that was added since the backup is gone too, and another one
-		// may have its number by now.
+		// A partner that was added after the backup is gone too, and another one may have its number.
 		if name, want := r.opts.Partners[chunk.Partner], queue.PartnerOf(msg.Subject()); name != want {
-			r.fail("batch %s, %d items, is of partner %s, number %d, which is not there", chunk.Batch, chunk.Len, want, chunk.Partner)
+			r.fail("batch %s, %d items, is of partner %s, number %d, which the data store does not have",
+				chunk.Batch, chunk.Len, want, chunk.Partner)
 			continue
 		}
 		r.chunks = append(r.chunks, chunk)
@@ -152,7 +152,7 @@ func (r *recovery) fail(format string, args ...any) {
 	r.recovered.Failed = append(r.recovered.Failed, fmt.Sprintf(format, args...))
 }
 
-// save saves those of the chunks that the data store doesn't know.
+// save saves those of the chunks that the data store does not have.
 func (r *recovery) save(ctx context.Context) error {
 	chunks := r.chunks
 	r.chunks, r.size = nil, size{}

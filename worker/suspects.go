@@ -7,15 +7,15 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Suspects are the messages that failed by themselves: the data store could not save
-// them, or they are of a newer version. They are kept by the worker that saw them fail.
+// suspects are messages that failed by themselves: the data store could not save them, or they have a newer
+// version. Each worker knows those that it saw fail.
 type suspects struct {
 	mu    sync.Mutex
-	saved uint64            // gatherings, by this worker
-	since map[uint64]uint64 // saved at the first failure, by the message's sequence
+	saved uint64            // gatherings that this worker has saved
+	since map[uint64]uint64 // value of saved at the first failure, by the message's sequence
 }
 
-// maxSuspects bounds the suspects. Beyond, all are forgotten, and suspected anew.
+// maxSuspects bounds the suspects. Beyond it all are forgotten.
 const maxSuspects = 10_000
 
 // noteSaved notes that a gathering was saved.
@@ -33,8 +33,8 @@ func (s *suspects) noteSaved(gathering []*held) {
 	}
 }
 
-// noteFailed notes that a message failed, and reports whether other messages were saved
-// since it failed first.
+// noteFailed notes that a message failed, and reports whether other messages were saved since its first
+// failure.
 func (s *suspects) noteFailed(sequence uint64) (othersSaved bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -48,15 +48,15 @@ func (s *suspects) noteFailed(sequence uint64) (othersSaved bool) {
 	return false
 }
 
-// Bounds of a message that fails by itself. It is given up when it has reached both.
+// Bounds of a message that fails by itself. It is given up once it has reached both.
 const (
 	maxDeliveries = 20
 	maxAge        = 10 * time.Minute
 )
 
-// isHopeless notes that a message failed by itself, and reports whether it is to be
-// given up: it was delivered often enough, is old enough, and others were saved while
-// it was not. While nothing can be saved, no message is hopeless.
+// isHopeless notes that a message failed by itself, and reports whether to give it up: it was delivered often
+// enough, is old enough, and others were saved since it first failed. While nothing can be saved, no message
+// is hopeless.
 func (w *Worker) isHopeless(msg jetstream.Msg) bool {
 	meta, err := msg.Metadata()
 	return err == nil && w.suspects.noteFailed(meta.Sequence.Stream) &&

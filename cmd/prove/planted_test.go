@@ -23,7 +23,7 @@ type edit struct{ file, old, new string }
 
 var plants = []plant{
 	{"mark before commit", "was told to be a duplicate", []edit{
-		{"worker/worker.go", "\t\tif saved, err = w.save(ctx, chunks); err == nil {\n", `
+		{"worker/save.go", "\t\tif saved, err = w.save(ctx, chunks); err == nil {\n", `
 		if timeline, ok := planted.Load().(string); ok && w.opts.Marker != nil {
 			var keys []intake.SavedKey
 			for _, chunk := range chunks {
@@ -64,7 +64,7 @@ var plants = []plant{
 		{"sink/save.go", "if batch == row.chunk.Batch && int(item) == row.client.Item {", "if false {"},
 	}},
 	{"ack before commit", "does not become final", []edit{
-		{"worker/worker.go", "\tfailpoint.Hit(\"worker/taken\")\n", `
+		{"worker/save.go", "\tfailpoint.Hit(\"worker/taken\")\n", `
 	for _, h := range gathering {
 		_ = h.msg.Ack()
 	}

@@ -5,5 +5,5 @@ package failpoint
 // Enabled reports whether the marks do anything.
 const Enabled = false
 
-// Hit says that a step was reached.
+// Hit marks a step.
 func Hit(string) {}

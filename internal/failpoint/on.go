@@ -29,8 +29,8 @@ func parse(text string) (string, int64) {
 	return name, n
 }
 
-// Hit kills the process, or stops the goroutine, if this is the step, for the time,
-// that the environment names.
+// Hit kills the process, or stops the goroutine, if this is the step, and the time, that the environment
+// names.
 func Hit(name string) {
 	if name != step || times.Add(1) != after {
 		return
@@ -40,10 +40,10 @@ func Hit(name string) {
 		return
 	}
 	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-	select {} // until it arrives
+	select {} // until the signal arrives
 }
 
-// pause makes the file and waits until it is removed.
+// pause creates the file and waits until it is removed.
 func pause() {
 	_ = os.WriteFile(stop, nil, 0o600)
 	for {

@@ -1,5 +1,4 @@
-// Package safety names settings of servers with which what Intake answers would
-// not be true.
+// Package safety names settings of servers that would make Intake's answers untrue.
 package safety
 
 import (
@@ -10,12 +9,12 @@ import (
 	"strings"
 )
 
-// A Breach is such a setting. A front or worker that finds one refuses to go on.
+// A Breach is an unsafe setting. A front or worker that finds one refuses to run.
 type Breach struct {
 	Setting string // as in "fsync in Postgres"
-	Is      string // what it is
-	Because string // what would be untrue with it
-	Do      string // how to mend it
+	Is      string // its value
+	Because string // what may go wrong with it
+	Do      string // the cure
 }
 
 // Error implements error.
@@ -23,10 +22,10 @@ func (b *Breach) Error() string {
 	return fmt.Sprintf("unsafe: %s is %s: %s; %s, or go on with --allow-unsafe", b.Setting, b.Is, b.Because, b.Do)
 }
 
-// Breaches are several of them, none twice.
+// Breaches are several breaches, none of them twice.
 type Breaches []*Breach
 
-// Error implements error, with a line for each.
+// Error implements error. It returns a line for each breach.
 func (b Breaches) Error() string {
 	lines := make([]string, len(b))
 	for i, breach := range b {
@@ -44,7 +43,7 @@ func (b Breaches) Unwrap() []error {
 	return errs
 }
 
-// Find takes an error apart: the breaches in it, and what else it holds.
+// Find returns the breaches in err, and what else it holds.
 func Find(err error) (breaches Breaches, others error) {
 	var breach *Breach
 	switch many, isMany := err.(interface{ Unwrap() []error }); {
