@@ -35,7 +35,10 @@ func TestConnect_RefusedForAWhile(t *testing.T) {
 	first.Shutdown()
 	first.WaitForShutdown()
 	second := run(port, "wrong")
-	time.Sleep(3 * time.Second)
+	localtest.Eventually(t, "the client was refused more than twice", func() bool {
+		varz, err := second.Varz(nil)
+		return err == nil && varz.TotalConnections > 3
+	})
 	second.Shutdown()
 	second.WaitForShutdown()
 	third := run(port, "right")

@@ -87,8 +87,13 @@ func TestMessages_RoundTrip(t *testing.T) {
 			if diff := cmp.Diff(chunks[i], chunk, cmpopts.EquateEmpty()); diff != "" {
 				t.Fatalf("chunk %d changed on its way (-queued +read):\n%s", i, diff)
 			}
-			if reply != "intake.outcome.x" || chunk.Number != i || chunk.Chunks != len(datas) || chunk.First != next {
-				t.Fatalf("chunk %d: reply %q number %d of %d first %d, want first %d", i, reply, chunk.Number, chunk.Chunks, chunk.First, next)
+			type place struct {
+				reply                 string
+				number, chunks, first int
+			}
+			want, got := place{"intake.outcome.x", i, len(datas), next}, place{reply, chunk.Number, chunk.Chunks, chunk.First}
+			if got != want {
+				t.Fatalf("chunk %d is at %+v, want %+v", i, got, want)
 			}
 			if len(chunk.Clients)+len(chunk.Rejected) != chunk.Len {
 				t.Fatalf("%d clients and %d rejected make no %d items", len(chunk.Clients), len(chunk.Rejected), chunk.Len)

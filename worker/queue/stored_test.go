@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"intake"
@@ -53,8 +54,20 @@ func TestSearch(t *testing.T) {
 	}
 	chunks, err := q.Logged(t.Context(), search)
 	check("in the log", chunks, err, 0, 1, 2)
-	if len(chunks) != 3 || len(chunks[2].Items) != 1 || chunks[2].First != 2*MaxChunkItems || len(chunks[0].Rejected) != 1 {
-		t.Fatalf("%+v", chunks)
+	type part struct{ First, Len, Items, Rejected int }
+	parts := func(chunks []StoredChunk) (parts []part) {
+		for _, chunk := range chunks {
+			parts = append(parts, part{chunk.First, chunk.Len, len(chunk.Items), len(chunk.Rejected)})
+		}
+		return parts
+	}
+	want := []part{
+		{0, MaxChunkItems, MaxChunkItems, 1},
+		{MaxChunkItems, MaxChunkItems, MaxChunkItems, 0},
+		{2 * MaxChunkItems, 1, 1, 0},
+	}
+	if diff := cmp.Diff(want, parts(chunks)); diff != "" {
+		t.Fatalf("in the log: -want +got\n%s", diff)
 	}
 	search.Skip = func(number int) bool { return number == 1 }
 	search.Decided = func(int) bool { return true }
@@ -83,8 +96,8 @@ func TestSearch(t *testing.T) {
 	check("after a purge", chunks, err, 1, 2)
 	chunks, err = q.Buried(t.Context(), search)
 	check("dead letters", chunks, err, 1, 2)
-	if len(chunks) != 2 || chunks[0].First != MaxChunkItems || chunks[0].Len != MaxChunkItems || chunks[0].Items != nil || chunks[1].Len != 0 {
-		t.Errorf("of letters that can't be read: %+v", chunks)
+	if diff := cmp.Diff([]part{{MaxChunkItems, MaxChunkItems, 0, 0}, {}}, parts(chunks)); diff != "" {
+		t.Errorf("of letters that cannot be read: -want +got\n%s", diff)
 	}
 
 	search.Partner.Name = "other"
