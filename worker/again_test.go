@@ -37,7 +37,7 @@ func TestWorker_DeliveredAgainWhileItIsBeingSaved(t *testing.T) {
 			return err == nil && is >= n
 		}
 	}
-	start(t, r.worker(t, Options{AckWait: time.Hour}).Run) // it gives no sign of life
+	start(t, r.worker(t, Options{AckWait: time.Hour}).Run) // it sends no sign of life in time
 	q := r.queue(t, r.nc, queue.Options{Ledger: silentLedger{r.store}})
 	batch := newBatch("a", "b")
 	ticket := submit(t, q, batch)
@@ -95,8 +95,8 @@ func TestWorker_DuplicateWindowPassed(t *testing.T) {
 	config := stream.CachedInfo().Config
 	config.Duplicates = 100 * time.Millisecond
 	localtest.Eventually(t, "the message is stored again", func() bool {
-		// The server forgets by the window that it had if it looks at its messages
-		// before it has taken up the new one; another change has it look again.
+		// If the server looks at its messages before it has the new window, it goes by the old one.
+		// Another change makes it look again.
 		config.Duplicates += time.Millisecond
 		if _, err := r.js.UpdateStream(t.Context(), config); err != nil {
 			t.Fatal(err)
@@ -124,7 +124,8 @@ func (r *rig) connect(t *testing.T) *pgx.Conn {
 func (r *rig) wantRecords(t *testing.T, want int) {
 	t.Helper()
 	var records, claims int
-	if err := r.connect(t).QueryRow(t.Context(), "select (select count(*) from partner_clients), (select count(*) from revenue_claims)").Scan(&records, &claims); err != nil {
+	const query = "select (select count(*) from partner_clients), (select count(*) from revenue_claims)"
+	if err := r.connect(t).QueryRow(t.Context(), query).Scan(&records, &claims); err != nil {
 		t.Fatal(err)
 	}
 	if records != want || claims != want {

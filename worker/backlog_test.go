@@ -12,7 +12,7 @@ import (
 	"intake/worker/queue"
 )
 
-// bulky gives a batch of items that take much memory and compress to almost nothing.
+// bulky returns a batch of items that take much memory and compress to almost nothing.
 func bulky(n int, mark string) *intake.Batch {
 	ids := make([]string, n)
 	for i := range ids {
@@ -30,7 +30,7 @@ func bulky(n int, mark string) *intake.Batch {
 // stuckStore saves nothing until its context ends.
 type stuckStore struct{}
 
-// What a worker holds is bounded in memory, not only in what it takes compressed.
+// A worker bounds what it holds by its size in memory, not by its compressed size.
 func TestBacklog_BoundsMemory(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -69,7 +69,7 @@ func TestBacklog_BoundsMemory(t *testing.T) {
 	}
 }
 
-// What a worker has taken in advance is handed back as well when it stops.
+// A worker that stops also hands back what it has fetched in advance.
 func TestWorker_HandsBackWhatItFetchedInAdvance(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -101,7 +101,7 @@ func TestWorker_HandsBackWhatItFetchedInAdvance(t *testing.T) {
 	}
 }
 
-// Those who wait are ahead, but not for ever: others have a share.
+// The waiting lane comes first, but every fifth gathering is of the later lanes.
 func TestBacklog_Share(t *testing.T) {
 	t.Parallel()
 	b := newBacklog(newWorkerMetrics(nil).held)

@@ -14,7 +14,7 @@ import (
 	"intake/worker/queue"
 )
 
-// A slowStore is a data store whose transactions take until it is told to go on.
+// A slowStore is a data store whose transactions take until goOn is closed.
 type slowStore struct{ began, goOn chan struct{} }
 
 func (s slowStore) Save(_ context.Context, chunks []*intake.Chunk) (saved intake.Saved, err error) {
@@ -78,8 +78,10 @@ func ExampleWorker_Run() {
 	}
 
 	batch := &intake.Batch{
-		Partner:  intake.Partner{ID: 1, Name: "acme", Currency: "GBP"},
-		Items:    []intake.Item{{Raw: []byte(`{}`), Key: "a", Client: intake.PartnerClient{ID: "a", EntityType: "SoleTrader"}}},
+		Partner: intake.Partner{ID: 1, Name: "acme", Currency: "GBP"},
+		Items: []intake.Item{{
+			Raw: []byte(`{}`), Key: "a", Client: intake.PartnerClient{ID: "a", EntityType: "SoleTrader"},
+		}},
 		Verdicts: make([]intake.Verdict, 1),
 	}
 	ticket, err := front.Submit(ctx, batch, queue.Waiting)

@@ -61,7 +61,8 @@ func TestWorker_BusyLanesWithinMemory(t *testing.T) {
 		return most > 1 && same > 100
 	})
 	if most*perMessage > MaxMemory {
-		t.Errorf("the worker has taken %d messages, which are %d MiB; its bound is %d", most, most*perMessage>>20, MaxMemory>>20)
+		t.Errorf("the worker holds %d messages of %d MiB in all, want %d MiB at most",
+			most, most*perMessage>>20, MaxMemory>>20)
 	}
 }
 

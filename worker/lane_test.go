@@ -77,9 +77,14 @@ func TestWorker_Lanes(t *testing.T) {
 		defer w.backlog.mu.Unlock()
 		return w.backlog.sizes[name].items
 	}
-	localtest.Eventually(t, "a saver has begun with the many", func() bool { return heldOf(queue.Later, 1) == laneBound.items })
-	tickets = append(tickets, submit(2, queue.Later, "b", 1), submit(3, queue.Waiting, "c", 1), submit(4, queue.Waiting, "d", 1))
-	localtest.Eventually(t, "the worker has the others", func() bool { return heldOf(queue.Waiting, 3) == 2 && heldOf(queue.Later, 2) == 1 })
+	localtest.Eventually(t, "a saver has begun with the many", func() bool {
+		return heldOf(queue.Later, 1) == laneBound.items
+	})
+	tickets = append(tickets,
+		submit(2, queue.Later, "b", 1), submit(3, queue.Waiting, "c", 1), submit(4, queue.Waiting, "d", 1))
+	localtest.Eventually(t, "the worker has the others", func() bool {
+		return heldOf(queue.Waiting, 3) == 2 && heldOf(queue.Later, 2) == 1
+	})
 	close(store.open)
 	for _, ticket := range tickets {
 		waitFor(t, ticket)

@@ -8,7 +8,7 @@ import (
 	"intake"
 )
 
-// At shutdown a seen set that is away costs one wait, not one for each gathering
+// At shutdown an unavailable seen set costs one wait, not one for each gathering
 // that is still to be marked.
 func TestWorker_SeenSetAwayAtShutdown(t *testing.T) {
 	t.Parallel()
@@ -29,5 +29,5 @@ type awayMarker struct{ asked int }
 
 func (m *awayMarker) Mark(context.Context, string, []intake.SavedKey) error {
 	m.asked++
-	return errors.New("the seen set is away")
+	return errors.New("the seen set is unavailable")
 }

@@ -55,7 +55,7 @@ func newWorkerMetrics(r prometheus.Registerer) *workerMetrics {
 		}),
 		age: m.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "intake_worker_oldest_unprocessed_age_seconds",
-			Help: "How long the oldest unprocessed message of the queue has waited, whichever worker has it; 0 if there is none.",
+			Help: "How long the oldest unprocessed message of the queue has waited, whichever worker has it; 0 without any.",
 		}, []string{"lane"}),
 	}
 	for _, lane := range []string{queue.WaitingLane, laterLanes} {

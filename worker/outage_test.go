@@ -14,7 +14,7 @@ import (
 	"intake/worker/queue"
 )
 
-// A store that is away for long makes no message a suspect: they are saved
+// A store that is down for long makes no message a suspect: they are saved
 // together when it is back.
 func TestWorker_StoreAwayForLong(t *testing.T) {
 	t.Parallel()
@@ -45,14 +45,14 @@ type awayStore struct {
 
 func (s *awayStore) Save(ctx context.Context, chunks []*intake.Chunk) (intake.Saved, error) {
 	if s.tries.Add(1); s.away.Load() {
-		return intake.Saved{}, errors.New("the store is away")
+		return intake.Saved{}, errors.New("the store is down")
 	}
 	return s.Store.Save(ctx, chunks)
 }
 
 func (s *awayStore) Ping(ctx context.Context) error {
 	if s.away.Load() {
-		return errors.New("the store is away")
+		return errors.New("the store is down")
 	}
 	return s.Store.Ping(ctx)
 }

@@ -31,7 +31,8 @@ func TestWorker_RecordedMessages(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", file, err)
 		}
-		if _, err := r.js.Publish(t.Context(), queue.SubjectPrefix+queue.WaitingLane+".acme."+filepath.Base(file)+".0", data); err != nil {
+		subject := queue.SubjectPrefix + queue.WaitingLane + ".acme." + filepath.Base(file) + ".0"
+		if _, err := r.js.Publish(t.Context(), subject, data); err != nil {
 			t.Fatal(err)
 		}
 		for _, chunk := range chunks {
@@ -43,7 +44,8 @@ func TestWorker_RecordedMessages(t *testing.T) {
 		}
 	}
 	var saved int
-	if err := r.connect(t).QueryRow(t.Context(), "select count(*) from partner_clients").Scan(&saved); err != nil || saved != records {
+	err = r.connect(t).QueryRow(t.Context(), "select count(*) from partner_clients").Scan(&saved)
+	if err != nil || saved != records {
 		t.Errorf("%d records, want %d (%v)", saved, records, err)
 	}
 }

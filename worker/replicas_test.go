@@ -18,8 +18,7 @@ import (
 	"intake/worker/queue"
 )
 
-// A front or worker that was not told how many replicas there are leaves them; one
-// that wants more than there are raises them.
+// A worker that wants fewer replicas than there are leaves them; one that wants more raises them.
 func TestReplicas_NeverLowered(t *testing.T) {
 	t.Parallel()
 	nc := connect(t, localtest.NATSCluster(t, 3)[0].URL())
@@ -77,8 +76,13 @@ func TestReplicas_TooFewServers(t *testing.T) {
 			defer cancel()
 			err = worker(queue.Check{}).Run(ctx)
 			var breach *safety.Breach
-			if !errors.As(err, &breach) || !strings.Contains(err.Error(), "replicas of stream INTAKE is 1, not 3") || !strings.Contains(err.Error(), "--queue-replicas=1") {
-				t.Fatalf("it ended with %v", err)
+			if !errors.As(err, &breach) {
+				t.Fatalf("it ended with %v, want a breach", err)
+			}
+			for _, part := range []string{"replicas of stream INTAKE is 1, not 3", "--queue-replicas=1"} {
+				if !strings.Contains(err.Error(), part) {
+					t.Errorf("it ended with %v, want %q", err, part)
+				}
 			}
 			goesOn := worker(queue.Check{AllowUnsafe: true})
 			start(t, goesOn.Run)
@@ -91,7 +95,7 @@ func TestReplicas_TooFewServers(t *testing.T) {
 type noStore struct{}
 
 func (noStore) Save(context.Context, []*intake.Chunk) (intake.Saved, error) {
-	return intake.Saved{}, errors.New("away")
+	return intake.Saved{}, errors.New("down")
 }
 
 func (noStore) Ping(context.Context) error { return nil }

@@ -59,7 +59,8 @@ func (w *Worker) deleteWithdrawn(ctx context.Context, msg jetstream.Msg) {
 		}
 	}
 	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
-		w.opts.Logger.Warn("cannot delete a withdrawn message from the log", zap.String("subject", msg.Subject()), zap.Error(err))
+		w.opts.Logger.Warn("cannot delete a withdrawn message from the log",
+			zap.String("subject", msg.Subject()), zap.Error(err))
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 	"intake/worker/queue"
 )
 
-// Many batches at once are all queued, and each by itself.
+// Batches that are submitted concurrently are all queued and saved, and share messages.
 func TestQueue_SubmitAtOnce(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -95,7 +95,7 @@ func (r *rig) wantForgotten(t *testing.T) {
 }
 
 // The answer is lost, but the batch is saved by the time that this is noticed:
-// it counts as queued, and the ledger tells its outcome.
+// it counts as queued, and its outcome comes from the ledger.
 func TestQueue_AckLostButSaved(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

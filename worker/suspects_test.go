@@ -72,7 +72,8 @@ func (r *rig) breakTable(t *testing.T, table, condition string) (mend func()) {
 	t.Helper()
 	r.exec(t, `create function broken() returns trigger language plpgsql as $$
 		begin raise exception 'index is broken' using errcode = 'XX002'; end $$`)
-	r.exec(t, "create trigger broken before insert on "+table+" for each row when ("+condition+") execute function broken()")
+	r.exec(t, "create trigger broken before insert on "+table+
+		" for each row when ("+condition+") execute function broken()")
 	return func() {
 		t.Helper()
 		r.exec(t, "drop trigger broken on "+table)
@@ -134,7 +135,7 @@ func TestWorker_UnsavableMessageAgain(t *testing.T) {
 	dead(3)
 }
 
-// Nothing is given up while Postgres can save nothing: it is away, or fails all there is.
+// No message is given up while Postgres saves nothing, because it is down or fails every transaction.
 func TestWorker_NothingIsGivenUpInAnOutage(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -285,7 +286,8 @@ func TestWorker_UnknownPartner(t *testing.T) {
 	}
 	// The backup was made before that partner was added; another one has its number.
 	r.exec(t, "delete from partners where name = 'lost'")
-	r.exec(t, "insert into partners (id, name, currency, secret_hash) overriding system value values (2, 'other', 'GBP', '')")
+	r.exec(t, `insert into partners (id, name, currency, secret_hash)
+		overriding system value values (2, 'other', 'GBP', '')`)
 	stranger, ticket := queueFor(lost, "a")
 	known, knownTicket := queueFor(newBatch().Partner, "b")
 	start(t, r.worker(t, Options{}).Run)
@@ -293,7 +295,8 @@ func TestWorker_UnknownPartner(t *testing.T) {
 	wantCodes(t, known, intake.CodeSaved)
 	localtest.Eventually(t, "it is a dead letter", func() bool { return len(r.letters(t)) == 1 })
 	letter := r.letters(t)[0]
-	if letter.Partner != "lost" || !strings.Contains(letter.Reason, "partner lost with the number 2 is not in the data store") {
+	const reason = "partner lost with the number 2 is not in the data store"
+	if letter.Partner != "lost" || !strings.Contains(letter.Reason, reason) {
 		t.Errorf("letter of %s: %s", letter.Partner, letter.Reason)
 	}
 	r.wantAllAcked(t)

@@ -68,6 +68,7 @@ var plants = []plant{
 	for _, h := range gathering {
 		_ = h.msg.Ack()
 	}
+	failpoint.Hit("worker/taken")
 `},
 	}},
 	{"no key order", "transactions have waited for each other", []edit{

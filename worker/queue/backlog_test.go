@@ -6,7 +6,7 @@ import (
 )
 
 // How long it takes to save what is queued follows what is queued, and how fast
-// that was saved of late.
+// that was saved in the last seconds.
 func TestBacklogEstimate(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1_000, 0)
@@ -40,7 +40,7 @@ func TestBacklogEstimate(t *testing.T) {
 	}
 	want(Later, 2*time.Second, 4*time.Second)
 	see(50, 9_000, 11_100)
-	see(50, 9_000, 11_100) // nothing is saved: the store is away
+	see(50, 9_000, 11_100) // nothing is saved: the store is down
 	want(Later, 0, 0)
 	see(0, 0, 20_100)
 	want(Later, 0, 0)
@@ -69,7 +69,7 @@ func TestBacklogEstimate_Stale(t *testing.T) {
 	}
 }
 
-// The second in which the data store comes back tells little of how fast is saved.
+// The second in which the data store comes back says little about its speed.
 func TestBacklogEstimate_AfterStall(t *testing.T) {
 	t.Parallel()
 	d := new(backlogEstimate)

@@ -12,8 +12,7 @@ import (
 	"intake/internal/local/localtest"
 )
 
-// A NATS that refuses the password for a while, as one that is being set up anew
-// does, is connected to again when it no longer does.
+// A connection survives a NATS that refuses its password for a while, as one that is being set up does.
 func TestConnect_RefusedForAWhile(t *testing.T) {
 	t.Parallel()
 	run := func(port int, password string) *server.Server {

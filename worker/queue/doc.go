@@ -22,7 +22,7 @@
 //     never stand still.
 //   - In turn. A gathering of the later lanes takes one message of each lane in turn, so that a
 //     partner who has queued a lot does not hold up the others. It is smaller than one of the
-//     waiting lane, as whoever comes to wait meanwhile is held up by it.
+//     waiting lane, since waiting batches that arrive meanwhile are held up by it.
 //   - In turn at the front as well. The publisher takes what waits of one partner and lane, then of
 //     the next.
 //   - Room. The last quarter of the log accepts only batches whose clients wait. What is processed

@@ -92,7 +92,10 @@ func ExampleQueue_Submit() {
 		time.Sleep(10 * time.Millisecond)
 	}
 
-	batch := &intake.Batch{Partner: intake.Partner{ID: 1, Name: "acme", Currency: "GBP"}, Verdicts: make([]intake.Verdict, 2)}
+	batch := &intake.Batch{
+		Partner:  intake.Partner{ID: 1, Name: "acme", Currency: "GBP"},
+		Verdicts: make([]intake.Verdict, 2),
+	}
 	for i, id := range []string{"a", "b"} {
 		batch.Items = append(batch.Items, intake.Item{
 			Raw: []byte(`{}`), Key: id, Client: intake.PartnerClient{Item: i, ID: id, EntityType: "SoleTrader"},

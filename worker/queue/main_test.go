@@ -129,7 +129,7 @@ func submit(t *testing.T, q *Queue, batch *intake.Batch) Ticket {
 	return ticket
 }
 
-// A fakeLedger knows the outcomes that it is told, and no batch that is withdrawn.
+// A fakeLedger has the outcomes that a test sets, and withdraws every batch.
 type fakeLedger struct {
 	mu        sync.Mutex
 	outcomes  []intake.Outcome
@@ -152,7 +152,7 @@ func (l *fakeLedger) Withdraw(_ context.Context, chunks []*intake.Chunk, _ *inta
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.away {
-		return false, errors.New("the data store is away")
+		return false, errors.New("the data store is down")
 	}
 	for _, chunk := range chunks {
 		l.withdrawn = append(l.withdrawn, chunk.Batch)

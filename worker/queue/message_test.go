@@ -106,7 +106,7 @@ func TestMessages_RoundTrip(t *testing.T) {
 	})
 }
 
-// Batches that share a message keep what is theirs, and can be told by their name.
+// Batches that share a message keep their own chunks and keys, and have IDs that lead to the message.
 func TestMessage_SeveralBatches(t *testing.T) {
 	base := uuid.Must(newBase())
 	message := appendMessage(nil, base, "r", 0, &intake.Holder{Key: "k"}, encodeOne(t, "a"))
@@ -120,7 +120,8 @@ func TestMessage_SeveralBatches(t *testing.T) {
 		id    string
 		index int
 	}{{"a", 0}, {"b", 1}, {"c", maxBatches - 1}} {
-		if chunks[i].Clients[0].ID != want.id || chunks[i].Batch != nameBatch(base, want.index) || chunks[i].Batch.Version() != 7 {
+		if chunks[i].Clients[0].ID != want.id || chunks[i].Batch != nameBatch(base, want.index) ||
+			chunks[i].Batch.Version() != 7 {
 			t.Errorf("chunk %d is of %s: %v", i, chunks[i].Batch, chunks[i].Clients)
 		}
 		if (chunks[i].Holder != nil) != (i == 0) {
@@ -144,7 +145,10 @@ func encodeOne(t *testing.T, id string) []byte {
 // The items as they were sent can be read from the message of their chunk, however
 // large; only what doesn't fit into a message is not there.
 func TestMessage_ItemsAsSent(t *testing.T) {
-	raws := [][]byte{[]byte(`{"a":1}`), bytes.Repeat([]byte(" "), intake.MaxBodyBytes-1<<10), []byte(`{}`), incompressible(5 << 20), incompressible(LargestMessage)}
+	raws := [][]byte{
+		[]byte(`{"a":1}`), bytes.Repeat([]byte(" "), intake.MaxBodyBytes-1<<10), []byte(`{}`),
+		incompressible(5 << 20), incompressible(LargestMessage),
+	}
 	batch := &intake.Batch{Partner: intake.Partner{ID: 1, Name: "acme", Currency: "GBP"}}
 	for i, raw := range raws {
 		batch.Items = append(batch.Items, intake.Item{Raw: raw, Client: intake.PartnerClient{Item: i}})
@@ -173,13 +177,14 @@ func TestMessage_ItemsAsSent(t *testing.T) {
 	}
 }
 
-// A message of a newer version is told from one that is damaged: another worker
-// will be able to read it.
+// A message of a newer version is not taken for a damaged one: a newer worker can read it.
 func TestReadMessage_Versions(t *testing.T) {
 	if _, _, err := ReadMessage([]byte{messageVersion + 1, 1, 2}); !errors.Is(err, ErrNewer) {
 		t.Errorf("newer version: %v", err)
 	}
-	for name, data := range map[string][]byte{"empty": nil, "no version": {0}, "nothing in it": {messageVersion}, "cut short": {messageVersion, 10, 200}} {
+	for name, data := range map[string][]byte{
+		"empty": nil, "no version": {0}, "nothing in it": {messageVersion}, "cut short": {messageVersion, 10, 200},
+	} {
 		if _, _, err := ReadMessage(data); err == nil || errors.Is(err, ErrNewer) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -200,7 +205,8 @@ func FuzzReadMessage(f *testing.F) {
 	chunk := &intake.Chunk{Chunks: 1, Partner: 1, Currency: "GBP", Len: 2,
 		Clients:  []intake.PartnerClient{{ID: "a", Claims: make([]intake.RevenueClaim, 2)}},
 		Rejected: []intake.ItemVerdict{{Item: 1, Verdict: intake.Invalid("x")}}, RejectedKeys: []string{"b"}}
-	f.Add(appendMessage(nil, uuid.Must(newBase()), "reply", 3, &intake.Holder{Key: "k"}, appendChunk(nil, chunk, make([]intake.Item, 2))))
+	data := appendChunk(nil, chunk, make([]intake.Item, 2))
+	f.Add(appendMessage(nil, uuid.Must(newBase()), "reply", 3, &intake.Holder{Key: "k"}, data))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		chunks, _, err := ReadMessage(data)
 		if err != nil {

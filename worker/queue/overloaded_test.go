@@ -20,7 +20,7 @@ func TestQueue_OverloadedEnds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const batches = 400 // queued while the data store is away
+	const batches = 400 // queued while the data store is down
 	for n := range batches {
 		submit(t, q, newBatch(fmt.Sprint(n))).Release()
 	}
@@ -90,13 +90,15 @@ func TestQueue_WhatIsNoBacklog(t *testing.T) {
 	for n := range others {
 		submit(t, q, newBatch(fmt.Sprint("other", n))).Release()
 	}
-	if _, err := r.stream(t).CreateConsumer(t.Context(), jetstream.ConsumerConfig{AckPolicy: jetstream.AckNonePolicy}); err != nil {
+	reader := jetstream.ConsumerConfig{AckPolicy: jetstream.AckNonePolicy}
+	if _, err := r.stream(t).CreateConsumer(t.Context(), reader); err != nil {
 		t.Fatal(err)
 	}
 	q.updateBacklog(t.Context(), r.stream(t))
 	q.backlog.mu.Lock()
 	defer q.backlog.mu.Unlock()
 	if q.backlog.all != others || q.backlog.waiting != others {
-		t.Errorf("%v messages in all lanes, %v in the waiting one, count as a backlog; want %d", q.backlog.all, q.backlog.waiting, others)
+		t.Errorf("%v messages in all lanes, %v in the waiting one, count as a backlog; want %d",
+			q.backlog.all, q.backlog.waiting, others)
 	}
 }

@@ -113,7 +113,9 @@ func TestSubmit_PartOfABatchIsQueued(t *testing.T) {
 		t.Fatal(err)
 	}
 	deadline := time.Now().Add(10 * time.Second)
-	g := group{{waiter: newWaiter(q, batch, chunks), topic: "waiting.acme", chunks: chunks, datas: datas, deadline: deadline}}
+	g := group{{
+		waiter: newWaiter(q, batch, chunks), topic: "waiting.acme", chunks: chunks, datas: datas, deadline: deadline,
+	}}
 	msgs := q.messages(base, g)
 	if err := q.commit(t.Context(), msgs[:1], deadline); err != nil {
 		t.Fatal(err)
@@ -270,7 +272,8 @@ func TestTicket_Outcomes(t *testing.T) {
 	} {
 		batch := newBatch("a", "b")
 		ticket := submit(t, q, batch)
-		deliver(intake.Outcome{Batch: ticket.ID(), Len: 2, NotSaved: []intake.ItemVerdict{{Item: 1, Verdict: intake.DuplicateOfSaved(true)}}})
+		duplicate := intake.ItemVerdict{Item: 1, Verdict: intake.DuplicateOfSaved(true)}
+		deliver(intake.Outcome{Batch: ticket.ID(), Len: 2, NotSaved: []intake.ItemVerdict{duplicate}})
 		if !ticket.Wait(t.Context()) {
 			t.Errorf("%s: no outcome", name)
 		}

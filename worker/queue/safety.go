@@ -203,12 +203,12 @@ func (c Check) checkMonitors(ctx context.Context, nc *nats.Conn) error {
 		asking.Go(func() { servers[i], errs[i] = checkSync(ctx, monitor) })
 	}
 	asking.Wait()
-	breaches, away := safety.Find(errors.Join(errs...))
+	breaches, unknown := safety.Find(errors.Join(errs...))
 	switch {
 	case slices.Contains(servers, connected):
-		away = nil
-	case away != nil:
-		away = fmt.Errorf("it is not known whether the connected NATS (%s) syncs each message: %w", name, away)
+		unknown = nil
+	case unknown != nil:
+		unknown = fmt.Errorf("it is not known whether the connected NATS (%s) syncs each message: %w", name, unknown)
 	default:
 		// A restarted server has another ID, so make sure that the connection is still to this one.
 		asking, cancel := context.WithTimeout(ctx, 2*time.Second)
@@ -225,9 +225,9 @@ func (c Check) checkMonitors(ctx context.Context, nc *nats.Conn) error {
 		})
 	}
 	if len(breaches) > 0 {
-		return errors.Join(breaches, away)
+		return errors.Join(breaches, unknown)
 	}
-	return away
+	return unknown
 }
 
 // checkSync asks a server's monitoring whether JetStream syncs each message, and returns the server's ID.

@@ -26,9 +26,8 @@ import (
 	"intake/internal/safety"
 )
 
-// One of several servers may be away: those that answer tell how they sync. While
-// the one that is connected to does not, nothing is known, and one that doesn't sync
-// is enough to refuse, as are only monitors of other servers.
+// Some of several servers may be down, but not the connected one. A single server that does not sync
+// is enough to refuse, and so are monitors of other servers only.
 func TestCheck_Monitors(t *testing.T) {
 	t.Parallel()
 	nc := connect(t, localtest.NATS(t))
@@ -70,7 +69,8 @@ func TestCheck_Version(t *testing.T) {
 	} {
 		err := checkVersion(version)
 		var breach *safety.Breach
-		if errors.As(err, &breach) != refused || refused && !strings.Contains(err.Error(), "the version of NATS is "+version) {
+		says := "the version of NATS is " + version
+		if errors.As(err, &breach) != refused || refused && !strings.Contains(err.Error(), says) {
 			t.Errorf("version %q: %v", version, err)
 		}
 	}
@@ -90,8 +90,12 @@ func TestCheck_MaxPayload(t *testing.T) {
 			}
 			start(t, q.Run)
 			localtest.Eventually(t, "the stream is there", func() bool { return q.Ready(t.Context()) == nil })
-			if warned := logs.FilterMessageSnippet("max_payload: 8MB").Len(); warned != map[bool]int{true: 1}[payload < LargestMessage] {
-				t.Errorf("warned %d times", warned)
+			wanted := 0
+			if payload < LargestMessage {
+				wanted = 1
+			}
+			if warned := logs.FilterMessageSnippet("max_payload: 8MB").Len(); warned != wanted {
+				t.Errorf("warned %d times, want %d", warned, wanted)
 			}
 			submit := func(batch *intake.Batch) error {
 				ticket, err := q.Submit(t.Context(), batch, Later)
@@ -114,8 +118,12 @@ func TestCheck_MaxPayload(t *testing.T) {
 			}
 			one = newBatch("f")
 			one.Items[0].Client.OtherIdentifiers = incompressible(2 << 20)
-			if err := submit(one); errors.Is(err, ErrTooLarge) != (payload < LargestMessage) || err != nil && !errors.Is(err, ErrTooLarge) {
-				t.Errorf("2 MiB of identifiers in one item: %v", err)
+			var want error
+			if payload < LargestMessage {
+				want = ErrTooLarge
+			}
+			if err := submit(one); !errors.Is(err, want) {
+				t.Errorf("2 MiB of identifiers in one item: %v, want %v", err, want)
 			}
 		})
 	}
@@ -157,7 +165,7 @@ const (
 	silent  = ""
 )
 
-// newMonitor gives the monitor of the server that nc is connected to.
+// newMonitor returns the monitor of the server that nc is connected to.
 func newMonitor(t *testing.T, nc *nats.Conn) *monitor {
 	m := new(monitor)
 	m.answer.Store(syncs)
@@ -175,7 +183,9 @@ func TestCheck_Reconnect(t *testing.T) {
 	server := localtest.OwnNATS(t)
 	nc := connect(t, server.URL())
 	monitor := newMonitor(t, nc)
-	q, err := New(nc, Options{Ledger: new(fakeLedger), Check: Check{MonitorURLs: []string{monitor.URL}}, Stream: StreamOptions{MaxBytes: 64 << 20}})
+	q, err := New(nc, Options{
+		Ledger: new(fakeLedger), Check: Check{MonitorURLs: []string{monitor.URL}}, Stream: StreamOptions{MaxBytes: 64 << 20},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +203,9 @@ func TestCheck_Reconnect(t *testing.T) {
 		if err := server.Start(ctx); err != nil {
 			t.Fatal(err)
 		}
-		localtest.Eventually(t, "NATS is reconnected to", func() bool { return nc.IsConnected() && nc.Stats().Reconnects > before })
+		localtest.Eventually(t, "NATS is reconnected", func() bool {
+			return nc.IsConnected() && nc.Stats().Reconnects > before
+		})
 	}
 	accepts := func() bool {
 		ticket, err := q.Submit(ctx, newBatch("a"), Waiting)
@@ -229,7 +241,9 @@ type reconnecting struct {
 	after func()
 }
 
-func (r reconnecting) PublishMsg(ctx context.Context, msg *nats.Msg, opts ...jetstream.PublishOpt) (*jetstream.PubAck, error) {
+func (r reconnecting) PublishMsg(
+	ctx context.Context, msg *nats.Msg, opts ...jetstream.PublishOpt,
+) (*jetstream.PubAck, error) {
 	defer r.after()
 	return r.JetStream.PublishMsg(ctx, msg, opts...)
 }
@@ -268,12 +282,14 @@ func TestCheck_MonitorOfAnotherServer(t *testing.T) {
 	t.Parallel()
 	used, other := localtest.OwnNATS(t), localtest.OwnNATS(t)
 	nc := connect(t, used.URL())
-	if err := (Check{MonitorURLs: []string{used.MonitorURL()}}).check(t.Context(), nc, StreamOptions{}, zap.NewNop()); err != nil {
+	err := Check{MonitorURLs: []string{used.MonitorURL()}}.check(t.Context(), nc, StreamOptions{}, zap.NewNop())
+	if err != nil {
 		t.Errorf("its own monitoring: %v", err)
 	}
-	err := Check{MonitorURLs: []string{other.MonitorURL()}}.check(t.Context(), nc, StreamOptions{}, zap.NewNop())
+	err = Check{MonitorURLs: []string{other.MonitorURL()}}.check(t.Context(), nc, StreamOptions{}, zap.NewNop())
 	var breach *safety.Breach
-	if !errors.As(err, &breach) || !strings.Contains(err.Error(), "--nats-monitor-url "+other.MonitorURL()+" is not the connected server") {
+	want := "--nats-monitor-url " + other.MonitorURL() + " is not the connected server"
+	if !errors.As(err, &breach) || !strings.Contains(err.Error(), want) {
 		t.Errorf("another's monitoring: %v", err)
 	}
 }

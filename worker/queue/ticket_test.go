@@ -7,8 +7,7 @@ import (
 	"intake"
 )
 
-// Whoever doesn't wait is told Pending, though the worker was quicker than the
-// answer of the queue.
+// A batch that nobody waits for is Pending, even if the worker was quicker than the queue's answer.
 func TestTicket_NobodyWaits(t *testing.T) {
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
