@@ -14,9 +14,9 @@ import (
 	"intake/internal/sleep"
 )
 
-// Connect connects to NATS, at one URL or several separated by commas, and
-// reconnects for as long as the connection is open. NATS need not be there yet: the
-// log says once why it can't be reached, however often that is tried.
+// Connect connects to NATS at one URL, or at several that are separated by commas. The connection is made
+// in the background, and again whenever it is lost, until it is closed. Each cause of a failure is logged
+// once.
 func Connect(urls, name string, logger *zap.Logger) (*nats.Conn, error) {
 	if logger == nil {
 		logger = zap.NewNop()
@@ -31,22 +31,24 @@ func Connect(urls, name string, logger *zap.Logger) (*nats.Conn, error) {
 		nats.PingInterval(5*time.Second),
 		nats.MaxPingsOutstanding(2),
 		nats.Timeout(2*time.Second),
-		// What can't be sent now fails now. Buffered until NATS is back it would
-		// be published after its request was refused.
+		// Fail what cannot be sent now. Buffered until NATS is back, it would be published after its
+		// request was refused.
 		nats.ReconnectBufSize(-1),
-		// All who use the connection wait for a write, for a minute by default.
+		// A write that hangs blocks everything on the connection, for a minute by default.
 		nats.FlusherTimeout(5*time.Second),
 		nats.ReconnectOnFlusherError(),
-		// A server that is set up anew may refuse for a while. By default the
-		// connection is closed for good when one does so twice.
+		// A server that is being set up may refuse the password for a while. By default a second
+		// refusal closes the connection for good.
 		nats.IgnoreAuthErrorAbort(),
 		nats.ConnectHandler(func(nc *nats.Conn) {
 			failures.reset()
-			logger.Info("connected to NATS", zap.String("server", nc.ConnectedServerName()), zap.String("address", nc.ConnectedAddr()))
+			logger.Info("connected to NATS",
+				zap.String("server", nc.ConnectedServerName()), zap.String("address", nc.ConnectedAddr()))
 		}),
 		nats.ReconnectHandler(func(nc *nats.Conn) {
 			failures.reset()
-			logger.Info("reconnected to NATS", zap.String("server", nc.ConnectedServerName()), zap.String("address", nc.ConnectedAddr()))
+			logger.Info("reconnected to NATS",
+				zap.String("server", nc.ConnectedServerName()), zap.String("address", nc.ConnectedAddr()))
 		}),
 		nats.ReconnectErrHandler(failures.note),
 		nats.DisconnectErrHandler(func(nc *nats.Conn, err error) {
@@ -64,8 +66,8 @@ func Connect(urls, name string, logger *zap.Logger) (*nats.Conn, error) {
 	return nc, nil
 }
 
-// failures logs why NATS can't be reached: each cause once, until a connection is
-// made. Its methods are called by the connection's handlers, one at a time.
+// failures logs why NATS cannot be reached: each cause once, until a connection is made. The connection's
+// handlers call its methods one at a time.
 type failures struct {
 	logger *zap.Logger
 	causes map[string]bool
@@ -92,7 +94,7 @@ func (f *failures) reset() { clear(f.causes) }
 // credentials.
 func serversOf(nc *nats.Conn) string { return strings.Join(nc.Servers(), ", ") }
 
-// AwaitConnection waits until nc is connected, and reports whether ctx goes on.
+// AwaitConnection waits until nc is connected. It reports whether that happened before ctx ended.
 func AwaitConnection(ctx context.Context, nc *nats.Conn) bool {
 	for !nc.IsConnected() {
 		if !sleep.For(ctx, 50*time.Millisecond) {
@@ -102,8 +104,8 @@ func AwaitConnection(ctx context.Context, nc *nats.Conn) bool {
 	return ctx.Err() == nil
 }
 
-// CheckConnected returns an error that names the servers if nc is not connected. What
-// [Connect] logs has the cause.
+// CheckConnected returns an error that names the servers if nc is not connected. The cause is in the log
+// of [Connect].
 func CheckConnected(nc *nats.Conn) error {
 	if nc.IsConnected() {
 		return nil
