@@ -93,7 +93,8 @@ func TestQueue_ReadyAfterLoss(t *testing.T) {
 	localtest.Eventually(t, "the log says why NATS can't be reached", func() bool {
 		return logs.FilterMessageSnippet("cannot reach NATS").Len() == 1
 	})
-	if err := q.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), "no connection to NATS at nats://127.0.0.1:") {
-		t.Errorf("Ready returns %v", err)
+	const want = "no connection to NATS at nats://127.0.0.1:"
+	if err := q.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("Ready returns %v, want %q", err, want)
 	}
 }

@@ -3,8 +3,8 @@
 //
 // A front submits a batch to its [Queue] (queue.go), which cuts it into chunks (chunk.go), encodes
 // them (message.go, clients.go) and hands them to its publisher (publish_queue.go, publish.go). The
-// publisher stores what has gathered in the stream (stream.go, connect.go) in one commit, and only then does
-// Submit return a [Ticket] (ticket.go). Workers send outcomes straight to the front that queued the
+// publisher stores what has gathered in the stream (stream.go) in one commit, and only then does Submit
+// return a [Ticket] (ticket.go). [Connect] is in connect.go. Workers send outcomes straight to the front that queued the
 // batch (outcome.go, outcomes.go); what gets lost on that way, the front reads from its [Ledger]. A
 // status check reads a batch back from the log or the dead letters (stored.go). What the process that
 // empties the queue does is in package worker, which uses this one.
