@@ -1,5 +1,5 @@
-// Package admin serves what operators need of a front or a worker: whether it
-// lives and is ready, its metrics, and its profiles. It is not for partners.
+// Package admin serves operators of a front or a worker: whether it lives and is ready, its
+// metrics, and its profiles. Partners must not reach it.
 package admin
 
 import (
@@ -19,13 +19,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// A Check reports whether a part is ready.
+// A Check returns why a part isn't ready, nil if it is.
 type Check struct {
 	Name  string
 	Check func(context.Context) error
 }
 
-// A Handler answers operators and orchestrators.
+// A Handler answers operators and orchestrators. It is safe for concurrent use.
 type Handler struct {
 	checks   []Check
 	draining atomic.Bool
@@ -37,14 +37,14 @@ type Handler struct {
 	err     error
 }
 
-// NewRegistry makes a registry with the metrics of the process.
+// NewRegistry returns a registry with the metrics of the process.
 func NewRegistry() *prometheus.Registry {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return registry
 }
 
-// New makes a handler.
+// New returns a handler.
 func New(gatherer prometheus.Gatherer, checks ...Check) *Handler {
 	h := &Handler{checks: checks}
 	h.mux.HandleFunc("GET /livez", h.ServeLive)
@@ -58,16 +58,16 @@ func New(gatherer prometheus.Gatherer, checks ...Check) *Handler {
 	return h
 }
 
-// Drain makes the handler say from now on that it isn't ready.
+// Drain makes the handler answer from now on that the process isn't ready.
 func (h *Handler) Drain() { h.draining.Store(true) }
 
-// Ready returns an error that names what is not ready, or nil.
+// Ready returns what isn't ready and why, nil if all is.
 func (h *Handler) Ready(ctx context.Context) error {
 	_, err := h.check(ctx)
 	return err
 }
 
-// check returns the names of what is not ready, and why.
+// check returns the names of what isn't ready, and why.
 func (h *Handler) check(ctx context.Context) (names []string, err error) {
 	if h.draining.Load() {
 		return []string{"shutting down"}, errors.New("shutting down")
@@ -84,8 +84,8 @@ func (h *Handler) check(ctx context.Context) (names []string, err error) {
 	return names, errors.Join(errs...)
 }
 
-// lastFor is how long an answer of /readyz is repeated. Anyone who can reach the
-// port may ask, and each check costs another server a round trip.
+// lastFor is how long an answer of /readyz is repeated. Anybody who can reach the port may
+// ask, and each check costs other servers a round trip.
 const lastFor = 200 * time.Millisecond
 
 func (h *Handler) lastCheck(ctx context.Context) (names []string, err error) {
@@ -94,17 +94,17 @@ func (h *Handler) lastCheck(ctx context.Context) (names []string, err error) {
 	if !h.draining.Load() && time.Since(h.checked) < lastFor {
 		return h.names, h.err
 	}
-	// What others are told must not depend on this one's patience.
+	// The answer is repeated to others, so it must not depend on this request's context.
 	h.names, h.err = h.check(context.WithoutCancel(ctx))
 	h.checked = time.Now()
 	return h.names, h.err
 }
 
-// ServeLive says that the process answers.
+// ServeLive answers that the process lives.
 func (h *Handler) ServeLive(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") }
 
-// ServeReady says whether all parts are ready, and which aren't. Why they aren't
-// is not for everybody.
+// ServeReady answers whether all parts are ready, and which aren't. It does not say why,
+// because partners may ask.
 func (h *Handler) ServeReady(w http.ResponseWriter, r *http.Request) {
 	if names, err := h.lastCheck(r.Context()); err != nil {
 		w.WriteHeader(http.StatusServiceUnavailable)
@@ -114,7 +114,7 @@ func (h *Handler) ServeReady(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintln(w, "ok")
 }
 
-// serveReasons is ServeReady for operators.
+// serveReasons is ServeReady with the reasons, for operators.
 func (h *Handler) serveReasons(w http.ResponseWriter, r *http.Request) {
 	if _, err := h.lastCheck(r.Context()); err != nil {
 		w.WriteHeader(http.StatusServiceUnavailable)

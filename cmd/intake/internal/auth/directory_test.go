@@ -2,11 +2,12 @@ package auth_test
 
 import (
 	"context"
-	"intake/sink"
 	"net/http"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"intake/sink"
 )
 
 // A partner's change reaches a running front within 5 s. While they can't be

@@ -3,13 +3,14 @@ package auth_test
 import (
 	"encoding/json"
 	"fmt"
-	"intake/cmd/intake/internal/auth/authtest"
 	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
 
 	"github.com/golang-jwt/jwt/v5"
+
+	"intake/cmd/intake/internal/auth/authtest"
 )
 
 // serveKeys is an issuer without a path whose set of keys is a value.

@@ -3,8 +3,6 @@ package auth_test
 import (
 	"encoding/base64"
 	"fmt"
-	"intake/cmd/intake/internal/auth"
-	"intake/cmd/intake/internal/origin"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -12,6 +10,9 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"intake/cmd/intake/internal/auth"
+	"intake/cmd/intake/internal/origin"
 )
 
 // Who guesses secrets is not listened to any more, for that client; and for no

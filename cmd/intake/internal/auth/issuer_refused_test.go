@@ -10,7 +10,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
-	"intake/cmd/intake/internal/auth/authtest"
 	"net/http"
 	"strings"
 	"testing"
@@ -18,6 +17,8 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/golang-jwt/jwt/v5"
+
+	"intake/cmd/intake/internal/auth/authtest"
 )
 
 // Every algorithm of the list gets in, with a key of its kind.

@@ -2,9 +2,6 @@ package auth_test
 
 import (
 	"context"
-	"intake/cmd/intake/internal/auth"
-	"intake/cmd/intake/internal/auth/authtest"
-	"intake/sink"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -13,6 +10,10 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 	"golang.org/x/oauth2"
 	"golang.org/x/oauth2/clientcredentials"
+
+	"intake/cmd/intake/internal/auth"
+	"intake/cmd/intake/internal/auth/authtest"
+	"intake/sink"
 )
 
 // Partners get in with tokens of another issuer, got the way that programs get

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
-
 	"net/http"
 	"net/http/httptest"
 	"net/url"

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 
 	"intake"
+	"intake/internal/local/localtest"
 )
 
 // An h2Conn is a connection of a client that does as it likes.
@@ -249,7 +250,7 @@ func TestServe_HTTP2(t *testing.T) {
 		})
 	}
 	t.Cleanup(func() {
-		waitFor(t, func() bool { return f.Inflight() == 0 })
+		localtest.Eventually(t, "all memory is given back", func() bool { return f.Inflight() == 0 })
 		if f.queue.submitted() > 0 {
 			t.Error("something was queued")
 		}

@@ -29,6 +29,7 @@ import (
 	"intake"
 	"intake/cmd/intake/internal/front"
 	"intake/cmd/intake/internal/origin"
+	"intake/internal/local/localtest"
 )
 
 // raw sends bytes to a front, and gives the status lines that come back until it
@@ -163,7 +164,7 @@ func TestCreate_Bombs(t *testing.T) {
 			}
 		})
 	}
-	waitFor(t, func() bool { return f.Inflight() == 0 })
+	localtest.Eventually(t, "all memory is given back", func() bool { return f.Inflight() == 0 })
 }
 
 // certify writes a certificate for 127.0.0.1 and its key.
@@ -261,7 +262,7 @@ func TestServe_ConnectionsOfOneHost(t *testing.T) {
 				t.Errorf("%v connections are counted as refused, want 3", refused)
 			}
 			first.Close()
-			waitFor(t, func() bool { return open("127.0.0.1") })
+			localtest.Eventually(t, "another connection may be opened", func() bool { return open("127.0.0.1") })
 		})
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,6 +17,7 @@ import (
 
 	"intake"
 	"intake/cmd/intake/internal/front"
+	"intake/internal/local/localtest"
 	"intake/worker/queue"
 )
 
@@ -227,14 +227,14 @@ func TestCreate_Budget(t *testing.T) {
 		})
 	}
 	close(queued)
-	waitFor(t, func() bool { return f.Inflight() < 2*200<<10 }) // what is queued needs its text only
+	localtest.Eventually(t, "the memory of queued batches shrinks to that of their texts", func() bool { return f.Inflight() < 2*200<<10 }) // what is queued needs its text only
 	if got := f.Inflight(); got < 200<<10 {
 		t.Errorf("%d bytes are set aside for a body of %d that is queued", got, len(body))
 	}
 	leave()
 	first.Wait()
 	f.queue.submit = nil
-	waitFor(t, func() bool { return f.Inflight() == 0 })
+	localtest.Eventually(t, "all memory is given back", func() bool { return f.Inflight() == 0 })
 	if a := f.do(t, f.create(t, token, strings.NewReader(body))); a.status != http.StatusOK {
 		t.Errorf("answered %d when there is room again", a.status)
 	}
@@ -277,7 +277,7 @@ func TestCreate_BudgetOfSlowBodies(t *testing.T) {
 		request.ContentLength = intake.MaxBodyBytes
 		running.Go(func() { _, _ = f.try(request) })
 	}
-	waitFor(t, func() bool { return f.Inflight() >= slow*3*16<<10 })
+	localtest.Eventually(t, "all slow bodies have memory", func() bool { return f.Inflight() >= slow*3*16<<10 })
 	if got := f.Inflight(); got > slow*3*128<<10 {
 		t.Errorf("%d bytes are set aside for bodies of which nothing has come", got)
 	}
@@ -287,17 +287,6 @@ func TestCreate_BudgetOfSlowBodies(t *testing.T) {
 	}
 	leave()
 	running.Wait()
-}
-
-// waitFor waits for something that has no event of its own.
-func waitFor(t testing.TB, what func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !what(); {
-		if time.Now().After(deadline) {
-			t.Fatal("it did not happen in time")
-		}
-		runtime.Gosched()
-	}
 }
 
 // Large bodies before leave as much room for small ones as there was.

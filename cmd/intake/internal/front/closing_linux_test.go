@@ -3,13 +3,15 @@ package front_test
 import (
 	"context"
 	"errors"
-	"intake/cmd/intake/internal/closing"
 	"net"
 	"net/http"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"intake/cmd/intake/internal/closing"
+	"intake/internal/local/localtest"
 )
 
 // No request is broken off by a front that stops, though connections are made at
@@ -44,7 +46,7 @@ func TestServe_StopsWithoutReset(t *testing.T) {
 				}
 			})
 		}
-		time.Sleep(50 * time.Millisecond)
+		localtest.Eventually(t, "all clients are sending", func() bool { return f.queue.submitted() >= 50 })
 		f.stop()
 		clients.Wait()
 	}

@@ -1,12 +1,13 @@
 package front
 
 import (
-	"intake/cmd/intake/internal/origin"
 	"net"
 	"net/netip"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"intake/cmd/intake/internal/origin"
 )
 
 // maxConnections bounds the concurrent connections; a further one waits. Connections that

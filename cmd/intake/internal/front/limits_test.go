@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"intake"
+	"intake/internal/local/localtest"
 	"intake/sink"
 	"intake/worker/queue"
 )
@@ -117,7 +118,7 @@ func TestLimits_InFlight(t *testing.T) {
 	streams[0].send.Close()
 	streams[0].wantEnd()
 	for _, path := range paths {
-		waitFor(t, func() bool { return f.get(t, path, token).status != http.StatusTooManyRequests })
+		localtest.Eventually(t, "a slot is free again", func() bool { return f.get(t, path, token).status != http.StatusTooManyRequests })
 	}
 	streams[1].write(items("c") + "\n")
 	streams[1].wantLine(`"status":"Completed"`)

@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	"intake"
+	"intake/internal/local/localtest"
 	"intake/worker/queue"
 )
 
@@ -67,7 +68,7 @@ func TestCreate_OnePartnerTakesTheMemory(t *testing.T) {
 		before := f.Inflight()
 		s := f.silent(t, ctx, token, size-100)
 		attack = append(attack, s)
-		waitFor(t, func() bool { return s.isRefused() || f.Inflight() >= before+3*int64(size) })
+		localtest.Eventually(t, "the body is refused, or has memory", func() bool { return s.isRefused() || f.Inflight() >= before+3*int64(size) })
 	}
 	hold(32 << 20)
 	hold(32 << 20)
@@ -97,7 +98,7 @@ func TestLimits_UnpackedBytes(t *testing.T) {
 	first := f.silent(t, ctx, token, 900<<10)
 	body := "[" + strings.Repeat(" ", 200<<10) + items("a")[1:]
 	var a *answer
-	waitFor(t, func() bool {
+	localtest.Eventually(t, "the largest body is taken", func() bool {
 		if first.isRefused() { // it came while the other one was there
 			first = f.silent(t, ctx, token, 900<<10)
 		}
@@ -198,7 +199,7 @@ func TestCreate_NoRoomForAnswer(t *testing.T) {
 	if len(b.Result) != len(many) || b.Result[1_999].Status.Code != intake.CodeSaved || !bytes.Contains(b.Result[1_999].Data, []byte(`"item-1999"`)) {
 		t.Errorf("answered with %d items", len(b.Result))
 	}
-	waitFor(t, func() bool { return f.Inflight() == 0 })
+	localtest.Eventually(t, "all memory is given back", func() bool { return f.Inflight() == 0 })
 }
 
 // However much some partners want, each gets as much as the others, and there is

@@ -1,9 +1,10 @@
 package front_test
 
 import (
-	"intake/cmd/intake/internal/problem"
 	"net/http"
 	"testing"
+
+	"intake/cmd/intake/internal/problem"
 )
 
 // The type of a problem leads to where it is described.

@@ -4,9 +4,6 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
-	"intake/cmd/intake/internal/auth"
-	"intake/cmd/intake/internal/problem"
-	"intake/internal/decode"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -17,6 +14,9 @@ import (
 	"go.uber.org/zap"
 
 	"intake"
+	"intake/cmd/intake/internal/auth"
+	"intake/cmd/intake/internal/problem"
+	"intake/internal/decode"
 )
 
 // recordsTimeout bounds a question for records.

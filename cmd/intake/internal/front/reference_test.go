@@ -15,6 +15,7 @@ import (
 
 	"intake/cmd/intake/internal/auth/authtest"
 	"intake/cmd/intake/internal/reference"
+	"intake/internal/local/localtest"
 )
 
 // The document has the routes of the front, and no other.
@@ -82,7 +83,7 @@ func TestReference_ExternalIssuer(t *testing.T) {
 	}
 	issuer := authtest.NewIssuer(t, "https://login.example", authtest.NewKey(t, "1", jwt.SigningMethodES256))
 	f := withIssuer(t, issuer.URL, issuer, true)
-	waitFor(t, func() bool {
+	localtest.Eventually(t, "the document has the issuer's token endpoint", func() bool {
 		return bytes.Contains(get(f, "/openapi.yaml").Bytes(), []byte(`tokenUrl: "https://login.example/oauth/token"`))
 	})
 	if policy := get(f, "/docs").header.Get("Content-Security-Policy"); !strings.Contains(policy, "connect-src 'self' https://login.example;") {
@@ -94,7 +95,7 @@ func TestReference_ExternalIssuer(t *testing.T) {
 	})
 	mux.HandleFunc("/jwks", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"keys": []}`) })
 	f = withIssuer(t, "https://plain.example", authtest.InMemory{Handler: mux}, false)
-	waitFor(t, func() bool { return f.logs.FilterMessage("the keys of the external issuer have changed").Len() > 0 })
+	localtest.Eventually(t, "the keys of the issuer are read", func() bool { return f.logs.FilterMessage("the keys of the external issuer have changed").Len() > 0 })
 	if policy := get(f, "/docs").header.Get("Content-Security-Policy"); !strings.Contains(policy, "connect-src 'self';") {
 		t.Errorf("the policy is %s", policy)
 	}

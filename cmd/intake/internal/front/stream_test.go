@@ -20,6 +20,7 @@ import (
 
 	"intake"
 	"intake/cmd/intake/internal/auth/authtest"
+	"intake/internal/local/localtest"
 	"intake/sink"
 	"intake/worker/queue"
 )
@@ -110,7 +111,7 @@ func TestStream(t *testing.T) {
 			s.wantEnd()
 		})
 	}
-	waitFor(t, func() bool { return f.Inflight() == 0 })
+	localtest.Eventually(t, "all memory is given back", func() bool { return f.Inflight() == 0 })
 }
 
 // A line that is longer than any batch is answered, and the stream goes on.
@@ -164,7 +165,7 @@ func TestStream_Compressed(t *testing.T) {
 		s.wantLine(`"status":400`, "Content-Encoding")
 		s.wantEnd()
 	}
-	waitFor(t, func() bool { return f.Inflight() == 0 })
+	localtest.Eventually(t, "all memory is given back", func() bool { return f.Inflight() == 0 })
 }
 
 // Eight batches are in flight; the ninth isn't read before the first is answered.
@@ -201,9 +202,9 @@ func TestStream_InFlight(t *testing.T) {
 		defer mu.Unlock()
 		return len(waiting)
 	}
-	waitFor(t, func() bool { return count() == 8 })
+	localtest.Eventually(t, "eight batches are in flight", func() bool { return count() == 8 })
 	for released := 0; released < lines; {
-		waitFor(t, func() bool { return count() > released })
+		localtest.Eventually(t, "another batch is in flight", func() bool { return count() > released })
 		mu.Lock()
 		// The last one that waits is saved first.
 		for i := len(waiting) - 1; i >= released; i-- {
@@ -240,7 +241,7 @@ func TestStream_SlowReader(t *testing.T) {
 		}
 	}()
 	var last int64 = -1
-	waitFor(t, func() bool { // until nothing moves any more
+	localtest.Eventually(t, "nothing moves any more", func() bool {
 		time.Sleep(100 * time.Millisecond)
 		before := last
 		last = sent.Load()
@@ -288,7 +289,7 @@ func TestStream_Shutdown(t *testing.T) {
 	}
 	s := f.openStream(t, f.client)
 	s.write(items("a") + "\n")
-	waitFor(t, func() bool { return f.queue.submitted() == 1 })
+	localtest.Eventually(t, "the batch is queued", func() bool { return f.queue.submitted() == 1 })
 	f.stop()
 	close(saved)
 	s.wantLine(`"code":"saved"`)
@@ -337,7 +338,7 @@ func TestStream_PartnerChanges(t *testing.T) {
 	}
 	queued := f.queue.submitted()
 	s.write(item)
-	waitFor(t, func() bool { return f.queue.submitted() > queued })
+	localtest.Eventually(t, "the batch is queued", func() bool { return f.queue.submitted() > queued })
 	change(func(p *sink.PartnerRecord) { p.Disabled = true })
 	silent.wantLine(`"status":401`, "is unknown or disabled")
 	silent.wantEnd()
@@ -415,7 +416,7 @@ func TestStream_ClientGone(t *testing.T) {
 	<-began
 	<-began
 	s.send.CloseWithError(io.ErrUnexpectedEOF)
-	waitFor(t, func() bool { return f.Inflight() == 0 })
+	localtest.Eventually(t, "all memory is given back", func() bool { return f.Inflight() == 0 })
 }
 
 // What can't be known is not answered: the stream is broken off there.
@@ -499,5 +500,5 @@ func TestStream_Idle(t *testing.T) {
 	}
 	open[0].send.Close()
 	open[0].wantEnd()
-	waitFor(t, func() bool { return f.openStream(t, f.client, "Content-Encoding", "zstd").status == http.StatusOK })
+	localtest.Eventually(t, "a stream may be opened again", func() bool { return f.openStream(t, f.client, "Content-Encoding", "zstd").status == http.StatusOK })
 }

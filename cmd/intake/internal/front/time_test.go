@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"intake"
+	"intake/internal/local/localtest"
 	"intake/worker/queue"
 )
 
@@ -200,7 +201,7 @@ func TestServe_HalfABody(t *testing.T) {
 	if !strings.HasPrefix(said, "HTTP/1.1 400") || f.queue.submitted() > 0 {
 		t.Errorf("answered %s", said)
 	}
-	waitFor(t, func() bool { return f.Inflight() == 0 })
+	localtest.Eventually(t, "all memory is given back", func() bool { return f.Inflight() == 0 })
 }
 
 // A wait may take its time: the limits on sending are over by then.

@@ -10,10 +10,11 @@ import (
 	"go.uber.org/zap"
 )
 
-// reloadEvery is how often the files of a certificate are looked at.
+// reloadEvery is how often the files of a certificate are checked for changes.
 const reloadEvery = 10 * time.Second
 
-// A Certificate is one of files that may be replaced while it is in use.
+// A Certificate is a certificate in files, which may be replaced while it is in use. It is
+// safe for concurrent use.
 type Certificate struct {
 	certFile, keyFile string
 	logger            *zap.Logger
@@ -24,7 +25,7 @@ type Certificate struct {
 	looked  time.Time        // guarded by mu
 }
 
-// LoadCertificate reads a certificate, with its chain, and its key, both in PEM.
+// LoadCertificate reads a certificate with its chain, and its key, both in PEM.
 func LoadCertificate(certFile, keyFile string, logger *zap.Logger) (*Certificate, error) {
 	c := &Certificate{certFile: certFile, keyFile: keyFile, logger: logger}
 	if err := c.load(); err != nil {
@@ -46,7 +47,7 @@ func (c *Certificate) load() error {
 	return nil
 }
 
-// lastChange is when the later one of the files was written.
+// lastChange returns when the later one of the files was written.
 func (c *Certificate) lastChange() (last time.Time, err error) {
 	for _, file := range []string{c.certFile, c.keyFile} {
 		info, err := os.Stat(file)
@@ -60,8 +61,8 @@ func (c *Certificate) lastChange() (last time.Time, err error) {
 	return last, nil
 }
 
-// get gives the certificate as its files are now, or as they were when they could
-// be read last.
+// get returns the certificate as its files are now, or as they were when they could last
+// be read.
 func (c *Certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -77,14 +78,14 @@ func (c *Certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		err = c.load()
 	}
 	if err != nil {
-		c.logger.Error("cannot read the certificate again, going on with the old one", zap.Error(err))
+		c.logger.Error("cannot read the changed certificate, using the old one", zap.Error(err))
 	} else {
-		c.logger.Info("read the certificate again")
+		c.logger.Info("the certificate has changed, using the new one")
 	}
 	return c.current, nil
 }
 
-// Config is a server's.
+// Config returns the configuration of a server with the certificate.
 func (c *Certificate) Config() *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: c.get, NextProtos: []string{"h2", "http/1.1"}}
 }

@@ -2,5 +2,5 @@ package limit
 
 import "context"
 
-// Renew has a slot go on, as Run does from time to time.
+// Renew renews a slot, as Run does from time to time.
 func (s *Slot) Renew(ctx context.Context) { s.renew(ctx) }

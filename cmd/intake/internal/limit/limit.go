@@ -1,7 +1,6 @@
-// Package limit holds partners to what was agreed with them: how many items a
-// second they send, and how many requests, of how many bytes, are in flight at
-// once. All fronts share what is used, in Redis. While Redis is away each front
-// holds partners to the limits by itself.
+// Package limit holds partners to their limits: how many items they may send a second, and
+// how many requests, of how many bytes, may be in flight. All fronts count together, in
+// Redis. While Redis is unavailable, each front holds partners to the limits by itself.
 package limit
 
 import (
@@ -24,9 +23,9 @@ import (
 	"intake"
 )
 
-// Options of a Limiter. All may be left out.
+// Options of a Limiter. Zero values work.
 type Options struct {
-	Redis      redis.UniversalClient // nil: each front by itself
+	Redis      redis.UniversalClient // nil: this front counts by itself
 	Logger     *zap.Logger
 	Registerer prometheus.Registerer
 }
@@ -47,19 +46,19 @@ type Limiter struct {
 // An account is what a partner uses of this front.
 type account struct {
 	rate    *rate.Limiter
-	blocked time.Time // until then its items were refused already
+	blocked time.Time // until then further items are refused unseen
 	bytes   int64
 	slots   map[string]*Slot // of the requests in flight
 }
 
-// The limits, as a program is told of them.
+// The names of the limits, for programs.
 const (
 	ItemsPerSecond   = "items_per_second"
 	RequestsInFlight = "requests_in_flight"
 	BytesInFlight    = "bytes_in_flight"
 )
 
-// An Exceeded says which limit a request exceeds, and when to try again.
+// An Exceeded is the limit that a request exceeds, and when to try again.
 type Exceeded struct {
 	Limit  string // ItemsPerSecond, RequestsInFlight or BytesInFlight
 	Detail string
@@ -68,14 +67,14 @@ type Exceeded struct {
 
 // Usage is how much of a partner's rate is left.
 type Usage struct {
-	Remaining int           // items that may be sent at once
-	Reset     time.Duration // until all of the burst may be
+	Remaining int           // items that may be sent now
+	Reset     time.Duration // until the whole burst may be sent
 }
 
-// timeout bounds each question to Redis.
+// timeout bounds each call of Redis.
 const timeout = 50 * time.Millisecond
 
-// New makes a Limiter.
+// New returns a Limiter. Run must be called for its slots to last in Redis.
 func New(opts Options) *Limiter {
 	if opts.Logger == nil {
 		opts.Logger = zap.NewNop()
@@ -97,16 +96,16 @@ func New(opts Options) *Limiter {
 		OnStateChange: func(_ string, from, to gobreaker.State) {
 			switch {
 			case to == gobreaker.StateOpen && from == gobreaker.StateClosed:
-				opts.Logger.Warn("redis is away or slow: each front holds partners to their limits by itself")
+				opts.Logger.Warn("redis is unavailable or slow, each front holds partners to their limits by itself")
 			case to == gobreaker.StateClosed:
-				opts.Logger.Info("partners are held to their limits by all fronts together again")
+				opts.Logger.Info("redis is available again, all fronts hold partners to their limits together")
 			}
 		},
 	})
 	return l
 }
 
-// shared asks Redis, and reports whether it has answered.
+// shared calls Redis, and reports whether it has answered.
 func (l *Limiter) shared(ctx context.Context, ask func(context.Context) error) bool {
 	if l.redis == nil {
 		return false
@@ -139,12 +138,12 @@ func (l *Limiter) rateOf(partner *intake.Partner) *rate.Limiter {
 	return a.rate
 }
 
-// maxBlock bounds for how long items are refused unseen: a smaller batch may have
-// a chance sooner than the one that was refused.
+// maxBlock bounds how long items are refused unseen: a smaller batch than the one that was
+// refused may fit sooner.
 const maxBlock = 500 * time.Millisecond
 
-// Blocked reports a partner whose rate was used up just now, before anything is
-// read of its request.
+// Blocked returns the rate limit of a partner that has just used it up, so that a request
+// can be refused before it is read. It returns nil for other partners.
 func (l *Limiter) Blocked(partner *intake.Partner) *Exceeded {
 	if partner.Limits.ItemsPerSecond == 0 {
 		return nil
@@ -164,7 +163,7 @@ func (l *Limiter) exceedRate(partner *intake.Partner, after time.Duration) *Exce
 	return &Exceeded{ItemsPerSecond, detail, after}
 }
 
-// Take takes items from a partner's rate, all or none.
+// Take takes items from a partner's rate, all of them or none.
 func (l *Limiter) Take(ctx context.Context, partner *intake.Partner, items int) (Usage, *Exceeded) {
 	limits := partner.Limits
 	if limits.ItemsPerSecond == 0 {
@@ -190,7 +189,7 @@ func (l *Limiter) Take(ctx context.Context, partner *intake.Partner, items int) 
 	return usage, l.exceedRate(partner, after)
 }
 
-// takeAlone takes items from what this front has of a rate.
+// takeAlone takes items from this front's own count of a rate.
 func (l *Limiter) takeAlone(partner *intake.Partner, items int) (usage Usage, after time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

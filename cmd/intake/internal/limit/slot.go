@@ -13,21 +13,22 @@ import (
 	"intake"
 )
 
-// A Slot lets a request be in flight. It must be given back with Leave. A nil Slot is
-// of a partner without limits, and does nothing.
+// A Slot is a request's place among those of its partner in flight. It must be given back
+// with Leave. The Slot of a partner without limits is nil, and does nothing. Except for
+// Leave, Add and Remove, a Slot is for one goroutine.
 type Slot struct {
 	limiter *Limiter
 	partner int32
 	id      string
 	bytes   int64 // guarded by limiter.mu
 
-	publishing sync.Mutex    // held while Redis is published of the slot
-	limits     intake.Limits // guarded by publishing where Add changes them; the partner's
-	published  int64         // guarded by publishing; the bytes that Redis was published of; -1: it wasn't published of the slot
+	publishing sync.Mutex    // held while the slot is written to Redis
+	limits     intake.Limits // guarded by publishing once Add may change them; the partner's
+	published  int64         // guarded by publishing; the bytes in Redis; -1: the slot isn't there
 	left       bool          // guarded by publishing
 }
 
-// Enter lets a request of so many bytes in, if the partner may have one more.
+// Enter returns a slot for a request of this many bytes, if the partner may have one more.
 func (l *Limiter) Enter(ctx context.Context, partner *intake.Partner, bytes int64) (*Slot, *Exceeded) {
 	if !areShared(partner.Limits) {
 		return nil, nil
@@ -35,8 +36,8 @@ func (l *Limiter) Enter(ctx context.Context, partner *intake.Partner, bytes int6
 	return l.enter(ctx, partner, bytes)
 }
 
-// Open lets a stream in, as Enter does a request. Its Slot also counts for a partner
-// without limits, which may get some while the stream is open.
+// Open returns a slot for a stream. A partner without limits has one too, since it may get
+// limits while the stream is open.
 func (l *Limiter) Open(ctx context.Context, partner *intake.Partner) (*Slot, *Exceeded) {
 	return l.enter(ctx, partner, 0)
 }
@@ -69,12 +70,11 @@ func (l *Limiter) enter(ctx context.Context, partner *intake.Partner, bytes int6
 	return slot, nil
 }
 
-// areShared reports whether there are limits that all fronts hold a partner's
-// requests in flight to.
+// areShared reports whether requests in flight are limited, which all fronts count together.
 func areShared(limits intake.Limits) bool { return limits.Requests > 0 || limits.Bytes > 0 }
 
-// check returns which limit one more request exceeds, of what a partner may have in
-// flight. One that is larger than all that it may have may be in flight by itself.
+// check returns the limit that one more request would exceed, nil if there is none. A
+// request that is larger than the limit of bytes may be in flight by itself.
 func (l *Limiter) check(limits intake.Limits, requests int, inFlight, bytes int64) *Exceeded {
 	const after = time.Second
 	switch {
@@ -90,8 +90,8 @@ func (l *Limiter) check(limits intake.Limits, requests int, inFlight, bytes int6
 	return nil
 }
 
-// Grow says that a request that is being read has so many bytes by now. Only this
-// front knows of them before Settle.
+// Grow sets the bytes that were read of a request so far. Only this front counts them
+// before Settle.
 func (s *Slot) Grow(bytes int64) *Exceeded {
 	if s == nil {
 		return nil
@@ -109,8 +109,8 @@ func (s *Slot) Grow(bytes int64) *Exceeded {
 	return exceeded
 }
 
-// Settle holds a request that was read to what the partner may have in flight on all
-// fronts.
+// Settle makes all fronts count the bytes of a request that was read, or returns the limit
+// that they exceed.
 func (s *Slot) Settle(ctx context.Context) *Exceeded {
 	if s == nil || s.limits.Bytes == 0 {
 		return nil
@@ -124,13 +124,13 @@ func (s *Slot) Settle(ctx context.Context) *Exceeded {
 	return s.publish(ctx, 0, bytes, intake.Limits{Bytes: s.limits.Bytes})
 }
 
-// Add says that so many bytes more are in flight, which Remove takes back: those of a
-// line of a stream. They are held to the limits that the partner has now.
+// Add adds the bytes of a line of a stream, which Remove takes back. They are held to the
+// limits that the partner has now.
 func (s *Slot) Add(ctx context.Context, limits intake.Limits, bytes int64) *Exceeded {
 	s.publishing.Lock()
 	defer s.publishing.Unlock()
 	s.limits = limits
-	limits.Requests = 0 // this one is in
+	limits.Requests = 0 // the stream has its slot
 	l := s.limiter
 	l.mu.Lock()
 	before := s.bytes
@@ -150,7 +150,7 @@ func (s *Slot) Add(ctx context.Context, limits intake.Limits, bytes int64) *Exce
 	return exceeded
 }
 
-// Remove takes back what Add has added.
+// Remove takes back bytes that Add has added.
 func (s *Slot) Remove(bytes int64) {
 	s.publishing.Lock()
 	defer s.publishing.Unlock()
@@ -175,16 +175,15 @@ func (s *Slot) setSize(bytes int64) {
 	s.bytes = bytes
 }
 
-// A slot lasts for slotTime in Redis unless it is renewed: those of a front that
-// has died end by themselves.
+// A slot lasts for slotTime in Redis unless it is renewed, so that those of a front that has
+// died end by themselves.
 const (
 	slotTime   = 15 * time.Second
 	renewEvery = slotTime / 3
 )
 
-// enter adds a request to those in flight of all fronts, or gives one another size,
-// unless it may not: then it tells which limit was exceeded, 1 for the requests, 2
-// for the bytes.
+// enter adds a request to those in flight on all fronts, or changes its size. If a limit is
+// exceeded it changes nothing, and returns which one: 1 is the requests, 2 the bytes.
 var enter = redis.NewScript(`
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -218,8 +217,8 @@ func (s *Slot) keys() []string {
 	return []string{keyOf(s.partner, "requests"), keyOf(s.partner, "bytes")}
 }
 
-// publish has all fronts know of the slot, if it is within limits. So many of its
-// bytes were there before, and stay.
+// publish writes the slot with its bytes to Redis, if it is within limits. The first stay
+// bytes were there before, and are not refused.
 func (s *Slot) publish(ctx context.Context, stay, bytes int64, limits intake.Limits) (exceeded *Exceeded) {
 	l := s.limiter
 	s.published = bytes
@@ -284,7 +283,7 @@ func (l *Limiter) all() (slots []*Slot) {
 	return slots
 }
 
-// renew has the slot go on, whatever the limits are by now.
+// renew makes the slot last on, whatever the limits are by now.
 func (s *Slot) renew(ctx context.Context) {
 	s.publishing.Lock()
 	defer s.publishing.Unlock()

@@ -6,8 +6,6 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"intake/cmd/intake/internal/problem"
-	"intake/cmd/intake/internal/reference"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
@@ -18,6 +16,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/pb33f/libopenapi"
+
+	"intake/cmd/intake/internal/problem"
+	"intake/cmd/intake/internal/reference"
 )
 
 // The document lists the codes of problems, each with its status, and
