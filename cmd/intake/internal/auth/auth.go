@@ -85,7 +85,8 @@ func New(opts Options) (*Authenticator, error) {
 		return nil, errors.New("--no-builtin-issuer requires --oauth-issuer: no token would be valid")
 	}
 	if !opts.NoBuiltinIssuer && opts.Issuer.URL == opts.PublicURL {
-		return nil, fmt.Errorf("--oauth-issuer %s is the front itself: name another issuer, or add --no-builtin-issuer", opts.Issuer.URL)
+		return nil, fmt.Errorf("--oauth-issuer %s is the front itself: name another issuer, or add --no-builtin-issuer",
+			opts.Issuer.URL)
 	}
 	if opts.Logger == nil {
 		opts.Logger = zap.NewNop()

@@ -29,7 +29,8 @@ func newDiscovery(issuer string, transport http.RoundTripper) (*discovery, error
 	if err != nil {
 		return nil, fmt.Errorf("--oauth-issuer is not a URL: %w", err)
 	}
-	if parsed.Host == "" || parsed.User != nil || parsed.RawQuery != "" || parsed.ForceQuery || strings.Contains(issuer, "#") {
+	hasQuery := parsed.RawQuery != "" || parsed.ForceQuery
+	if parsed.Host == "" || parsed.User != nil || hasQuery || strings.Contains(issuer, "#") {
 		return nil, fmt.Errorf("--oauth-issuer %q must have a host, and no user, query or fragment", parsed.Redacted())
 	}
 	d := &discovery{issuer: issuer, url: parsed}

@@ -41,7 +41,9 @@ type issuer struct {
 	parser    *jwt.Parser
 }
 
-func newIssuer(external ExternalIssuer, publicURL string, logger *zap.Logger, registerer prometheus.Registerer) (*issuer, error) {
+func newIssuer(
+	external ExternalIssuer, publicURL string, logger *zap.Logger, registerer prometheus.Registerer,
+) (*issuer, error) {
 	if external.Audience == "" {
 		external.Audience = publicURL
 	}
@@ -56,7 +58,8 @@ func newIssuer(external ExternalIssuer, publicURL string, logger *zap.Logger, re
 	return &issuer{
 		ExternalIssuer: external, discovery: discovery,
 		keys: newKeySet(discovery.keys, logger, newIssuerMetrics(registerer)),
-		parser: jwt.NewParser(jwt.WithValidMethods(algorithms), jwt.WithIssuer(external.URL), jwt.WithAudience(external.Audience),
+		parser: jwt.NewParser(jwt.WithValidMethods(algorithms),
+			jwt.WithIssuer(external.URL), jwt.WithAudience(external.Audience),
 			jwt.WithExpirationRequired(), jwt.WithIssuedAt(), jwt.WithLeeway(clockLeeway), jwt.WithStrictDecoding()),
 	}, nil
 }
@@ -87,7 +90,9 @@ func (i *issuer) verify(ctx context.Context, token string) (*verifiedToken, erro
 	if err != nil {
 		return nil, err
 	}
-	return &verifiedToken{partner: partner, scopes: knownScopes(scopesOf(claims)), expires: expires.Time, issuer: i, key: key}, nil
+	return &verifiedToken{
+		partner: partner, scopes: knownScopes(scopesOf(claims)), expires: expires.Time, issuer: i, key: key,
+	}, nil
 }
 
 // keyOf returns the key that a token must be signed with. All that the token says about

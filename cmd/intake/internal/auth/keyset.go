@@ -82,7 +82,9 @@ type keySet struct {
 	ended    time.Time     // guarded by mu; when the last fetch ended
 }
 
-func newKeySet(fetch func(ctx context.Context) ([]issuerKey, error), logger *zap.Logger, metrics *issuerMetrics) *keySet {
+func newKeySet(
+	fetch func(ctx context.Context) ([]issuerKey, error), logger *zap.Logger, metrics *issuerMetrics,
+) *keySet {
 	return &keySet{fetch: fetch, pace: defaultKeyPace, logger: logger, metrics: metrics, wake: make(chan struct{}, 1)}
 }
 

@@ -117,12 +117,15 @@ func (a *Authenticator) issueToken(r *http.Request) (*tokenAnswer, error) {
 	case "":
 		return nil, invalidRequest("grant_type is missing")
 	default:
-		return nil, &tokenError{status: http.StatusBadRequest, code: "unsupported_grant_type", description: "use client_credentials"}
+		return nil, &tokenError{
+			status: http.StatusBadRequest, code: "unsupported_grant_type", description: "use client_credentials",
+		}
 	}
 	scope, ok := grantedScope(r.PostForm.Get("scope"))
 	if !ok {
 		return nil, &tokenError{
-			status: http.StatusBadRequest, code: "invalid_scope", description: "the scopes are " + ScopeWrite + " and " + ScopeRead,
+			status: http.StatusBadRequest, code: "invalid_scope",
+			description: "the scopes are " + ScopeWrite + " and " + ScopeRead,
 		}
 	}
 	token, err := a.sign(key, partner, scope)

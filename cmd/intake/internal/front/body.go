@@ -202,7 +202,8 @@ func checkContent(r *http.Request) (encoding string, err error) {
 	mediaType, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	charset := params["charset"]
 	if err != nil || mediaType != "application/json" || charset != "" && !strings.EqualFold(charset, "utf-8") {
-		accept, detail := "application/json, "+ndjson, "send a batch with Content-Type: application/json, or a stream of them with "+ndjson
+		accept := "application/json, " + ndjson
+		detail := "send a batch with Content-Type: application/json, or a stream of them with " + ndjson
 		if r.URL.Path == reconcilePath {
 			accept, detail = "application/json", "send the entries with Content-Type: application/json"
 		}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
 	"intake"
@@ -84,8 +85,16 @@ func TestCreate_NothingToSave(t *testing.T) {
 	f.seen.known = map[string]dedupe.Seen{"known": dedupe.SeenSame}
 	a := f.do(t, f.create(t, f.token(t), strings.NewReader(`[{"partner_client_id":"known","entity_type":"A"}, {}, {"partner_client_id":"known","entity_type":"A"}]`)))
 	b := a.batch(t)
-	if a.status != http.StatusOK || b.Status != intake.Completed || b.ID != "" || strings.Contains(a.String(), "status_check") || len(b.Result) != 3 {
-		t.Errorf("answered %d %s", a.status, a.Bytes())
+	type outcome struct {
+		HTTP        int
+		Status      intake.State
+		ID          string
+		StatusCheck bool
+		Items       int
+	}
+	got := outcome{a.status, b.Status, b.ID, strings.Contains(a.String(), "status_check"), len(b.Result)}
+	if diff := cmp.Diff(outcome{HTTP: http.StatusOK, Status: intake.Completed, Items: 3}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s\nanswered %s", diff, a.Bytes())
 	}
 	if f.queue.submitted() > 0 {
 		t.Error("something was queued")
@@ -106,8 +115,17 @@ func TestCreate_Pending(t *testing.T) {
 	a := f.do(t, f.create(t, f.token(t), strings.NewReader(items("one", "two")), "Prefer", "respond-async, wait=0; foo=1, return=minimal"))
 	b := a.batch(t)
 	uri := "/api/v1/clients/status/" + b.ID
-	if a.status != http.StatusAccepted || b.Status != intake.Pending || b.URI != uri || a.header.Get("Location") != uri || uuid.Validate(b.ID) != nil {
-		t.Errorf("answered %d %v %s", a.status, a.header, a.Bytes())
+	type outcome struct {
+		HTTP          int
+		Status        intake.State
+		URI, Location string
+	}
+	got := outcome{a.status, b.Status, b.URI, a.header.Get("Location")}
+	if diff := cmp.Diff(outcome{http.StatusAccepted, intake.Pending, uri, uri}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s\nanswered %s", diff, a.Bytes())
+	}
+	if err := uuid.Validate(b.ID); err != nil {
+		t.Error(err)
 	}
 	if got := a.header.Get("Preference-Applied"); got != "respond-async, wait=0, return=minimal" {
 		t.Errorf("Preference-Applied: %s", got)

@@ -110,7 +110,9 @@ func (f *Front) enter(ctx context.Context, partner *intake.Partner) (*limit.Slot
 
 // enterLine adds a line's bytes to the slot of its stream, which must be taken back. It
 // returns the partner whose line it is, as known by then.
-func (f *Front) enterLine(ctx context.Context, who auth.Identity, slot *limit.Slot, bytes int64) (intake.Partner, error) {
+func (f *Front) enterLine(
+	ctx context.Context, who auth.Identity, slot *limit.Slot, bytes int64,
+) (intake.Partner, error) {
 	const again = 20 * time.Millisecond // what is in flight may be done at any moment
 	var refusal error
 	exceeded := f.patiently(ctx, linePatience, func() (exceeded *limit.Exceeded) {

@@ -117,14 +117,16 @@ var errBrokenOff = problem.New(problem.BodyIncomplete, "the body ended early; a 
 func (l *lineReader) endOf(ctx context.Context, err error) error {
 	switch {
 	case l.front.isClosing():
-		return problem.New(problem.ShuttingDown, "shutting down; all lines before this one are answered, send the others again")
+		return problem.New(problem.ShuttingDown,
+			"shutting down; all lines before this one are answered, send the others again")
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return problem.New(problem.StreamTooOld, "the stream is older than %s; go on with another one", streamAge)
 	case l.wire.stopped.Load():
 		_, err := l.front.recheck(l.who)
 		return err
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return problem.New(problem.StreamTooSlow, "nothing came for %s, or a line slower than 64 KiB a second", l.wire.silence)
+		return problem.New(problem.StreamTooSlow,
+			"nothing came for %s, or a line slower than 64 KiB a second", l.wire.silence)
 	case errors.Is(err, errCompression):
 		return problem.New(problem.BadCompression, "%s", err)
 	}

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
@@ -270,20 +271,29 @@ func (a *answer) batch(t testing.TB) (b batchAnswer) {
 // its code and its detail, as "code: detail".
 func (a *answer) checkProblem(t testing.TB, status int, says string) {
 	t.Helper()
-	var p struct {
+	type object struct {
 		Type, Code, Title, Detail string
 		Status                    int
 	}
+	var p object
 	if a.status != status || a.header.Get("Content-Type") != "application/problem+json" {
 		t.Fatalf("answered %d of type %s, want problem %d: %s", a.status, a.header.Get("Content-Type"), status, a.Bytes())
 	}
 	if err := json.Unmarshal(a.Bytes(), &p); err != nil {
 		t.Fatal(err)
 	}
-	if p.Type != "/problems/"+p.Code || problem.Code(p.Code).Status() != status || p.Status != status || p.Title != http.StatusText(status) || !strings.Contains(p.Code+": "+p.Detail, says) {
+	want := object{
+		Type: "/problems/" + p.Code, Code: p.Code, Title: http.StatusText(status), Detail: p.Detail,
+		Status: problem.Code(p.Code).Status(),
+	}
+	if diff := cmp.Diff(want, p); diff != "" || p.Status != status {
+		t.Errorf("the problem has the status %d, want %d (-want +got):\n%s", p.Status, status, diff)
+	}
+	if !strings.Contains(p.Code+": "+p.Detail, says) {
 		t.Errorf("the problem is %+v, want one that says %q", p, says)
 	}
-	if retry := a.header.Get("Retry-After"); (status == http.StatusServiceUnavailable || status == http.StatusConflict || status == http.StatusTooManyRequests) != (retry != "") {
+	retries := []int{http.StatusServiceUnavailable, http.StatusConflict, http.StatusTooManyRequests}
+	if retry := a.header.Get("Retry-After"); slices.Contains(retries, status) != (retry != "") {
 		t.Errorf("Retry-After is %q", retry)
 	}
 }

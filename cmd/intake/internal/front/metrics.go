@@ -14,7 +14,7 @@ type metrics struct {
 	stateless *prometheus.CounterVec
 	bytes     prometheus.Counter
 	inflight  prometheus.Gauge
-	// refusedConnections are those that a host had too many of.
+	// refusedConnections counts connections of a host that had too many.
 	refusedConnections prometheus.Counter
 	questions          prometheus.Gauge
 }
@@ -30,29 +30,37 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 17),
 		}),
 		refused: m.NewHistogram(prometheus.HistogramOpts{
-			Name: "intake_front_refused_seconds", Help: "Time of a request that was refused with 429 or 503, from its headers to the end of its answer.",
+			Name:    "intake_front_refused_seconds",
+			Help:    "Time of a request that was refused with 429 or 503, from its headers to the end of its answer.",
 			Buckets: prometheus.ExponentialBuckets(0.0001, 2, 16),
 		}),
 		items: m.NewCounterVec(prometheus.CounterOpts{
 			Name: "intake_front_items_total", Help: "Items by the code that they were answered with.",
 		}, []string{"code"}),
 		received: m.NewCounter(prometheus.CounterOpts{
-			Name: "intake_front_items_received_total", Help: "Items that were read: each is counted in intake_front_items_total or intake_front_items_stateless_total when its request ends.",
+			Name: "intake_front_items_received_total",
+			Help: "Items that were read. When its request ends, each is counted in intake_front_items_total or " +
+				"intake_front_items_stateless_total.",
 		}),
 		stateless: m.NewCounterVec(prometheus.CounterOpts{
-			Name: "intake_front_items_stateless_total", Help: "Items that were read and given no state: their request was refused, or broken off, or was a repeat that got its first answer again, or a dry run.",
+			Name: "intake_front_items_stateless_total",
+			Help: "Items that were read and got no state: their request was refused, broken off, a repeat that got " +
+				"its first answer again, or a dry run.",
 		}, []string{"why"}),
 		bytes: m.NewCounter(prometheus.CounterOpts{
 			Name: "intake_front_body_bytes_total", Help: "Bytes of batches, after decompression.",
 		}),
 		refusedConnections: m.NewCounter(prometheus.CounterOpts{
-			Name: "intake_front_connections_refused_total", Help: "Connections closed at once because --max-connections-per-address were open from where they came.",
+			Name: "intake_front_connections_refused_total",
+			Help: "Connections closed because their address had --max-connections-per-address open.",
 		}),
 		inflight: m.NewGauge(prometheus.GaugeOpts{
-			Name: "intake_front_inflight_bytes", Help: "Memory set aside for the batches that are in; bounded by --max-inflight-bytes.",
+			Name: "intake_front_inflight_bytes",
+			Help: "Memory set aside for batches in flight, bounded by --max-inflight-bytes.",
 		}),
 		questions: m.NewGauge(prometheus.GaugeOpts{
-			Name: "intake_front_question_bytes", Help: "Memory set aside for the questions that are in: status checks, records, reconcile and dry runs.",
+			Name: "intake_front_question_bytes",
+			Help: "Memory set aside for questions in flight: status checks, records, reconcile and dry runs.",
 		}),
 	}
 }

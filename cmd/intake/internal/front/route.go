@@ -90,7 +90,8 @@ func (r routes) find(request *http.Request) (problem.Handler, error) {
 		}
 	}
 	slices.Sort(allowed)
-	return nil, problem.New(problem.Method, "use %s", strings.Join(allowed, " or ")).With("Allow", strings.Join(allowed, ", "))
+	return nil, problem.New(problem.Method, "use %s", strings.Join(allowed, " or ")).
+		With("Allow", strings.Join(allowed, ", "))
 }
 
 // pathOf returns the path of a request as routes have it. It looks at the escaped path,
@@ -103,7 +104,8 @@ func (r routes) pathOf(request *http.Request) string {
 	if strings.HasPrefix(path, problem.Path) {
 		return problemRoute
 	}
-	if id, ok := strings.CutPrefix(path, recordPath); ok && path != reconcilePath && id != "" && !strings.Contains(id, "/") {
+	id, ok := strings.CutPrefix(path, recordPath)
+	if ok && path != reconcilePath && id != "" && !strings.Contains(id, "/") {
 		return recordRoute
 	}
 	return request.URL.Path

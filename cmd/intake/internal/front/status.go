@@ -214,7 +214,9 @@ func (r *recalled) batch(memory *memory, partner intake.Partner, id uuid.UUID) (
 	if !memory.add(bytes + int64(size)*itemBytes) {
 		return nil, errNoRoom
 	}
-	batch := &intake.Batch{ID: id, Partner: partner, Items: make([]intake.Item, size), Verdicts: make([]intake.Verdict, size)}
+	batch := &intake.Batch{
+		ID: id, Partner: partner, Items: make([]intake.Item, size), Verdicts: make([]intake.Verdict, size),
+	}
 	for number, chunk := range r.queued {
 		if finished := r.finished[number]; finished.Len == 0 || finished.First == chunk.First && finished.Len == chunk.Len {
 			recallItems(batch, chunk)

@@ -159,7 +159,8 @@ func (l *Limiter) Blocked(partner *intake.Partner) *Exceeded {
 
 func (l *Limiter) exceedRate(partner *intake.Partner, after time.Duration) *Exceeded {
 	l.refused.WithLabelValues("rate").Inc()
-	detail := fmt.Sprintf("more than %d items a second; nothing of this batch was saved or queued", partner.Limits.ItemsPerSecond)
+	detail := fmt.Sprintf("more than %d items a second; nothing of this batch was saved or queued",
+		partner.Limits.ItemsPerSecond)
 	return &Exceeded{ItemsPerSecond, detail, after}
 }
 
@@ -172,7 +173,8 @@ func (l *Limiter) Take(ctx context.Context, partner *intake.Partner, items int) 
 	var usage Usage
 	after := time.Duration(-1)
 	if !l.shared(ctx, func(ctx context.Context) error {
-		got, err := l.rates.AllowN(ctx, keyOf(partner.ID, "rate"), redis_rate.Limit{Rate: limits.ItemsPerSecond, Burst: limits.Burst, Period: time.Second}, items)
+		limit := redis_rate.Limit{Rate: limits.ItemsPerSecond, Burst: limits.Burst, Period: time.Second}
+		got, err := l.rates.AllowN(ctx, keyOf(partner.ID, "rate"), limit, items)
 		if err == nil {
 			usage, after = Usage{got.Remaining, got.ResetAfter}, got.RetryAfter
 		}

@@ -84,7 +84,8 @@ func (l *Limiter) check(limits intake.Limits, requests int, inFlight, bytes int6
 		return &Exceeded{RequestsInFlight, detail, after}
 	case limits.Bytes > 0 && inFlight > 0 && bytes > 0 && inFlight+bytes > limits.Bytes:
 		l.refused.WithLabelValues("bytes").Inc()
-		detail := fmt.Sprintf("requests of more than %d bytes in flight; nothing of this one was saved or queued", limits.Bytes)
+		detail := fmt.Sprintf("requests of more than %d bytes in flight; nothing of this one was saved or queued",
+			limits.Bytes)
 		return &Exceeded{BytesInFlight, detail, after}
 	}
 	return nil
@@ -223,7 +224,8 @@ func (s *Slot) publish(ctx context.Context, stay, bytes int64, limits intake.Lim
 	l := s.limiter
 	s.published = bytes
 	l.shared(ctx, func(ctx context.Context) error {
-		which, err := enter.Run(ctx, l.redis, s.keys(), s.id, bytes, stay, limits.Requests, limits.Bytes, slotTime.Milliseconds()).Int()
+		which, err := enter.Run(ctx, l.redis, s.keys(),
+			s.id, bytes, stay, limits.Requests, limits.Bytes, slotTime.Milliseconds()).Int()
 		switch {
 		case err != nil:
 			return err
