@@ -118,7 +118,7 @@ type StatusKeeper interface {
 	GiveUp(ctx context.Context, partner string, chunk *intake.Chunk) error
 }
 
-// Drop gives a letter up: none of its items will be saved, and their states say so. It reports whether the
+// Drop abandons a letter: none of its items will be saved, and their states say so. It reports whether the
 // whole letter could be read. Items that could not be read are left without a state.
 func (d *DeadLetters) Drop(ctx context.Context, letter *DeadLetter, keeper StatusKeeper) (all bool, err error) {
 	chunks, all := queue.ReadChunks(letter.data, letter.subject)

@@ -4,10 +4,10 @@
 // A front submits a batch to its [Queue] (queue.go), which cuts it into chunks (chunk.go), encodes
 // them (message.go, clients.go) and hands them to its publisher (publish_queue.go, publish.go). The
 // publisher stores what has gathered in the stream (stream.go) in one commit, and only then does Submit
-// return a [Ticket] (ticket.go). [Connect] is in connect.go. Workers send outcomes straight to the front that queued the
-// batch (outcome.go, outcomes.go); what gets lost on that way, the front reads from its [Ledger]. A
-// status check reads a batch back from the log or the dead letters (stored.go). What the process that
-// empties the queue does is in package worker, which uses this one.
+// return a [Ticket] (ticket.go). [Connect] is in connect.go. Workers send outcomes straight to the
+// front that queued the batch (outcome.go, outcomes.go); what gets lost on that way, the front
+// reads from its [Ledger]. A status check reads a batch back from the log or the dead letters
+// (stored.go). Package worker, which uses this one, empties the queue.
 //
 // Two things are watched all the time: whether NATS keeps what it says that it has stored (safety.go,
 // storing.go), and how long it will take to save what is queued (backlog.go).

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Inflight gives what the requests that are in have of the budget, in bytes.
+// Inflight returns how many bytes of the budget the requests in flight hold.
 func (f *Front) Inflight() int64 { return f.budget.taken() }
 
 func (b *budget) taken() int64 {

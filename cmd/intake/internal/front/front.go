@@ -92,7 +92,7 @@ type Store interface {
 	KeepAnswer(
 		ctx context.Context, partner int32, holder intake.Holder, batch uuid.UUID, answer []byte,
 	) (first []byte, err error)
-	// Release gives up a reservation that has no answer.
+	// Release ends a reservation that has no answer.
 	Release(ctx context.Context, partner int32, holder intake.Holder) error
 }
 

@@ -179,10 +179,10 @@ func (m *memory) addPiece() bool {
 	return true
 }
 
-// keepBody gives back what a request needs only until it is queued.
+// keepBody frees what a request needs only until it is queued.
 func (m *memory) keepBody() { m.giveBack(m.body * (memoryFactor - 1)) }
 
-// keep gives back all but this many bytes.
+// keep frees all but this many bytes.
 func (m *memory) keep(bytes int64) { m.giveBack(max(m.held-bytes, 0)) }
 
 func (m *memory) giveBack(bytes int64) {
@@ -191,7 +191,7 @@ func (m *memory) giveBack(bytes int64) {
 	m.budget.add(m, -bytes, 0)
 }
 
-// moveTo gives everything back and takes bytes of another budget. It reports false, and
+// moveTo frees everything and takes bytes of another budget. It reports false, and
 // keeps what it holds, if that has not that much.
 func (m *memory) moveTo(b *budget, bytes int64) bool {
 	moved := b.memoryOf(m.partner)
@@ -203,7 +203,7 @@ func (m *memory) moveTo(b *budget, bytes int64) bool {
 	return true
 }
 
-// release gives everything back.
+// release frees everything.
 func (m *memory) release() {
 	m.budget.mu.Lock()
 	defer m.budget.mu.Unlock()

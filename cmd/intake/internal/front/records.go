@@ -250,7 +250,7 @@ func reconciled(entries []entry, records map[string]*intake.Record) []byte {
 	return append(text, "]}\n"...)
 }
 
-// validate gives the batch the verdicts that it would get, and queues nothing of it. While
+// validate decides on the batch as if it were queued, and queues nothing of it. While
 // it asks the data store it holds the memory of a question.
 func (q *request) validate(ctx context.Context) error {
 	q.judge(ctx, false)

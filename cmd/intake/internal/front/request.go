@@ -191,7 +191,7 @@ func (q *request) queueProblem(err error) error {
 		return problem.New(problem.ItemTooLarge, "%s", err)
 	case errors.Is(err, queue.ErrUncertain):
 		// No answer would be true. The client finds its connection broken off, and learns
-		// what became of the batch by sending it again.
+		// the states of the batch by sending it again.
 		log.Error("a request is broken off, as it is not known whether its batch was queued")
 		return errBroken
 	case errors.Is(err, queue.ErrUnavailable):

@@ -114,8 +114,8 @@ func TestStatus_Moves(t *testing.T) {
 	}
 }
 
-// While the data store hangs, so do those who ask. They take no room from batches, and
-// whoever asks beyond the room for questions is refused at once.
+// While the data store hangs, questions wait for it. They take no room from batches, and
+// questions beyond the room for them are refused immediately.
 func TestQuestions_DataStoreHangs(t *testing.T) {
 	t.Parallel()
 	f := startFront(t)
