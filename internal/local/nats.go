@@ -70,6 +70,9 @@ func (n *NATS) URL() string {
 	return u.String()
 }
 
+// Name returns its name in the cluster.
+func (n *NATS) Name() string { return n.server.Name() }
+
 // MonitorURL returns the URL of its HTTP monitoring. It has another port after each start.
 func (n *NATS) MonitorURL() string { return "http://" + n.server.MonitorAddr().String() }
 

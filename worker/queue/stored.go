@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/klauspost/compress/s2"
@@ -16,6 +17,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"intake"
+	"intake/internal/sleep"
 )
 
 // A StoredChunk is a chunk as it is in the log or in a dead letter.
@@ -29,7 +31,7 @@ type StoredChunk struct {
 	Items [][]byte
 }
 
-// A Search is for the chunks of a partner's batch. All fields but Skip and Decided are required.
+// A Search is for the chunks of a partner's batch. Partner, Batch and Room are required.
 type Search struct {
 	Partner intake.Partner
 	Batch   uuid.UUID
@@ -38,6 +40,9 @@ type Search struct {
 	// Decided, if not nil, reports whether the states of a chunk's items are known. Then neither they
 	// nor the items' keys are read.
 	Decided func(number int) bool
+	// Sure makes the search fail where more may be stored than was found, as in a server that was
+	// cut off from the others of its cluster. In a cluster that takes up to a second.
+	Sure bool
 	// Room reserves memory for a number of bytes, and reports whether there was enough; a negative
 	// number releases memory.
 	Room func(bytes int64) bool
@@ -59,8 +64,9 @@ func (q *Queue) Buried(ctx context.Context, s Search) ([]StoredChunk, error) {
 
 // search finds chunks in a stream whose subjects begin with prefix.
 func (q *Queue) search(ctx context.Context, name, prefix string, s Search) (chunks []StoredChunk, err error) {
+	began := time.Now()
 	stream, err := q.js.Stream(ctx, name)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
+	if errors.Is(err, jetstream.ErrStreamNotFound) && !(s.Sure && name == StreamName) { // workers make the other one
 		return nil, nil
 	}
 	if err != nil {
@@ -81,7 +87,46 @@ func (q *Queue) search(ctx context.Context, name, prefix string, s Search) (chun
 			return nil, fmt.Errorf("read %s in stream %s: %w", subject, name, err)
 		}
 	}
+	if s.Sure {
+		if err := confirmLeader(ctx, stream, info, began); err != nil {
+			return nil, fmt.Errorf("find batch %s in stream %s: %w", s.Batch, name, err)
+		}
+	}
 	return chunks, nil
+}
+
+// confirmLeader returns nil if the server that answered with info was the leader of the stream at a
+// moment before. A leader that was cut off from the others, or paused, takes itself for the leader
+// for some seconds, and lacks what another one has stored since. So it must have heard from a
+// majority after that moment: a replica that follows another leader would have deposed it.
+func confirmLeader(ctx context.Context, stream jetstream.Stream, info *jetstream.StreamInfo, moment time.Time) error {
+	if info.Cluster == nil || info.Config.Replicas <= 1 {
+		return nil
+	}
+	leader := info.Cluster.Leader
+	for {
+		asked := time.Now()
+		now, err := stream.Info(ctx)
+		if err != nil {
+			return fmt.Errorf("is %s still the leader: %w", leader, err)
+		}
+		if leader == "" || now.Cluster == nil || now.Cluster.Leader != leader {
+			return errors.New("the stream's leader has changed")
+		}
+		heard := 0
+		for _, replica := range now.Cluster.Replicas {
+			if replica.Active > 0 && asked.Add(-replica.Active).After(moment) {
+				heard++
+			}
+		}
+		if heard >= now.Config.Replicas/2 {
+			return nil
+		}
+		const pause = 100 * time.Millisecond // replicas are heard once a second, at least
+		if !sleep.For(ctx, pause) {
+			return fmt.Errorf("the stream's leader %s has heard from no majority of its replicas: %w", leader, ctx.Err())
+		}
+	}
 }
 
 // numberOf returns the number in a message's subject: that of its chunk, or 0 if it holds several batches.

@@ -1,15 +1,19 @@
 package queue
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"intake"
+	"intake/internal/local"
+	"intake/internal/local/localtest"
 )
 
 // A batch's chunks are found wherever they are, in the log or among the dead letters,
@@ -106,5 +110,49 @@ func TestSearch(t *testing.T) {
 	search.Partner, search.Room = batch.Partner, func(bytes int64) bool { return bytes < LargestMessage }
 	if _, err := q.Logged(t.Context(), search); err == nil {
 		t.Error("a message is read without room for it")
+	}
+}
+
+// The leader of the log's replicas is cut off from the others, which elect another one and
+// store a batch. The server that is cut off must not deny the batch while it still takes
+// itself for the leader.
+func TestSearch_LeaderCutOff(t *testing.T) {
+	t.Parallel()
+	servers, cutOff := localtest.NATSClusterWithLinks(t, 3)
+	queues := make([]*Queue, len(servers))
+	for i, server := range servers {
+		r := &rig{natsURL: server.URL(), nc: connect(t, server.URL())}
+		queues[i] = r.queue(t, Options{Stream: StreamOptions{Replicas: 3}, PublishTimeout: time.Second})
+	}
+	var leader int
+	localtest.Eventually(t, "the log has a leader", func() bool {
+		stream, err := queues[0].js.Stream(t.Context(), StreamName)
+		if err != nil {
+			return false
+		}
+		leader = slices.IndexFunc(servers, func(s *local.NATS) bool { return s.Name() == stream.CachedInfo().Cluster.Leader })
+		return leader >= 0
+	})
+	cutOff(leader)
+	batch := newBatch("a")
+	localtest.Eventually(t, "the others store a batch", func() bool {
+		ticket, err := queues[(leader+1)%3].Submit(t.Context(), batch, Waiting)
+		if err == nil {
+			batch.ID = ticket.ID()
+		}
+		return err == nil
+	})
+	search := Search{Partner: batch.Partner, Batch: batch.ID, Room: func(int64) bool { return true }, Sure: true}
+	short, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	if chunks, err := queues[leader].Logged(short, search); err == nil && len(chunks) == 0 {
+		t.Error("the server that is cut off denies the batch")
+	}
+	if chunks, err := queues[(leader+1)%3].Logged(t.Context(), search); err != nil || len(chunks) != 1 {
+		t.Errorf("one of the others has %d chunks (%v)", len(chunks), err)
+	}
+	search.Batch = uuid.Must(uuid.NewV7())
+	if chunks, err := queues[(leader+2)%3].Logged(t.Context(), search); err != nil || len(chunks) != 0 {
+		t.Errorf("of a batch that is nowhere, one of the others has %d chunks (%v)", len(chunks), err)
 	}
 }

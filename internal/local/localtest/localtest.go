@@ -288,6 +288,13 @@ func NATSClusterWith(t testing.TB, opts ...local.NATSOptions) []*local.NATS {
 		opts[i].Cluster = cluster
 		servers[i] = NATSWith(t, opts[i])
 	}
+	waitCluster(t, servers)
+	return servers
+}
+
+// waitCluster waits until the servers of a cluster have elected a leader.
+func waitCluster(t testing.TB, servers []*local.NATS) {
+	t.Helper()
 	nc, err := nats.Connect(servers[0].URL())
 	if err != nil {
 		t.Fatal(err)
@@ -298,7 +305,7 @@ func NATSClusterWith(t testing.TB, opts ...local.NATSOptions) []*local.NATS {
 		t.Fatal(err)
 	}
 	// A leader takes a stream of all servers once it has heard from each.
-	probe := jetstream.StreamConfig{Name: "probe", Replicas: size, Storage: jetstream.MemoryStorage}
+	probe := jetstream.StreamConfig{Name: "probe", Replicas: len(servers), Storage: jetstream.MemoryStorage}
 	deadline := time.Now().Add(startTimeout)
 	for {
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
@@ -308,7 +315,7 @@ func NATSClusterWith(t testing.TB, opts ...local.NATSOptions) []*local.NATS {
 		}
 		cancel()
 		if err == nil {
-			return servers
+			return
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("the NATS cluster is not ready: %v", err)

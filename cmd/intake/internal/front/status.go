@@ -88,10 +88,11 @@ func (f *Front) recall(
 	held := memory.held
 	// Chunks go from the log to the data store or to the dead letters, and from there back
 	// into the log, maybe to a place that was just looked at. So look again while chunks
-	// are found that weren't before. A chunk that is nowhere by then is lost.
+	// are found that weren't before, and then where none can be missed. A chunk that is
+	// nowhere by then is lost.
 	for known := -1; ; {
 		memory.keep(held)
-		r, err := f.look(ctx, store, memory, queue.Search{Partner: partner, Batch: id})
+		r, err := f.look(ctx, store, memory, queue.Search{Partner: partner, Batch: id, Sure: known >= 0})
 		switch {
 		case err != nil:
 			return nil, err

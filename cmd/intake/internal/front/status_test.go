@@ -114,6 +114,22 @@ func TestStatus_Moves(t *testing.T) {
 	}
 }
 
+// A batch is denied only if nothing can be missed: where the queue can't be sure, its state
+// is unknown.
+func TestStatus_Unsure(t *testing.T) {
+	t.Parallel()
+	f := startFront(t)
+	path := "/api/v1/clients/status/" + uuid.Must(uuid.NewV7()).String()
+	f.get(t, path, f.token(t)).checkProblem(t, http.StatusNotFound, "no_such_batch")
+	f.queue.logged = func(search queue.Search) ([]queue.StoredChunk, error) {
+		if search.Sure {
+			return nil, errors.New("cut off")
+		}
+		return nil, nil
+	}
+	f.get(t, path, f.token(t)).checkProblem(t, http.StatusServiceUnavailable, "store_unavailable")
+}
+
 // While the data store hangs, questions wait for it. They take no room from batches, and
 // questions beyond the room for them are refused immediately.
 func TestQuestions_DataStoreHangs(t *testing.T) {
