@@ -57,14 +57,23 @@ func (c *Connections) any() bool {
 }
 
 // Refuse lets a listener make no more connections, and waits until those being made have
-// brought a request: for least, and up to a second longer. A server takes no notice of
+// brought a request: for least, up to 50 ms more, and up to a second if need be. A server takes no notice of
 // the first request of a connection that comes after [http.Server.Shutdown]. The error
 // says why connections may be reset after all; it is nil where there is no filter.
 func (c *Connections) Refuse(listener net.Listener, least time.Duration) error {
 	err := refuse(listener)
 	time.Sleep(least)
-	for until := time.Now().Add(time.Second); (anyWaiting(listener) || c.any()) && time.Now().Before(until); {
-		time.Sleep(5 * time.Millisecond)
+	// A connection that was just accepted is seen by neither of the two for a moment, so
+	// look several times.
+	const pause = 5 * time.Millisecond
+	quiet := min(int(least/pause), 10)
+	for seen, until := quiet, time.Now().Add(time.Second); time.Now().Before(until); seen-- {
+		if anyWaiting(listener) || c.any() {
+			seen = quiet + 1
+		} else if seen == 0 {
+			break
+		}
+		time.Sleep(pause)
 	}
 	if errors.Is(err, errors.ErrUnsupported) {
 		return nil
