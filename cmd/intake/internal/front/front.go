@@ -185,7 +185,7 @@ var errBroken = errors.New("the request is broken off")
 // ServeHTTP answers a request.
 func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
-	rec := &recorder{ResponseWriter: w, draining: &f.draining}
+	rec := &recorder{ResponseWriter: w, draining: &f.draining, isHTTP1: r.ProtoMajor == 1}
 	rec.limitTime(r)
 	secure(w.Header())
 	defer func() {
@@ -260,6 +260,8 @@ func secure(header http.Header) {
 type recorder struct {
 	http.ResponseWriter
 	draining *atomic.Bool // whether to close connections with their answers
+	isHTTP1  bool
+	early    bool // see answerEarly
 	status   int
 }
 
@@ -278,7 +280,7 @@ func (r *recorder) limitTime(request *http.Request) {
 func (r *recorder) WriteHeader(status int) {
 	if r.status == 0 {
 		r.status = status
-		if r.draining.Load() {
+		if r.draining.Load() || r.early && r.isHTTP1 && status != http.StatusOK {
 			r.Header().Set("Connection", "close")
 		}
 		_ = http.NewResponseController(r).SetWriteDeadline(time.Now().Add(2 * slowest(0)))

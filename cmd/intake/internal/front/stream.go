@@ -40,7 +40,16 @@ func isStream(r *http.Request) bool {
 }
 
 // answerEarly lets a request be answered, or refused, before all of it is read.
+//
+// Over HTTP/1 the server then reads what is left of the body when the handler has returned,
+// and goes on reading ahead. A request that has come by then, and reads its body, panics
+// (golang.org/issue/68560), here in a goroutine of a stream, which would end the process.
+// So a stream that is refused closes its connection (see recorder.WriteHeader), and others
+// read the end of their body themselves (see endBody).
 func (f *Front) answerEarly(w http.ResponseWriter) {
+	if rec, ok := w.(*recorder); ok {
+		rec.early = true
+	}
 	if err := http.NewResponseController(w).EnableFullDuplex(); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		f.opts.Logger.Debug("a stream's answers wait for its end", zap.Error(err))
 	}
@@ -119,6 +128,18 @@ func (f *Front) stream(w http.ResponseWriter, r *http.Request, who auth.Identity
 		_ = limitWrite(w, 0)
 		_, _ = w.Write(end.Line())
 	}
+	return s.endBody(r)
+}
+
+// endBody reads what is left of the body, for a second at most, once all is answered.
+func (s *stream) endBody(r *http.Request) error {
+	if r.ProtoMajor > 1 {
+		return nil
+	}
+	if s.flush() != nil || http.NewResponseController(s.w).SetReadDeadline(time.Now().Add(time.Second)) != nil {
+		return errBroken
+	}
+	_ = r.Body.Close() // without an end, the server finds no request in what follows, and closes the connection
 	return nil
 }
 

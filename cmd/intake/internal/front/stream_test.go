@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -501,4 +502,61 @@ func TestStream_Idle(t *testing.T) {
 	open[0].send.Close()
 	open[0].wantEnd()
 	localtest.Eventually(t, "a stream may be opened again", func() bool { return f.openStream(t, f.client, "Content-Encoding", "zstd").status == http.StatusOK })
+}
+
+// A stream ends before its body was read to the end, and the next stream comes over the same
+// connection, its head together with that end.
+func TestStream_Pipelined(t *testing.T) {
+	t.Parallel()
+	f := startFront(t)
+	token := f.token(t)
+	host := strings.TrimPrefix(f.url, "http://")
+	headOf := func(token string, headers ...string) string {
+		return "POST /api/v1/clients HTTP/1.1\r\nHost: " + host + "\r\nAuthorization: Bearer " + token +
+			"\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n" + strings.Join(headers, "") + "\r\n"
+	}
+	chunk := func(text string) string { return fmt.Sprintf("%x\r\n%s\r\n", len(text), text) }
+	line := chunk(items("a") + "\n")
+	for name, first := range map[string]string{
+		"refused":    headOf("nobody's") + line,
+		"with a key": headOf(token, "Idempotency-Key: x\r\n") + line,
+		"packed":     headOf(token, "Content-Encoding: gzip\r\n") + chunk(gzipped(t, items("a")+"\n")),
+	} {
+		t.Run(name, func(t *testing.T) {
+			conn, err := net.Dial("tcp", host)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.WriteString(conn, first+"0\r\n\r\n"+headOf(token)); err != nil {
+				t.Fatal(err)
+			}
+			answers := bufio.NewReader(conn)
+			response, err := http.ReadResponse(answers, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.Copy(io.Discard, response.Body); err != nil {
+				t.Fatal(err)
+			}
+			if response.Close { // then the client sends the next one over another connection
+				return
+			}
+			time.Sleep(50 * time.Millisecond) // the server waits for more of the body
+			if _, err := io.WriteString(conn, line+"0\r\n\r\n"); err != nil {
+				t.Fatal(err)
+			}
+			response, err = http.ReadResponse(answers, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			answer, err := io.ReadAll(response.Body)
+			if err != nil || !strings.Contains(string(answer), `"status":"Completed"`) {
+				t.Errorf("the next stream is answered %s (%v)", answer, err)
+			}
+		})
+	}
 }
