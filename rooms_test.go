@@ -34,7 +34,7 @@ var rooms = map[string]struct {
 	"cmd/bench":                   {[]string{"intake", "intake/sink", "intake/internal/decode", "intake/internal/local"}, "it measures the data store by itself, and Intake from outside"},
 	"cmd/prove":                   {[]string{"intake", "intake/dedupe", "intake/worker/queue", "intake/sink", "intake/internal/decode", "intake/internal/failpoint", "intake/internal/local", "intake/internal/client", "intake/internal/plot"}, "it is a client of the product, and looks into its servers"},
 	"cmd/intake":                  {[]string{"intake", "intake/dedupe", "intake/worker", "intake/sink", "intake/internal/local", "intake/cmd/intake", "intake/internal/failpoint", "intake/internal/safety", "intake/internal/client", "intake/internal/plot"}, "the wiring knows all parts"},
-	"cmd/intake/internal/auth":    {[]string{"intake", "intake/sink", "intake/cmd/intake/internal/origin", "intake/cmd/intake/internal/problem", "intake/cmd/intake/internal/auth"}, "who a partner is has nothing to do with what it sends"},
+	"cmd/intake/internal/auth":    {[]string{"intake", "intake/sink", "intake/cmd/intake/internal/origin", "intake/cmd/intake/internal/problem", "intake/cmd/intake/internal/auth", "intake/internal/safety"}, "who a partner is has nothing to do with what it sends"},
 	"cmd/intake/internal/problem": {[]string{"intake/internal/decode", "intake/cmd/intake/internal/limit"}, "it names refusals, and knows nothing of who refuses"},
 	"cmd/intake/internal/front":   {[]string{"intake", "intake/dedupe", "intake/worker/queue", "intake/sink", "intake/internal/decode", "intake/internal/failpoint", "intake/cmd/intake/internal"}, "the front saves nothing"},
 }

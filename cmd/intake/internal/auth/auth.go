@@ -32,6 +32,7 @@ import (
 	"intake"
 	"intake/cmd/intake/internal/origin"
 	"intake/cmd/intake/internal/problem"
+	"intake/internal/safety"
 	"intake/sink"
 )
 
@@ -117,6 +118,11 @@ func (a *Authenticator) Run(ctx context.Context) error {
 	return nil
 }
 
+func isUnsafe(err error) bool {
+	breaches, _ := safety.Find(err)
+	return len(breaches) > 0
+}
+
 func (a *Authenticator) followPartners(ctx context.Context) {
 	ticker := time.NewTicker(ReloadInterval)
 	defer ticker.Stop()
@@ -127,7 +133,7 @@ func (a *Authenticator) followPartners(ctx context.Context) {
 		switch {
 		case ctx.Err() != nil:
 			return
-		case err != nil && !failing:
+		case err != nil && !failing && !isUnsafe(err): // what is unsafe, the check of the servers says, once
 			a.opts.Logger.Warn("cannot read the partners, using those read before", zap.Error(err))
 		case err == nil && failing:
 			a.opts.Logger.Info("the partners can be read again")
