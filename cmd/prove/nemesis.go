@@ -180,7 +180,7 @@ func (n *nemesis) processFaults() (faults []fault) {
 				func(context.Context) error { other.Signal(syscall.SIGSTOP); return nil },
 				func(context.Context) error { other.Signal(syscall.SIGCONT); return nil }, true})
 	}
-	return append(faults, n.standbyFaults()...)
+	return faults
 }
 
 // A server is Postgres or Redis.

@@ -16,6 +16,8 @@ type plant struct {
 	name  string
 	shows string // regular expression of a violation that the bug leads to
 	edits []edit
+	// standby says that the bug shows only with a standby of Postgres.
+	standby bool
 }
 
 // An edit replaces a piece of a file, which is there once.
@@ -40,7 +42,7 @@ var plants = []plant{
 		if err == nil {
 `},
 		{"worker/worker.go", "\ntype Worker struct {\n", "\nvar planted atomic.Value\n\ntype Worker struct {\n"},
-	}},
+	}, false},
 	{"claim before write", "was told to be a duplicate", []edit{
 		{"dedupe/ask.go", "\t\tanswered, err := s.ask(asking, timeline, partner, clients, seen)\n", `
 		answered, err := s.ask(asking, timeline, partner, clients, seen)
@@ -52,7 +54,7 @@ var plants = []plant{
 		}
 		_ = s.mark(asking, timeline, keys)
 `},
-	}},
+	}, false},
 	{"no provenance check", "nobody was told so|was Completed as item|was Completed [0-9] times", []edit{
 		{"sink/save.go", "\tif err := g.findFinished(ctx, tx); err != nil {", `
 	for _, chunk := range g.chunks {
@@ -62,7 +64,7 @@ var plants = []plant{
 	}
 	if err := g.findFinished(ctx, tx); err != nil {`},
 		{"sink/save.go", "if batch == row.chunk.Batch && int(item) == row.client.Item {", "if false {"},
-	}},
+	}, false},
 	{"ack before commit", "does not become final", []edit{
 		{"worker/save.go", "\tfailpoint.Hit(\"worker/taken\")\n", `
 	for _, h := range gathering {
@@ -70,10 +72,10 @@ var plants = []plant{
 	}
 	failpoint.Hit("worker/taken")
 `},
-	}},
+	}, false},
 	{"no key order", "transactions have waited for each other", []edit{
 		{"sink/save.go", "return strings.Compare(a.client.ID, b.client.ID)", "return 0 * strings.Compare(a.client.ID, b.client.ID)"},
-	}},
+	}, false},
 	{"first statement's snapshot for owners", "was told to be a duplicate, different data", []edit{
 		{"sink/save.go", "\tinserted, err := tx.Query(ctx, query, recordIDs", `
 	if _, err := tx.Exec(ctx, "select set_config('planted.snapshot', pg_current_snapshot()::text, true)"); err != nil {
@@ -91,7 +93,7 @@ var plants = []plant{
 		}
 		return nil
 `},
-	}},
+	}, false},
 	{"status rows outside the transaction", "what is there is|was Completed as item", []edit{
 		{"sink/save.go", "\terr = s.commit(ctx, conn, copyStatus, rows.reader())\n", `
 	other, err := s.pool.Acquire(ctx)
@@ -108,10 +110,10 @@ var plants = []plant{
 		err = fmt.Errorf("postgres answered %q to a commit", results[0].CommandTag)
 	}
 `},
-	}},
+	}, false},
 	{"what is found is told without the standby", "does not become final|what is there is|was completed and is", []edit{
 		{"sink/standby.go", "where current_setting('synchronous_standby_names') <> '')`\n", "where false)`\n"},
-	}},
+	}, true},
 	{"retry with a new batch id", "nobody was told so|was Completed as item", []edit{
 		{"worker/queue/publish.go", "\tfailpoint.Hit(\"queue/publishing\")\n", `
 	if err := q.commit(ctx, q.messages(base, g), g.deadline()); err == nil {
@@ -129,13 +131,13 @@ var plants = []plant{
 	}
 	failpoint.Hit("queue/publishing")
 `},
-	}},
+	}, false},
 	{"Redis keys without the timeline", "was lost, as Postgres was put back", []edit{
 		{"dedupe/seen.go", `return "intake:seen:" + timeline + ":"`, `return "intake:seen:" + timeline[:0] + ":"`},
-	}},
+	}, false},
 	{"refusal without withdrawal", "nobody was told so", []edit{
 		{"worker/queue/publish.go", "\tok, err := q.opts.Ledger.Withdraw(ctx, g.chunks(), g[0].holder)\n", "\tok, err := true, ctx.Err()\n"},
-	}},
+	}, false},
 	{"Completed on the strength of the queue", "was completed and is|what is there is|was Completed as item", []edit{
 		{"cmd/intake/internal/front/request.go", "\tfailpoint.Hit(\"front/queued\")\n", `
 	for i := range q.Verdicts {
@@ -144,13 +146,13 @@ var plants = []plant{
 		}
 	}
 `},
-	}},
+	}, false},
 	{"the first one in conflict is saved", "is (pending|saved|duplicate_of_saved)", []edit{
 		{"dedupe/batch.go", "\t\tverdict = intake.ConflictInRequest(group, key)\n", `
 		verdict = intake.ConflictInRequest(group, key)
 		group = group[1:]
 `},
-	}},
+	}, false},
 	{"a takeover inherits a withdrawn batch", "the status of batch .* is answered 404", []edit{
 		// By the snapshot of the statement that may have waited for the withdrawal.
 		{"sink/idempotency.go", "\t\t       owner = excluded.owner\n", `
@@ -159,13 +161,13 @@ var plants = []plant{
 		                       then excluded.batch_id else k.batch_id end
 `},
 		{"sink/idempotency.go", "and exists (select from batch_status where batch_id = $4 and withdrawn)", "and false"},
-	}},
+	}, false},
 	{"an answer is kept on another request's key", "was duplicate, same data and is completed", []edit{
 		{"sink/idempotency.go", "and batch_id = $4 and (owner = $3 or answer is not null)", "and $3::uuid is not null and $4::uuid is not null"},
-	}},
+	}, false},
 	{"any body with an Idempotency-Key", "sent with another batch, is answered", []edit{
 		{"cmd/intake/internal/front/request.go", "sha256.Sum256(q.body)", "sha256.Sum256(nil)"},
-	}},
+	}, false},
 }
 
 // overlay returns the file that makes the go command build with a bug.

@@ -95,6 +95,9 @@ func (s *stack) torment(ctx context.Context, opts Options, report *Report, l *lo
 	if opts.Failpoints {
 		processes = append(processes, nemesis.takeoverFaults())
 	}
+	if s.standby != nil {
+		processes = append(processes, nemesis.standbyFaults())
+	}
 	// Two run concurrently: one for processes, one for connections and servers.
 	for n, groups := range [][][]fault{
 		processes,

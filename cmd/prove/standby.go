@@ -87,12 +87,9 @@ func (s *stack) linkPostgres(name string) (through string, err error) {
 	return withStandby(s.postgres.URL(), "read-write", hosts...)
 }
 
-// standbyFaults are done to a standby, or to the primary so that it takes over.
+// standbyFaults are done to the standby, or to the primary so that it takes over.
 func (n *nemesis) standbyFaults() []fault {
 	s := n.stack
-	if s.standby == nil {
-		return nil
-	}
 	return []fault{
 		{"kill", "standby", 6 * time.Second,
 			func(context.Context) error { s.standby.Kill(); return nil },
