@@ -65,7 +65,7 @@ func readDocument(t *testing.T, file string) *document {
 	return d
 }
 
-// anchorOf returns the anchor that a code host gives to a heading.
+// anchorOf returns the anchor of a heading on a code host.
 func anchorOf(title string) string {
 	return strings.Map(func(r rune) rune {
 		switch {

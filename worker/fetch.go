@@ -26,7 +26,7 @@ const (
 )
 
 // fetch moves messages from the stream to the backlog until ctx ends. It returns [safety.Breaches] if NATS
-// cannot set up the stream as it has to be.
+// cannot set up the stream as required.
 func (w *Worker) fetch(ctx context.Context) error {
 	said := ""
 	for queue.AwaitConnection(ctx, w.nc) {

@@ -11,7 +11,7 @@ import (
 	"intake"
 )
 
-// A conformanceCase is a file of internal/decode/testdata/cases; its README tells the fields.
+// A conformanceCase is a file of internal/decode/testdata/cases; its README describes the fields.
 type conformanceCase struct {
 	Name    string
 	Why     string

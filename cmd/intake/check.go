@@ -13,6 +13,7 @@ import (
 
 	"intake/dedupe"
 	"intake/internal/safety"
+	"intake/internal/sleep"
 	"intake/sink"
 )
 
@@ -92,7 +93,7 @@ func (p *parts) watchPostgres(ctx context.Context, allowUnsafe bool, logger *zap
 				logger.Warn("cannot check Postgres yet, trying again", zap.Error(others))
 			}
 		}
-		if !pause(ctx, wait) {
+		if !sleep.For(ctx, wait) {
 			return nil
 		}
 	}
@@ -120,7 +121,7 @@ func (p *parts) checkRedis(ctx context.Context, logger *zap.Logger) {
 		if err == nil {
 			return
 		}
-		if !pause(ctx, pauseAfter(err)) {
+		if !sleep.For(ctx, pauseAfter(err)) {
 			return
 		}
 	}
@@ -141,14 +142,4 @@ func textOf(err error) string {
 		return ""
 	}
 	return err.Error()
-}
-
-// pause waits, and reports whether ctx is still valid.
-func pause(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-time.After(d):
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

@@ -158,8 +158,8 @@ func (c upCommand) demoPartner(ctx context.Context, data string, f *frontProcess
 }
 
 // demoSecret returns the partner's secret, which file keeps from one run to the
-// next. It adds the partner if there is none, and gives it a new secret if the one
-// in file is not the partner's.
+// next. It adds the partner if there is none, and replaces its secret if the one
+// in file is not valid.
 func demoSecret(ctx context.Context, file, name string, store *sink.Store) (string, error) {
 	kept, err := os.ReadFile(file)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"intake/internal/sleep"
 	"slices"
 	"time"
 
@@ -19,7 +20,7 @@ func (s *stack) waitAcknowledged(ctx context.Context) error {
 		if left == 0 && len(missing) == 0 && err == nil {
 			return nil
 		}
-		if !sleep(ctx, 100*time.Millisecond) {
+		if !sleep.For(ctx, 100*time.Millisecond) {
 			return fmt.Errorf("%d messages are not acknowledged, and the consumers %v are missing (%v)", left, missing, err)
 		}
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"intake/internal/sleep"
 	"net/http"
 	"strings"
 	"time"
@@ -43,7 +44,7 @@ func (l *load) checkAdmission(ctx context.Context, r *Report, fault string) erro
 		fronts.Go(func() error {
 			for _, k := range kinds {
 				for try := 0; !l.knock(asking, front, k, fmt.Sprintf("%s-%d-%d", fault, n, try)); try++ {
-					if !sleep(asking, 100*time.Millisecond) && ctx.Err() == nil {
+					if !sleep.For(asking, 100*time.Millisecond) && ctx.Err() == nil {
 						l.complain("%v after %s, front-%d still refuses batches sent as %s", admissionBound, fault, n+1, k.name)
 						return nil
 					}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"intake/internal/client"
+	"intake/internal/sleep"
 )
 
 // anyFront gets tokens of any front: all of them accept it.
@@ -95,7 +96,7 @@ func (l *load) postUntilAnswered(ctx context.Context, front string, b *batch) (s
 		case status != http.StatusServiceUnavailable && status != http.StatusConflict:
 			return status, text, nil
 		}
-		if !sleep(ctx, 100*time.Millisecond) {
+		if !sleep.For(ctx, 100*time.Millisecond) {
 			return 0, nil, fmt.Errorf("a batch (Idempotency-Key %q) is not answered: %d %.200s (%v)", b.key, status, text, err)
 		}
 	}

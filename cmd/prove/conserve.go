@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"intake/internal/sleep"
 	"maps"
 	"math/rand/v2"
 	"net/http"
@@ -131,7 +132,7 @@ func (s *stack) balanced(ctx context.Context, r *Report) (counts map[string]tall
 		if len(unbalanced) == 0 {
 			return counts, nil
 		}
-		if !sleep(waiting, 100*time.Millisecond) {
+		if !sleep.For(waiting, 100*time.Millisecond) {
 			r.Violations = append(r.Violations, unbalanced...)
 			return counts, nil
 		}

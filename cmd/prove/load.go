@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"intake/internal/client"
+	"intake/internal/sleep"
 )
 
 const (
@@ -100,7 +101,7 @@ func (l *load) run(ctx context.Context, client int) {
 		prefer := []string{"wait=5", "wait=5", "wait=5", "respond-async"}[random.IntN(4)]
 		if client == asyncClient {
 			prefer = "respond-async"
-			sleep(ctx, 50*time.Millisecond)
+			sleep.For(ctx, 50*time.Millisecond)
 		}
 		if random.IntN(3) == 0 {
 			l.runKeyed(ctx, random, items, fmt.Sprintf("key-%d-%d", client, n), prefer)
@@ -227,12 +228,12 @@ func (l *load) send(ctx context.Context, random *rand.Rand, b *batch, prefer str
 			return
 		case b.key == "" && err == nil:
 			l.refuse(b)
-			sleep(ctx, 20*time.Millisecond)
+			sleep.For(ctx, 20*time.Millisecond)
 			return
 		case b.key == "":
 			return // it may be saved or not
 		}
-		sleep(ctx, 50*time.Millisecond)
+		sleep.For(ctx, 50*time.Millisecond)
 	}
 }
 

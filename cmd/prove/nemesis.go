@@ -18,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"intake/internal/sleep"
 	"intake/worker/queue"
 )
 
@@ -61,7 +62,7 @@ func (n *nemesis) run(ctx context.Context, random *rand.Rand, groups ...[]fault)
 		faults := groups[random.IntN(len(groups))]
 		f := faults[random.IntN(len(faults))]
 		lasts := time.Duration(float64(f.atMost) * (0.1 + 0.9*random.Float64()))
-		if !sleep(ctx, pause) {
+		if !sleep.For(ctx, pause) {
 			return
 		}
 		began := time.Since(n.start)
@@ -71,7 +72,7 @@ func (n *nemesis) run(ctx context.Context, random *rand.Rand, groups ...[]fault)
 		cancel()
 		var left error
 		if f.undo != nil {
-			sleep(ctx, lasts)
+			sleep.For(ctx, lasts)
 			left = undo(context.WithoutCancel(ctx), f)
 		}
 		n.note(f, began, time.Since(n.start), failed, left)
@@ -84,7 +85,7 @@ func undo(ctx context.Context, f fault) error {
 	defer cancel()
 	for {
 		err := within(ctx, f.undo)
-		if err == nil || !sleep(ctx, 200*time.Millisecond) {
+		if err == nil || !sleep.For(ctx, 200*time.Millisecond) {
 			return err
 		}
 	}
@@ -144,15 +145,6 @@ func (n *nemesis) note(f fault, began, ended time.Duration, failed, left error) 
 	}
 	n.report.Faults[f.kind]++
 	n.report.Timeline = append(n.report.Timeline, faultSpan{f.kind, f.where, began.Seconds(), ended.Seconds()})
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-time.After(d):
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // processFaults kill and stop processes.
@@ -321,7 +313,7 @@ func (s *stack) deadlock(ctx context.Context) error {
 	if _, err := tx.Exec(ctx, "lock table batch_status in exclusive mode"); err != nil {
 		return err
 	}
-	if !sleep(ctx, 200*time.Millisecond) { // until workers wait for it
+	if !sleep.For(ctx, 200*time.Millisecond) { // until workers wait for it
 		return ctx.Err()
 	}
 	_, err = tx.Exec(ctx, "lock table partner_clients in exclusive mode")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"intake/internal/sleep"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -126,7 +127,7 @@ func (l *load) fill(ctx context.Context) error {
 				taken := l.sendOnce(ctx, l.stack.direct[client%2], b, "respond-async")
 				l.keep(b)
 				if !taken { // the log has no room until what is processed is purged
-					sleep(filling, 100*time.Millisecond)
+					sleep.For(filling, 100*time.Millisecond)
 				}
 			}
 		})
@@ -138,7 +139,7 @@ func (l *load) fill(ctx context.Context) error {
 			filled()
 			return nil
 		}
-		if !sleep(filling, 100*time.Millisecond) {
+		if !sleep.For(filling, 100*time.Millisecond) {
 			return fmt.Errorf("only %d messages are queued while Postgres is down (%v)", left, err)
 		}
 	}
@@ -162,7 +163,7 @@ func (l *load) knockWhileRefused(ctx context.Context) int {
 				} else {
 					refusals.Add(1)
 				}
-				if !sleep(ctx, 200*time.Millisecond) {
+				if !sleep.For(ctx, 200*time.Millisecond) {
 					return
 				}
 			}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"intake/internal/sleep"
 	"math/rand/v2"
 	"time"
 )
@@ -29,7 +30,7 @@ func newItems(name string, n int) []item {
 // runPieces sends batches that are queued in pieces, with respond-async.
 func (l *load) runPieces(ctx context.Context) {
 	random := rand.New(rand.NewPCG(l.seed, 9))
-	for n := 0; !l.ended.Load() && sleep(ctx, 3*time.Second); n++ {
+	for n := 0; !l.ended.Load() && sleep.For(ctx, 3*time.Second); n++ {
 		b := l.newBatch(newItems(fmt.Sprintf("pieces-%d", n), piecesItems))
 		l.send(ctx, random, b, "respond-async")
 		l.keep(b)
@@ -39,7 +40,7 @@ func (l *load) runPieces(ctx context.Context) {
 // watchPieces checks the status of batches in pieces while they are saved. None may be
 // unknown, however many of its pieces are saved and purged from the log.
 func (l *load) watchPieces(ctx context.Context) {
-	for n := 0; sleep(ctx, 20*time.Millisecond); n++ {
+	for n := 0; sleep.For(ctx, 20*time.Millisecond); n++ {
 		for _, b := range l.inPieces(2) {
 			l.ask(ctx, l.stack.fronts[n%2], b)
 		}

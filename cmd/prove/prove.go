@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"intake/internal/sleep"
 	"io"
 	"math/rand/v2"
 	"path/filepath"
@@ -107,7 +108,7 @@ func (s *stack) torment(ctx context.Context, opts Options, report *Report, l *lo
 	}
 	nemeses.Wait()
 	fmt.Fprintln(opts.Out, "all faults are undone; the load goes on for 5 s")
-	sleep(ctx, 5*time.Second)
+	sleep.For(ctx, 5*time.Second)
 	l.end()
 	stopWatching()
 	// A batch with an Idempotency-Key is sent until it is answered.

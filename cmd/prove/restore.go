@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"intake/internal/sleep"
 	"os"
 	"path/filepath"
 	"time"
@@ -51,7 +52,7 @@ func (l *load) restore(ctx context.Context, r *Report, before map[string]record)
 	if err := s.postgres.Restore(backup); err != nil {
 		return err
 	}
-	if !sleep(ctx, restoreTime) {
+	if !sleep.For(ctx, restoreTime) {
 		return ctx.Err()
 	}
 	if err := s.startPostgres(ctx); err != nil {

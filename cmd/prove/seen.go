@@ -8,6 +8,7 @@ import (
 	"intake"
 	"intake/dedupe"
 	"intake/internal/decode"
+	"intake/internal/sleep"
 	"intake/sink"
 )
 
@@ -52,7 +53,7 @@ func (s *stack) waitMarked(ctx context.Context, records map[string]int) (marked 
 		} else if ctx.Err() == nil {
 			err = failed
 		}
-		if marked == len(records) || !sleep(ctx, 100*time.Millisecond) {
+		if marked == len(records) || !sleep.For(ctx, 100*time.Millisecond) {
 			return marked, err
 		}
 	}

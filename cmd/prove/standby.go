@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"intake/internal/local"
+	"intake/internal/sleep"
 )
 
 // standbySettings are those of the primary and of the standby, which changes roles with
@@ -116,10 +117,10 @@ func (s *stack) failOver(ctx context.Context) error {
 // the primary. Then it kills the primary and promotes the standby, which lacks them.
 func (s *stack) failOverBehind(ctx context.Context) error {
 	s.standby.Kill()
-	sleep(ctx, time.Second) // until commits wait
+	sleep.For(ctx, time.Second) // until commits wait
 	// It fails if connections are refused: then nothing becomes visible.
 	_, _ = s.pool.Exec(ctx, "select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'")
-	sleep(ctx, 2*time.Second) // until they are read
+	sleep.For(ctx, 2*time.Second) // until they are read
 	s.postgres.Kill()
 	if err := s.standby.Start(ctx); err != nil {
 		return err

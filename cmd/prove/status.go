@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"intake/internal/sleep"
 	"math/rand/v2"
 	"net/http"
 	"time"
@@ -21,7 +22,7 @@ var errPending = errors.New("it is pending")
 // state that was answered must not change.
 func (l *load) watch(ctx context.Context) {
 	random := rand.New(rand.NewPCG(l.seed, 8))
-	for !l.ended.Load() && sleep(ctx, 20*time.Millisecond) {
+	for !l.ended.Load() && sleep.For(ctx, 20*time.Millisecond) {
 		if b := l.pick(random); b != nil {
 			l.ask(ctx, l.stack.fronts[random.IntN(2)], b)
 		}
@@ -121,7 +122,7 @@ func (l *load) waitFinal(ctx context.Context, n int, b *batch) error {
 			l.note(b, ends)
 			return nil
 		}
-		if !sleep(ctx, 100*time.Millisecond) {
+		if !sleep.For(ctx, 100*time.Millisecond) {
 			return fmt.Errorf("batch %s does not become final: %w", b.id, err)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"intake/internal/client"
+	"intake/internal/sleep"
 )
 
 // runStream sends batches as a stream, the lines with pauses between them, and
@@ -47,7 +48,7 @@ func (l *load) exchangeStream(ctx context.Context, front string, batches []*batc
 		for _, b := range batches {
 			sent++
 			b.sent = time.Since(l.began)
-			if _, err := io.WriteString(write, b.body()+"\n"); err != nil || !sleep(ctx, pauses) {
+			if _, err := io.WriteString(write, b.body()+"\n"); err != nil || !sleep.For(ctx, pauses) {
 				return
 			}
 		}

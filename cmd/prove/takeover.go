@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"intake/internal/failpoint"
+	"intake/internal/sleep"
 )
 
 // reservationLease is how long a reservation of an Idempotency-Key lasts without renewal, and how
@@ -34,7 +35,7 @@ func (n *nemesis) takeoverFaults() []fault {
 				if err := n.stack.stopAll(ctx, withdrawing, n.stack.muteQueue); err != nil {
 					return err
 				}
-				sleep(ctx, reservationLease+time.Second)
+				sleep.For(ctx, reservationLease+time.Second)
 				return nil
 			},
 			func(ctx context.Context) error {
@@ -78,7 +79,7 @@ func (s *stack) stopAll(ctx context.Context, fronts []*stopping, ready func() er
 	}
 	for _, front := range fronts {
 		for !front.is() {
-			if !sleep(ctx, 20*time.Millisecond) {
+			if !sleep.For(ctx, 20*time.Millisecond) {
 				return fmt.Errorf("%s does not reach %s: %w", front.part.name, front.step, ctx.Err())
 			}
 		}
@@ -92,7 +93,7 @@ func (s *stack) goOn(ctx context.Context, fronts []*stopping) error {
 	s.takingOver.Store(false)
 	for i, front := range fronts {
 		if i > 0 {
-			sleep(ctx, 2*time.Second)
+			sleep.For(ctx, 2*time.Second)
 		}
 		if !front.is() {
 			if err := front.restart(); err != nil {

@@ -26,9 +26,9 @@ var (
 	errCompression = errors.New("the body is not what Content-Encoding says")
 )
 
-// A pacedReader reads what a client sends, and gives the client up if it is too slow: a
-// body, and a line of a stream, must come at the pace of slowest; between lines nothing
-// need come for silence. Errors other than io.EOF are connectionErrors.
+// A pacedReader reads what a client sends, and fails if the client is too slow: a
+// body, and a line of a stream, must come at the pace of slowest; between lines a client
+// may send nothing for as long as silence. Errors other than io.EOF are connectionErrors.
 //
 // interrupt may be called concurrently with the other methods, those not with each other.
 type pacedReader struct {

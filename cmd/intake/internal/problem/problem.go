@@ -35,7 +35,7 @@ func New(code Code, format string, args ...any) *Problem {
 	return &Problem{Code: code, Detail: fmt.Sprintf(format, args...)}
 }
 
-// After returns a copy of p that tells the client when to try again.
+// After returns a copy of p that asks the client to try again after d.
 func (p *Problem) After(d time.Duration) *Problem {
 	copied := *p
 	copied.RetryAfter = d
