@@ -280,7 +280,7 @@ func (r *recorder) limitTime(request *http.Request) {
 func (r *recorder) WriteHeader(status int) {
 	if r.status == 0 {
 		r.status = status
-		if r.draining.Load() || r.early && r.isHTTP1 && status != http.StatusOK {
+		if r.draining.Load() || r.early && r.isHTTP1 {
 			r.Header().Set("Connection", "close")
 		}
 		_ = http.NewResponseController(r).SetWriteDeadline(time.Now().Add(2 * slowest(0)))

@@ -39,13 +39,10 @@ func isStream(r *http.Request) bool {
 	return err == nil && mediaType == ndjson && len(r.Header.Values("Content-Type")) == 1
 }
 
-// answerEarly lets a request be answered, or refused, before all of it is read.
-//
-// Over HTTP/1 the server then reads what is left of the body when the handler has returned,
-// and goes on reading ahead. A request that has come by then, and reads its body, panics
-// (golang.org/issue/68560), here in a goroutine of a stream, which would end the process.
-// So a stream that is refused closes its connection (see recorder.WriteHeader), and others
-// read the end of their body themselves (see endBody).
+// answerEarly lets a request be answered, or refused, before all of it is read. Its answer
+// closes an HTTP/1 connection: what is left of the body must not be taken for another
+// request, and net/http panics when the next one has come by then and reads its body
+// (golang.org/issue/68560).
 func (f *Front) answerEarly(w http.ResponseWriter) {
 	if rec, ok := w.(*recorder); ok {
 		rec.early = true
@@ -128,18 +125,8 @@ func (f *Front) stream(w http.ResponseWriter, r *http.Request, who auth.Identity
 		_ = limitWrite(w, 0)
 		_, _ = w.Write(end.Line())
 	}
-	return s.endBody(r)
-}
-
-// endBody reads what is left of the body, for a second at most, once all is answered.
-func (s *stream) endBody(r *http.Request) error {
-	if r.ProtoMajor > 1 {
-		return nil
-	}
-	if s.flush() != nil || http.NewResponseController(s.w).SetReadDeadline(time.Now().Add(time.Second)) != nil {
-		return errBroken
-	}
-	_ = r.Body.Close() // without an end, the server finds no request in what follows, and closes the connection
+	// The server still reads what is left of the body.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(time.Second))
 	return nil
 }
 
