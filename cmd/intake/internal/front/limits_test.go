@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"intake"
+	"intake/internal/client"
 	"intake/internal/local/localtest"
 	"intake/sink"
 	"intake/worker/queue"
@@ -91,7 +92,7 @@ func TestLimits_InFlight(t *testing.T) {
 	f := limited(t, intake.Limits{Requests: 2, Bytes: 1 << 20})
 	token := f.token(t)
 	f.store.records = map[string]intake.Record{"a": {ID: "a"}}
-	var batch batchAnswer
+	var batch client.Answer
 	if err := json.Unmarshal(f.do(t, f.create(t, token, strings.NewReader(items("a")))).Bytes(), &batch); err != nil {
 		t.Fatal(err)
 	}

@@ -30,6 +30,7 @@ import (
 	"intake/cmd/intake/internal/front"
 	"intake/cmd/intake/internal/problem"
 	"intake/dedupe"
+	"intake/internal/client"
 	"intake/worker/queue"
 )
 
@@ -198,21 +199,6 @@ func (a *answer) WriteHeader(status int)           { a.status = status }
 func (a *answer) SetReadDeadline(time.Time) error  { return nil }
 func (a *answer) SetWriteDeadline(time.Time) error { return nil }
 
-// A batchAnswer is an answer to a batch, or its refusal.
-type batchAnswer struct {
-	ID     string       `json:"status_check_id"`
-	URI    string       `json:"status_check_uri"`
-	Status intake.State `json:"status"`
-	Result []struct {
-		Data   json.RawMessage `json:"data"`
-		Status struct {
-			State intake.State `json:"state"`
-			Code  intake.Code  `json:"code"`
-			Text  string       `json:"validation_errors"`
-		} `json:"status"`
-	} `json:"result"`
-}
-
 // create makes a request that creates a batch, with headers as name, value, ….
 func (f *testFront) create(t testing.TB, token string, body io.Reader, headers ...string) *http.Request {
 	t.Helper()
@@ -256,7 +242,7 @@ func (f *testFront) try(request *http.Request) (*answer, error) {
 }
 
 // batch reads an answer to a batch.
-func (a *answer) batch(t testing.TB) (b batchAnswer) {
+func (a *answer) batch(t testing.TB) (b client.Answer) {
 	t.Helper()
 	if got := a.header.Get("Content-Type"); got != "application/json" {
 		t.Fatalf("answered %d of type %s: %s", a.status, got, a.Bytes())
