@@ -2,11 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"intake/internal/sleep"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
+
+	"intake/internal/sleep"
 )
 
 // restoreTime is how long a restore takes at least. A front caches the timeline of
@@ -58,6 +62,9 @@ func (l *load) restore(ctx context.Context, r *Report, before map[string]record)
 	if err := s.startPostgres(ctx); err != nil {
 		return err
 	}
+	if err := l.waitAsked(ctx, r, lost); err != nil {
+		return err
+	}
 	for _, b := range batches {
 		if err := l.mustSave(ctx, r, b, "lost, as Postgres was put back to before it was saved"); err != nil {
 			return err
@@ -79,6 +86,47 @@ func (l *load) restore(ctx context.Context, r *Report, before map[string]record)
 		}
 	}
 	return nil
+}
+
+// waitAsked sends new items, whose keys it adds to lost, until a front asks the seen set for them.
+// Before that, no answer shows whether the front would ask for what an earlier timeline has marked.
+func (l *load) waitAsked(ctx context.Context, r *Report, lost map[string]int) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	before, err := l.stack.asked(ctx)
+	if err != nil {
+		return err
+	}
+	for n := 0; ; n++ {
+		b := l.newBatch([]item{{key: fmt.Sprintf("asked-%d", n), variant: 1}})
+		lost[b.items[0].key] = 1
+		if err := l.mustSave(ctx, r, b, "new"); err != nil {
+			return err
+		}
+		switch now, err := l.stack.asked(ctx); {
+		case err != nil:
+			return err
+		case now > before:
+			return nil
+		case !sleep.For(ctx, 100*time.Millisecond):
+			return errors.New("the front has not asked the seen set for a minute since Postgres was put back")
+		}
+	}
+}
+
+// asked returns how many batches the first front has asked the seen set for, and got an answer.
+func (s *stack) asked(ctx context.Context) (n float64, err error) {
+	front := s.parts[slices.IndexFunc(s.parts, func(p *part) bool { return p.name == "front-1" })]
+	families, err := readMetrics(ctx, strings.TrimSuffix(front.ready, "/readyz")+"/metrics")
+	if err != nil {
+		return 0, err
+	}
+	for _, metric := range families["intake_dedupe_asks_total"].GetMetric() {
+		if metric.Label[0].GetValue() == "answered" {
+			n = metric.Counter.GetValue()
+		}
+	}
+	return n, nil
 }
 
 func (s *stack) startPostgres(ctx context.Context) error {
