@@ -24,6 +24,7 @@ type replayCommand struct {
 	Loop        int                 `default:"1" help:"How many times to send each batch, without --duration."`
 	FreshKeys   bool                `help:"Send new clients each time: every key gets a new prefix."`
 	Async       bool                `help:"Don't wait until batches are saved (Prefer: respond-async)."`
+	Echo        bool                `help:"Let answers have the items' data, as they do by default: without it, replay asks for return=minimal."`
 	JSON        bool                `name:"json" env:"-" help:"Print the report as JSON."`
 	HTML        string              `name:"html" help:"Write the report as a page with plots to this file."`
 	FailIf      []traffic.Threshold `env:"-" sep:"none" default:"failed>0" help:"Exit with 1 if this holds; repeatable. On p50, p90, p99, p99.9, slowest (as in p99>500ms), failed (requests, or a share: failed>1%), rate (batches a second) and items/s."`
@@ -53,7 +54,7 @@ func (c replayCommand) Run(ctx context.Context, out output) error {
 	}
 	options := traffic.ReplayOptions{
 		URL: c.URL, ClientID: c.ClientID, ClientSecret: c.ClientSecret, TokenURL: c.TokenURL, Batches: batches,
-		Rate: c.Rate, Concurrency: c.Concurrency, Duration: c.Duration, Loop: c.Loop, FreshKeys: c.FreshKeys, Async: c.Async, Keep: c.Verify,
+		Rate: c.Rate, Concurrency: c.Concurrency, Duration: c.Duration, Loop: c.Loop, FreshKeys: c.FreshKeys, Async: c.Async, Echo: c.Echo, Keep: c.Verify,
 	}
 	if c.FreshKeys {
 		options.Salt = int(time.Now().UnixMicro())

@@ -40,6 +40,8 @@ type ReplayOptions struct {
 	Salt int
 	// Async does not wait until batches are saved.
 	Async bool
+	// Echo lets answers have the items' data.
+	Echo bool
 	// Keep keeps what [Verify] needs.
 	Keep bool
 }
@@ -110,9 +112,12 @@ func newTarget(ctx context.Context, opts ReplayOptions) (*target, error) {
 		c.Close()
 		return nil, err
 	}
-	prefer := "return=minimal, wait=30"
+	prefer := "wait=30"
 	if opts.Async {
-		prefer = "return=minimal, respond-async"
+		prefer = "respond-async"
+	}
+	if !opts.Echo {
+		prefer = "return=minimal, " + prefer
 	}
 	return &target{opts: opts, url: c.URL() + "/api/v1/clients", client: c, prefer: prefer}, nil
 }
@@ -163,8 +168,8 @@ func (t *target) sent(url string) sending {
 	return t.sending(n)
 }
 
-// codesOf returns the codes of an answer without data, in the order of its items. It
-// searches for them, as parsing the JSON would cost more than sending the batch.
+// codesOf returns the codes of an answer in the order of its items. It searches for them,
+// as parsing the JSON would cost more than sending the batch: data must not have any.
 func codesOf(body []byte) (codes []intake.Code) {
 	mark := []byte(`"code":"`)
 	for {
