@@ -84,8 +84,8 @@ fuzz: ## fuzz every target for FUZZTIME (default 10s) each
 	done
 
 .PHONY: bench
-bench: servers build ## measure against the bare save, raw COPY and a plain handler; BENCH=short, growth, soak, lanes or overload for another run than the table
-	go run ./cmd/bench -json bench-$(BENCH).json $(BENCH)
+bench: servers build ## measure beside a handler that commits each request and one that commits in groups; BENCH=short, disks, growth, soak, lanes or overload for another run than the table; BENCH=compare A=rev B=rev for two revisions of Intake; CELLS=1x12@64,… for other cells
+	go run ./cmd/bench -json bench-$(BENCH).json $(if $(CELLS),-cells $(CELLS)) $(BENCH) $(A) $(B)
 
 .PHONY: prove
 prove: servers ## kill, stop and cut off every part under load for DURATION (default 5m), and check every answer; SEED=n repeats a run, STANDBY=1 has a standby of Postgres, CLUSTER=1 three of each other server as well

@@ -38,6 +38,10 @@ const lanesDuration = 20 * time.Second
 
 // lanes measures whether one partner's many batches delay the others'.
 func (b *bench) lanes(ctx context.Context, r *results) error {
+	intake, err := b.startAlone(ctx)
+	if err != nil {
+		return err
+	}
 	many, err := b.file(ctx, cell{shape: thousand})
 	if err != nil {
 		return err
@@ -46,9 +50,9 @@ func (b *bench) lanes(ctx context.Context, r *results) error {
 	if err != nil {
 		return err
 	}
-	waits, later := b.systems[1], b.systems[1]
+	waits, later := *intake, *intake
 	for name, s := range map[string]*system{"waits": &waits, "later": &later} {
-		if s.client, s.secret, err = b.addPartner(ctx, name); err != nil {
+		if s.client, s.secret, err = intake.addPartner(ctx, name); err != nil {
 			return err
 		}
 	}
@@ -64,7 +68,7 @@ func (b *bench) lanes(ctx context.Context, r *results) error {
 		{"batches that don't wait, 16 at once", 0, []string{"--fresh-keys", "--async", "--concurrency=16"}},
 		{"batches at 20 times what is allowed", limit, []string{"--fresh-keys", fmt.Sprintf("--rate=%d", 20*limit/thousand.Items), "--concurrency=256"}},
 	} {
-		if err := b.setLimit(ctx, "bench", beside.limit); err != nil {
+		if err := intake.setLimit(ctx, "bench", beside.limit); err != nil {
 			return err
 		}
 		fmt.Fprintf(os.Stderr, "beside %s\n", beside.name)
@@ -73,7 +77,7 @@ func (b *bench) lanes(ctx context.Context, r *results) error {
 		if beside.flags != nil {
 			group.Go(func() error {
 				flags := append([]string{"--duration=" + (lanesDuration + 10*time.Second).String()}, beside.flags...)
-				got, err := b.replay(ctx, &b.systems[1], cell{}, many, flags...)
+				got, err := b.replay(ctx, intake, cell{}, many, flags...)
 				if err == nil {
 					l.Queued = float64(got.Report.Items) / got.Report.Seconds
 				}
@@ -103,7 +107,7 @@ func (b *bench) lanes(ctx context.Context, r *results) error {
 			return err
 		})
 		time.Sleep(lanesDuration / 2)
-		if l.Behind, err = b.behind(ctx); err != nil {
+		if l.Behind, err = intake.behind(ctx); err != nil {
 			return errors.Join(err, group.Wait())
 		}
 		if err := group.Wait(); err != nil {
@@ -111,7 +115,7 @@ func (b *bench) lanes(ctx context.Context, r *results) error {
 		}
 		r.Lanes = append(r.Lanes, l)
 		for behind := uint64(1); behind > 0; { // the next one begins with an empty queue
-			if behind, err = b.behind(ctx); err != nil {
+			if behind, err = intake.behind(ctx); err != nil {
 				return err
 			}
 			time.Sleep(100 * time.Millisecond)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"sync"
@@ -16,41 +17,65 @@ import (
 
 	"intake"
 	"intake/internal/decode"
+	"intake/sink"
 )
+
+// limits are rates of Postgres alone, in items a second.
+type limits struct {
+	// Bare is the data store's own save with decoded items, 1,000 items a transaction.
+	Bare float64 `json:"bare_save_items_per_second"`
+	// Copy is the raw COPY of the same claims into a table without keys.
+	Copy float64 `json:"raw_copy_items_per_second"`
+}
 
 // limitConns is the number of connections that a worker saves with.
 const limitConns = 2
 
-// limits measures Postgres alone, in claims a second: the bare save, which is the data
-// store's own with decoded items, 1,000 items of twelve months a transaction; and the raw
-// COPY of the same claims.
-func (b *bench) limits(ctx context.Context, s shape, file string) (bare, raw float64, err error) {
-	items := 1_000
-	if s.Claims > 100 {
-		items = 100
-	}
-	clients, err := readClients(file, items)
+// limits measures Postgres alone, in a database of its own.
+func (b *bench) limits(ctx context.Context, s shape) (*limits, error) {
+	file, err := b.file(ctx, cell{shape: s})
 	if err != nil {
-		return 0, 0, err
+		return nil, err
 	}
-	claims := 0
-	for i := range clients {
-		claims += len(clients[i].Claims)
-	}
-	duration := b.seconds / 2
-	saves, err := during(ctx, duration, func(ctx context.Context) error { return b.saveBare(ctx, clients) })
+	clients, err := readClients(file, 1_000)
 	if err != nil {
-		return 0, 0, err
+		return nil, err
 	}
-	rows, err := b.copyOut(ctx, claims)
-	if err != nil {
-		return 0, 0, err
+	if b.bare == nil {
+		if b.bareURL, b.bare, err = b.database(ctx, "bare"); err != nil {
+			return nil, err
+		}
+		if _, _, err := sink.Migrate(ctx, b.bareURL); err != nil {
+			return nil, err
+		}
+		if b.store, err = sink.Open(ctx, sink.Options{URL: b.bareURL}); err != nil {
+			return nil, err
+		}
+		b.stops = append(b.stops, func(context.Context) error { b.store.Close(); return nil })
 	}
-	copies, err := b.copyRaw(ctx, duration, rows)
-	if err != nil {
-		return 0, 0, err
+	var saves, copies []float64
+	rows, claims := []byte(nil), len(clients)*s.Claims
+	for range b.rounds {
+		rate, err := during(ctx, b.seconds/2, func(ctx context.Context) error { return b.saveBare(ctx, clients) })
+		if err != nil {
+			return nil, err
+		}
+		saves = append(saves, rate*float64(len(clients)))
+		if rows == nil {
+			if rows, err = b.copyOut(ctx, claims); err != nil {
+				return nil, err
+			}
+		}
+		if rate, err = b.copyRaw(ctx, b.seconds/2, rows); err != nil {
+			return nil, err
+		}
+		copies = append(copies, rate*float64(len(clients)))
 	}
-	return saves * float64(claims), copies * float64(claims), nil
+	return &limits{spreadOf(saves).Median, spreadOf(copies).Median}, nil
+}
+
+func (l *limits) print(out io.Writer) {
+	fmt.Fprintf(out, "\nPostgres alone, 1,000 × 12: bare save %.0f items/s, raw COPY %.0f items/s\n", l.Bare, l.Copy)
 }
 
 // during calls a function on limitConns goroutines, and returns the calls a second.
@@ -131,7 +156,7 @@ func (b *bench) copyRaw(ctx context.Context, duration time.Duration, rows []byte
 	}
 	conns := make(chan *pgx.Conn, limitConns)
 	for range limitConns {
-		conn, err := pgx.Connect(ctx, b.databaseURL("bare"))
+		conn, err := pgx.Connect(ctx, b.bareURL)
 		if err != nil {
 			return 0, err
 		}

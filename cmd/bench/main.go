@@ -1,12 +1,12 @@
-// Command bench compares Intake with other ways to use the same Postgres, all in one run:
-// the bare save of its data store, the raw COPY of the same claims, and a plain handler
-// that saves each request in its own transaction.
+// Command bench compares Intake with other ways to save the same batches in the same
+// Postgres, and revisions of Intake with each other.
 //
-// It starts private servers, and front, worker and load as separate processes. Run it with
-// make bench.
+// It starts private servers, and each system and the load as separate processes. Run it
+// with make bench.
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"flag"
@@ -15,8 +15,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
-	"slices"
-	"strings"
 	"syscall"
 	"time"
 )
@@ -33,53 +31,71 @@ func main() {
 	}
 }
 
+const usage = `usage: bench [flags] [MODE]
+
+  table        Intake beside its peers; the default
+  short        fewer cells and rounds
+  disks        one request at a time, on disks that take longer to sync
+  growth       as records grow to 5 million
+  soak         five minutes at two thirds of the best rate
+  lanes        partners with small batches, beside one with a lot queued
+  overload     five times what can be saved
+  compare A B  two revisions of Intake: commits, folders with a checkout, or programs
+  show FILE    print results that were written as JSON, as Markdown
+
+`
+
 func run(ctx context.Context) error {
 	// The other processes are this program with another first argument.
 	if len(os.Args) > 2 {
 		switch os.Args[1] {
 		case "naive":
 			return serveNaive(ctx, os.Args[2])
+		case "grouped":
+			return serveGrouped(ctx, os.Args[2])
 		case "nats":
 			return serveNATS(ctx, os.Args[2])
 		}
 	}
 	b := new(bench)
-	intake := flag.String("intake", "bin/intake", "the program to measure")
-	flag.StringVar(&b.only, "only", "", "measure only cells whose name has this in it, as in \"1000 x 12, 16\"")
+	program := flag.String("intake", "bin/intake", "the program to measure, which also makes the load")
+	cells := flag.String("cells", "", "measure these cells, as in \"1x12@64,1000x12@16+saved\": items x claims @ concurrent batches, and +saved, +mixed, +echo, +async, +daily")
 	output := flag.String("json", "", "file for the results as JSON")
-	flag.IntVar(&b.rounds, "rounds", 3, "how often a cell with a target is measured, of which the median is shown; others are once")
-	flag.DurationVar(&b.seconds, "seconds", 1500*time.Millisecond, "how long a cell is measured in a round")
+	flag.IntVar(&b.rounds, "rounds", 5, "how many times a cell is measured")
+	flag.DurationVar(&b.seconds, "seconds", 2*time.Second, "how long a cell is measured in a round")
+	delay := flag.Duration("sync-delay", 0, "let each sync of Postgres and NATS take this much longer, like a slower disk")
 	flag.StringVar(&b.profiles, "profiles", "", "folder for CPU profiles of front and worker, one a cell")
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "usage: bench [flags] [table | short | growth | soak | lanes | overload | show FILE]\n\nshow prints results that were written as JSON, as Markdown.")
+		fmt.Fprint(flag.CommandLine.Output(), usage)
 		flag.PrintDefaults()
 	}
 	flag.Parse()
-	if flag.Arg(0) == "show" && flag.NArg() == 2 {
-		return show(flag.Arg(1))
+	mode, args := cmp.Or(flag.Arg(0), "table"), flag.Args()[min(1, flag.NArg()):]
+	if mode == "show" && len(args) == 1 {
+		return show(args[0])
 	}
-	measure, ok := map[string]func(context.Context, *results) error{
-		"": b.table, "table": b.table, "short": b.table, "growth": b.growth, "soak": b.soak, "lanes": b.lanes, "overload": b.overload,
-	}[flag.Arg(0)]
-	if !ok || flag.NArg() > 1 {
+	m, ok := modes[mode]
+	if !ok || len(args) != m.args {
 		flag.Usage()
-		return fmt.Errorf("unknown arguments %q: want table, short, growth, soak, lanes or overload", flag.Args())
+		return fmt.Errorf("unknown arguments %q", flag.Args())
 	}
-	short := flag.Arg(0) == "short"
-	if short {
-		b.seconds = min(b.seconds, time.Second)
-	}
-	all := allCells()
-	if short {
-		all = targets
-	}
-	for _, cell := range all {
-		if strings.Contains(cell.String(), b.only) {
-			b.cells = append(b.cells, cell)
-		}
+	if mode == "short" {
+		b.rounds, b.seconds = min(b.rounds, 3), min(b.seconds, 1500*time.Millisecond)
 	}
 	var err error
-	if b.program, err = filepath.Abs(*intake); err != nil {
+	if m.cells != "" {
+		if b.cells, err = parseCells(cmp.Or(*cells, m.cells)); err != nil {
+			return err
+		}
+	}
+	b.revisions = args
+	if *delay > 0 || mode == "disks" {
+		if b.delay, err = newSyncDelay(); err != nil {
+			return err
+		}
+		b.delay.set(*delay)
+	}
+	if b.program, err = filepath.Abs(*program); err != nil {
 		return err
 	}
 	if b.dir, err = os.MkdirTemp("", "intake-bench-"); err != nil {
@@ -90,13 +106,14 @@ func run(ctx context.Context) error {
 		return err
 	}
 	defer b.stop()
-	if err := b.start(ctx); err != nil {
+	results := &results{Began: time.Now().UTC(), Machine: machine(), Rounds: b.rounds}
+	if *delay > 0 {
+		results.Delay = delay.String()
+	}
+	if err := m.measure(b, ctx, results); err != nil {
 		return err
 	}
-	results := &results{Began: time.Now().UTC(), Machine: machine(), Postgres: b.version, Rounds: b.rounds}
-	if err := measure(ctx, results); err != nil {
-		return err
-	}
+	results.Postgres = b.version
 	results.print(os.Stdout)
 	if *output == "" {
 		return nil
@@ -106,6 +123,22 @@ func run(ctx context.Context) error {
 		return err
 	}
 	return os.WriteFile(*output, append(text, '\n'), 0o644)
+}
+
+// modes are what can be measured.
+var modes = map[string]struct {
+	measure func(*bench, context.Context, *results) error
+	cells   string // unless others are asked for; empty: it has none
+	args    int
+}{
+	"table":    {(*bench).table, tableCells, 0},
+	"short":    {(*bench).table, shortCells, 0},
+	"disks":    {(*bench).disks, diskCells, 0},
+	"growth":   {(*bench).growth, growthCells, 0},
+	"soak":     {(*bench).soak, "", 0},
+	"lanes":    {(*bench).lanes, "", 0},
+	"overload": {(*bench).overload, overloadCells, 0},
+	"compare":  {(*bench).compare, compareCells, 2},
 }
 
 func show(file string) error {
@@ -119,71 +152,6 @@ func show(file string) error {
 	}
 	results.print(os.Stdout)
 	return nil
-}
-
-// table measures the cells, and repeats those with a target in rounds, so that other load
-// of the machine affects all systems alike.
-func (b *bench) table(ctx context.Context, r *results) error {
-	rounds := make([][]result, len(b.cells))
-	for round := range b.rounds {
-		for i, cell := range b.cells {
-			if round > 0 && !slices.Contains(targets, cell) {
-				continue
-			}
-			result, err := b.measure(ctx, cell)
-			if err != nil {
-				return fmt.Errorf("%s: %w", cell, err)
-			}
-			rounds[i] = append(rounds[i], *result)
-			fmt.Fprintf(os.Stderr, "%d/%d  %s\n", round+1, b.rounds, result.line())
-		}
-	}
-	for _, measured := range rounds {
-		r.Cells = append(r.Cells, median(measured))
-	}
-	return b.halfLoad(ctx, r)
-}
-
-// A shape is the size of the batches of a cell.
-type shape struct {
-	Items  int  `json:"items"`
-	Claims int  `json:"claims"`
-	Daily  bool `json:"daily,omitempty"`
-}
-
-// A cell is one measurement: batches of a shape, the number of concurrent ones, and the
-// share of their items that was saved before.
-type cell struct {
-	shape
-	Concurrency int     `json:"concurrency"`
-	Saved       float64 `json:"saved"`
-}
-
-func (c cell) String() string {
-	saved := "all new"
-	switch c.Saved {
-	case 0.5:
-		saved = "half saved before"
-	case 1:
-		saved = "all saved before"
-	}
-	return fmt.Sprintf("%d x %d, %d at once, %s", c.Items, c.Claims, c.Concurrency, saved)
-}
-
-// targets are the cells with a target.
-var targets = []cell{
-	{shape{1, 12, false}, 1, 0}, {shape{1, 12, false}, 64, 0}, {shape{100, 12, false}, 16, 0},
-	{thousand, 1, 0}, {thousand, 16, 0}, {thousand, 16, 1},
-}
-
-func allCells() (all []cell) {
-	for _, shape := range []shape{{1, 12, false}, {10, 12, false}, {100, 12, false}, thousand, {5_000, 12, false}, {100, 365, true}} {
-		for _, concurrency := range []int{1, 16, 64} {
-			all = append(all, cell{shape, concurrency, 0})
-		}
-		all = append(all, cell{shape, 16, 0.5}, cell{shape, 16, 1})
-	}
-	return all
 }
 
 // machine describes the machine that this is measured on.

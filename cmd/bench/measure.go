@@ -11,82 +11,50 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 )
 
-// A measurement is the result of a system in a cell. Figures per claim are per claim saved.
+// A measurement is the result of a system in one round of a cell. Figures per claim are
+// per claim saved.
 type measurement struct {
 	Items   float64 `json:"items_per_second"`
-	Claims  float64 `json:"claims_per_second"`
 	P50     float64 `json:"p50_ms"`
 	P99     float64 `json:"p99_ms"`
-	P999    float64 `json:"p99.9_ms"`
 	Refused int     `json:"batches_not_answered_200"`
-	// CPU seconds by process; postgres is all of its processes.
-	CPU map[string]float64 `json:"cpu_seconds"`
-	// CPUClaim is the CPU of the system's own processes, in microseconds a claim.
-	CPUClaim float64 `json:"cpu_us_per_claim"`
-	// Memory is the peak of the front and the worker together, in MiB.
+	// CPU is the processor time in microseconds an item by process. postgres is all of
+	// its processes.
+	CPU map[string]float64 `json:"cpu_us_per_item"`
+	// Memory is the peak of the system's own processes but NATS, in MiB.
 	Memory float64 `json:"peak_mib"`
 	WAL    float64 `json:"wal_bytes_per_claim"`
-	// RedisKey is the memory in Redis in bytes per key. It is larger in small sets, whose
-	// buckets hold a key or two each.
-	RedisKey float64 `json:"redis_bytes_per_key,omitempty"`
+	Heap   float64 `json:"heap_bytes_per_claim"`
+	// Published and Saved are the mean numbers of items in a publication to the queue and
+	// in a transaction. The peers don't count them.
+	Published float64 `json:"items_per_publication,omitempty"`
+	Saved     float64 `json:"items_per_transaction,omitempty"`
 }
 
-// file returns a file of batches of a shape.
-func (b *bench) file(ctx context.Context, c cell) (string, error) {
-	name := fmt.Sprintf("%dx%d-%g.ndjson", c.Items, c.Claims, c.Saved)
-	file := filepath.Join(b.dir, name)
-	if _, err := os.Stat(file); err == nil {
-		return file, nil
+// load is the name of the load generator among the processes.
+const load = "load"
+
+// cpu returns the processor time an item of all processes but the load.
+func (m *measurement) cpu() (sum float64) {
+	for name, microseconds := range m.CPU {
+		if name != load {
+			sum += microseconds
+		}
 	}
-	// About 24,000 items of 12 claims, but enough batches for the concurrency.
-	batches := max(24_000*12/(c.Items*c.Claims), 70)
-	args := []string{"generate", "--output=" + file, "--batches=" + strconv.Itoa(batches), "--items=" + strconv.Itoa(c.Items), "--claims=" + strconv.Itoa(c.Claims)}
-	if c.Items >= 5_000 {
-		args[2] = "--batches=20"
-	}
-	if c.Daily {
-		args = append(args, "--daily")
-	}
-	if c.Saved == 0.5 {
-		args = append(args, "--saved-before=0.5")
-	}
-	if output, err := exec.CommandContext(ctx, b.program, args...).CombinedOutput(); err != nil {
-		return "", fmt.Errorf("intake generate: %w\n%s", err, output)
-	}
-	return file, nil
+	return sum
 }
 
 // duration is longer if one wave of concurrent batches takes seconds.
 func (b *bench) duration(c cell) time.Duration {
 	if c.Items*c.Claims*c.Concurrency > 300_000 {
-		return 3 * b.seconds
+		return 2 * b.seconds
 	}
 	return b.seconds
-}
-
-func (b *bench) measure(ctx context.Context, c cell) (*result, error) {
-	file, err := b.file(ctx, c)
-	if err != nil {
-		return nil, err
-	}
-	r := &result{Cell: c, Systems: make(map[string]*measurement)}
-	if r.Bare, r.Copy, err = b.limits(ctx, c.shape, file); err != nil {
-		return nil, err
-	}
-	for i := range b.systems {
-		if r.Systems[b.systems[i].name], err = b.measureSystem(ctx, &b.systems[i], c, file); err != nil {
-			return nil, fmt.Errorf("%s: %w", b.systems[i].name, err)
-		}
-	}
-	r.setRatios()
-	return r, nil
 }
 
 // A report is the part of intake replay's report that is used.
@@ -97,11 +65,11 @@ type report struct {
 		Requests int            `json:"requests"`
 		Codes    map[string]int `json:"codes"`
 		Statuses map[string]int `json:"statuses"`
+		Errors   []string       `json:"errors"`
 		CPU      float64        `json:"replay_cpu_seconds"`
 		Latency  struct {
-			P50  float64 `json:"p50"`
-			P99  float64 `json:"p99"`
-			P999 float64 `json:"p99.9"`
+			P50 float64 `json:"p50"`
+			P99 float64 `json:"p99"`
 		} `json:"latency_ms"`
 		Refused struct {
 			P50 float64 `json:"p50"`
@@ -116,9 +84,16 @@ type report struct {
 	} `json:"report"`
 }
 
+// replay sends the batches of a file to a system. It is the same program for all systems.
 func (b *bench) replay(ctx context.Context, s *system, c cell, file string, args ...string) (*report, error) {
 	args = append([]string{"replay", file, "--json", "--url=" + s.url, "--client-id=" + s.client, "--client-secret=" + s.secret,
 		"--concurrency=" + strconv.Itoa(c.Concurrency), "--fail-if=failed>100%"}, args...) // refusals are measured, too
+	if c.Echo {
+		args = append(args, "--echo")
+	}
+	if c.Async {
+		args = append(args, "--async")
+	}
 	cmd := exec.CommandContext(ctx, b.program, args...)
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
@@ -130,11 +105,19 @@ func (b *bench) replay(ctx context.Context, s *system, c cell, file string, args
 	return r, json.Unmarshal(out, r)
 }
 
-func (b *bench) measureSystem(ctx context.Context, s *system, c cell, file string) (*measurement, error) {
+// measure measures a system in a cell once.
+func (b *bench) measure(ctx context.Context, s *system, c cell) (*measurement, error) {
+	file, err := b.file(ctx, c)
+	if err != nil {
+		return nil, err
+	}
 	args := []string{"--duration=" + b.duration(c).String(), "--fresh-keys"}
-	if c.Saved == 1 {
-		if _, err := b.replay(ctx, s, c, file); err != nil {
-			return nil, err
+	if c.Saved {
+		if !s.saved[file] {
+			if _, err := b.replay(ctx, s, c, file); err != nil {
+				return nil, err
+			}
+			s.saved[file] = true
 		}
 		args = args[:1]
 	}
@@ -155,31 +138,26 @@ func (b *bench) measureSystem(ctx context.Context, s *system, c cell, file strin
 		return nil, err
 	}
 	r := &got.Report
+	answered := r.Statuses["200"] + r.Statuses["202"]
+	if answered == 0 || r.Items == 0 {
+		return nil, fmt.Errorf("%s, %s: none of %d batches was answered 200: %v %q", s.name, c, r.Requests, r.Statuses, r.Errors)
+	}
+	items := float64(r.Items)
 	m := &measurement{
-		Items: float64(r.Items) / r.Seconds, P50: r.Latency.P50, P99: r.Latency.P99, P999: r.Latency.P999,
-		Refused: r.Requests - r.Statuses["200"], CPU: map[string]float64{"replay": r.CPU},
+		Items: items / r.Seconds, P50: r.Latency.P50, P99: r.Latency.P99, Refused: r.Requests - answered,
+		CPU: map[string]float64{load: r.CPU * 1e6 / items}, Memory: after.memory,
 	}
-	if m.Refused == r.Requests {
-		return nil, fmt.Errorf("none of %d batches was answered 200: %v", r.Requests, r.Statuses)
-	}
-	m.Claims = m.Items * float64(c.Claims)
-	claims := max(float64(r.Codes["saved"]*c.Claims), 1)
-	own := 0.0
 	for name, seconds := range after.cpu {
-		m.CPU[name] = seconds - before.cpu[name]
-		if name != "postgres" && name != "redis" {
-			own += m.CPU[name]
-		}
+		m.CPU[name] = (seconds - before.cpu[name]) * 1e6 / items
 	}
-	m.CPUClaim = own * 1e6 / claims
-	m.Memory = after.memory
-	m.WAL = float64(after.wal-before.wal) / claims
-	if s.name == "intake" {
-		kept := 0
-		if err := s.conn.QueryRow(ctx, "select count(*) from partner_clients").Scan(&kept); err != nil {
-			return nil, err
-		}
-		m.RedisKey = float64(after.redis-b.redisEmpty) / float64(kept)
+	if claims := float64(r.Codes["saved"] * c.Claims); claims > 0 {
+		m.WAL = float64(after.wal-before.wal) / claims
+		m.Heap = float64(after.heap-before.heap) / claims
+	}
+	more := func(name string) float64 { return after.metrics[name] - before.metrics[name] }
+	if saved := more("intake_worker_gathering_items_sum"); saved > 0 {
+		m.Saved = saved / more("intake_worker_gathering_items_count")
+		m.Published = saved / more("intake_queue_publish_seconds_count")
 	}
 	return m, nil
 }
@@ -193,7 +171,7 @@ func (b *bench) profile(ctx context.Context, s *system, c cell) (done func() err
 	}
 	for name, address := range s.admins {
 		group.Go(func() error {
-			url := fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", address, max(int(b.seconds.Seconds()), 1))
+			url := fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", address, max(int(b.duration(c).Seconds()), 1))
 			request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 			if err != nil {
 				return err
@@ -203,7 +181,7 @@ func (b *bench) profile(ctx context.Context, s *system, c cell) (done func() err
 				return err
 			}
 			defer response.Body.Close()
-			file, err := os.Create(filepath.Join(b.profiles, strings.ReplaceAll(c.String()+", "+name, " ", "_")+".pprof"))
+			file, err := os.Create(filepath.Join(b.profiles, fmt.Sprintf("%s-%s-%s.pprof", c, s.name, name)))
 			if err != nil {
 				return err
 			}
@@ -215,16 +193,17 @@ func (b *bench) profile(ctx context.Context, s *system, c cell) (done func() err
 	return group.Wait
 }
 
-// A look is a snapshot of the counters outside the processes.
+// A look is a snapshot of what a system has used so far.
 type look struct {
-	cpu    map[string]float64 // seconds, by process
-	memory float64            // MiB, the peak since the look before
-	wal    int64
-	redis  int64
+	cpu     map[string]float64 // seconds, by process
+	memory  float64            // MiB, the peak since the look before
+	wal     int64
+	heap    int64 // bytes of the tables of claims
+	metrics map[string]float64
 }
 
 func (b *bench) look(ctx context.Context, s *system) (*look, error) {
-	l := &look{cpu: make(map[string]float64)}
+	l := &look{cpu: make(map[string]float64), metrics: make(map[string]float64)}
 	for _, child := range s.processes {
 		seconds, err := cpuOf(child.cmd.Process.Pid)
 		if err != nil {
@@ -239,112 +218,32 @@ func (b *bench) look(ctx context.Context, s *system) (*look, error) {
 	if l.cpu["postgres"], err = b.postgresCPU(ctx, s.conn); err != nil {
 		return nil, err
 	}
-	if err := s.conn.QueryRow(ctx, "select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint").Scan(&l.wal); err != nil {
+	const sizes = `
+		select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint,
+		       coalesce(sum(pg_relation_size(oid)), 0)::bigint
+		  from pg_class
+		 where relkind = 'r' and relname like '%claims%'`
+	if err := s.conn.QueryRow(ctx, sizes).Scan(&l.wal, &l.heap); err != nil {
 		return nil, err
 	}
-	info, err := b.seen.InfoMap(ctx, "memory", "cpu", "server").Result()
+	for _, address := range s.admins {
+		if err := scrape(ctx, address, l.metrics); err != nil {
+			return nil, err
+		}
+	}
+	if s.seen == nil {
+		return l, nil
+	}
+	info, err := s.seen.InfoMap(ctx, "cpu").Result()
 	if err != nil {
 		return nil, err
 	}
-	if l.redis, err = strconv.ParseInt(info["Memory"]["used_memory"], 10, 64); err != nil {
-		return nil, err
-	}
-	if s.name == "intake" {
-		for _, name := range []string{"used_cpu_sys", "used_cpu_user"} {
-			seconds, err := strconv.ParseFloat(info["CPU"][name], 64)
-			if err != nil {
-				return nil, err
-			}
-			l.cpu["redis"] += seconds
+	for _, name := range []string{"used_cpu_sys", "used_cpu_user"} {
+		seconds, err := strconv.ParseFloat(info["CPU"][name], 64)
+		if err != nil {
+			return nil, err
 		}
+		l.cpu["redis"] += seconds
 	}
 	return l, nil
-}
-
-// cpuOf returns the CPU time of a process and its ended children; see proc(5).
-func cpuOf(pid int) (seconds float64, err error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
-	}
-	_, rest, _ := strings.Cut(string(text), ") ")
-	fields := strings.Fields(rest)
-	const utime, cstime = 11, 14
-	for _, field := range fields[utime : cstime+1] {
-		ticks, err := strconv.ParseFloat(field, 64)
-		if err != nil {
-			return 0, err
-		}
-		seconds += ticks / 100
-	}
-	return seconds, nil
-}
-
-// postgresCPU adds up all processes of the server that a connection leads to.
-func (b *bench) postgresCPU(ctx context.Context, conn *pgx.Conn) (float64, error) {
-	var backend int
-	if err := conn.QueryRow(ctx, "select pg_backend_pid()").Scan(&backend); err != nil {
-		return 0, err
-	}
-	postmaster, err := parentOf(backend)
-	if err != nil {
-		return 0, err
-	}
-	all, err := filepath.Glob("/proc/[0-9]*")
-	if err != nil {
-		return 0, err
-	}
-	total, err := cpuOf(postmaster)
-	if err != nil {
-		return 0, err
-	}
-	for _, dir := range all {
-		pid, err := strconv.Atoi(filepath.Base(dir))
-		if err != nil {
-			continue
-		}
-		if parent, err := parentOf(pid); err != nil || parent != postmaster {
-			continue // it may have ended just now
-		}
-		seconds, err := cpuOf(pid)
-		if err == nil {
-			total += seconds
-		}
-	}
-	return total, nil
-}
-
-func parentOf(pid int) (int, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
-	}
-	_, rest, _ := strings.Cut(string(text), ") ")
-	fields := strings.Fields(rest)
-	if len(fields) < 2 {
-		return 0, fmt.Errorf("process %d has no parent", pid)
-	}
-	return strconv.Atoi(fields[1])
-}
-
-// peakMemory returns the peak memory of a process since the last call, in MiB.
-func peakMemory(pid int) float64 {
-	peak := memory(pid, "VmHWM:")
-	_ = os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0)
-	return peak
-}
-
-// memory returns one of the sizes in the status of proc(5), in MiB, or 0.
-func memory(pid int, name string) float64 {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(text)) {
-		if value, ok := strings.CutPrefix(line, name); ok {
-			kib, _ := strconv.ParseFloat(strings.Fields(value)[0], 64)
-			return kib / 1024
-		}
-	}
-	return 0
 }

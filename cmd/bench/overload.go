@@ -5,21 +5,17 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net/http"
 	"os"
 	"runtime"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
 )
 
 // An overload is the result of sending more than can be saved.
 type overload struct {
-	What string `json:"what"`
+	Cell cell `json:"cell"`
 	// Items a second that were saved at the best rate, and in the overload.
 	Best    float64 `json:"best_items_per_second"`
 	Offered float64 `json:"offered_items_per_second"`
@@ -42,31 +38,25 @@ type overload struct {
 	After   float64 `json:"probe_after_p50_ms"`
 }
 
+// overloadCells are the batches of which too many are sent.
+const overloadCells = "1x12@64,1x12@64+async,100x12@64,100x12@64+async"
+
 const overloadDuration = 30 * time.Second
 
 // overload sends five times what can be saved. Requests are sent when they are due,
 // whether or not earlier ones are answered.
 func (b *bench) overload(ctx context.Context, r *results) error {
-	s := &b.systems[1]
+	s, err := b.startAlone(ctx)
+	if err != nil {
+		return err
+	}
 	probe, err := b.file(ctx, cell{shape: shape{1, 12, false}})
 	if err != nil {
 		return err
 	}
-	for _, c := range []struct {
-		cell
-		name  string
-		flags []string
-	}{
-		{cell{shape{1, 12, false}, 64, 0}, "1 × 12, waiting", nil},
-		{cell{shape{1, 12, false}, 64, 0}, "1 × 12, not waiting", []string{"--async"}},
-		{cell{shape{100, 12, false}, 64, 0}, "100 × 12, waiting", nil},
-		{cell{shape{100, 12, false}, 64, 0}, "100 × 12, not waiting", []string{"--async"}},
-	} {
-		if !strings.Contains(c.name, b.only) {
-			continue
-		}
-		o := overload{What: c.name}
-		file, err := b.file(ctx, c.cell)
+	for _, c := range b.cells {
+		o := overload{Cell: c}
+		file, err := b.file(ctx, c)
 		if err != nil {
 			return err
 		}
@@ -81,18 +71,19 @@ func (b *bench) overload(ctx context.Context, r *results) error {
 			return err
 		}
 		var before, after int
-		count := func(n *int) error {
-			return b.intake.QueryRow(ctx, "select count(*) from partner_clients").Scan(n)
+		count := func(n *int) (err error) {
+			*n, err = s.records(ctx)
+			return err
 		}
 		if err := count(&before); err != nil {
 			return err
 		}
 		began := time.Now()
-		best, err := b.replay(ctx, s, c.cell, file, append([]string{"--duration=10s", "--fresh-keys"}, c.flags...)...)
+		best, err := b.replay(ctx, s, c, file, "--duration=10s", "--fresh-keys")
 		if err != nil {
 			return err
 		}
-		if err := b.drained(ctx); err != nil {
+		if err := s.drained(ctx); err != nil {
 			return err
 		}
 		if err := count(&after); err != nil {
@@ -102,14 +93,14 @@ func (b *bench) overload(ctx context.Context, r *results) error {
 		o.BestLoad = best.Report.CPU / time.Since(began).Seconds()
 		rate := 5 * o.Best / float64(c.Items)
 		o.Offered = 5 * o.Best
-		fmt.Fprintf(os.Stderr, "%s: at best %.0f items a second, now %.0f batches a second\n", o.What, o.Best, rate)
+		fmt.Fprintf(os.Stderr, "%s: at best %.0f items a second, now %.0f batches a second\n", o.Cell, o.Best, rate)
 		for _, child := range s.processes {
 			peakMemory(child.cmd.Process.Pid)
 		}
 		if err := count(&before); err != nil {
 			return err
 		}
-		refusedBefore, err := refusals(ctx)
+		refusedBefore, err := refusals(ctx, s.admins["front"])
 		if err != nil {
 			return err
 		}
@@ -118,7 +109,7 @@ func (b *bench) overload(ctx context.Context, r *results) error {
 		var got *report
 		go func() {
 			var err error
-			got, err = b.replay(ctx, s, cell{Concurrency: 4_096}, file, append([]string{fmt.Sprintf("--rate=%.2f", rate), "--duration=" + overloadDuration.String(), "--fresh-keys"}, c.flags...)...)
+			got, err = b.replay(ctx, s, cell{Concurrency: 4_096, Async: c.Async}, file, fmt.Sprintf("--rate=%.2f", rate), "--duration="+overloadDuration.String(), "--fresh-keys")
 			done <- err
 		}()
 		select {
@@ -137,7 +128,7 @@ func (b *bench) overload(ctx context.Context, r *results) error {
 		o.Load = got.Report.CPU / got.Report.Seconds
 		o.Refused, o.Other = got.Report.Statuses["503"], got.Report.Statuses["0"]
 		o.ClientP50 = got.Report.Refused.P50
-		refused, err := refusals(ctx)
+		refused, err := refusals(ctx, s.admins["front"])
 		if err != nil {
 			return err
 		}
@@ -145,7 +136,7 @@ func (b *bench) overload(ctx context.Context, r *results) error {
 		for _, child := range s.processes[:2] {
 			o.Memory += peakMemory(child.cmd.Process.Pid)
 		}
-		if err := b.drained(ctx); err != nil {
+		if err := s.drained(ctx); err != nil {
 			return err
 		}
 		o.Drained = time.Since(ended).Seconds()
@@ -157,17 +148,6 @@ func (b *bench) overload(ctx context.Context, r *results) error {
 	return nil
 }
 
-// drained waits until nothing is queued.
-func (b *bench) drained(ctx context.Context) error {
-	for {
-		behind, err := b.behind(ctx)
-		if err != nil || behind == 0 {
-			return err
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-}
-
 // ofBest returns the rate of saving in proportion to the best one, corrected for the
 // processor time that the load has used.
 func (o *overload) ofBest() float64 {
@@ -177,18 +157,8 @@ func (o *overload) ofBest() float64 {
 
 // refusals returns the histogram of the times of the front's refusals: the number of them
 // by their upper bound in milliseconds.
-func refusals(ctx context.Context) (map[float64]uint64, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+frontAdmin+"/metrics", nil)
-	if err != nil {
-		return nil, err
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return nil, err
-	}
-	defer response.Body.Close()
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(response.Body)
+func refusals(ctx context.Context, admin string) (map[float64]uint64, error) {
+	families, err := metricsOf(ctx, admin)
 	if err != nil {
 		return nil, err
 	}
@@ -219,10 +189,10 @@ func quantile(part float64, before, after map[float64]uint64) float64 {
 }
 
 func (r *results) printOverload(out io.Writer) {
-	t := newTable(out, "batches", "best, items/s", "offered", "saved", "of best", "load's CPU at best", "in overload", "of best per CPU left", "refused", "refused p50 ms, at most", "p99", "p50 at the client",
+	t := newTable(out, "batch", "items", "best, items/s", "offered", "saved", "of best", "load's CPU at best", "in overload", "of best per CPU left", "refused", "refused p50 ms, at most", "p99", "p50 at the client",
 		"no answer", "MiB", "drained after s", "probe before p50 ms", "after")
 	for _, o := range r.Overload {
-		t.AppendRow(table.Row{o.What, fmt.Sprintf("%.0f", o.Best), fmt.Sprintf("%.0f", o.Offered), fmt.Sprintf("%.0f", o.Saved), fmt.Sprintf("%.0f %%", 100*o.Saved/o.Best),
+		t.AppendRow(table.Row{o.Cell.batch(), o.Cell.what(), fmt.Sprintf("%.0f", o.Best), fmt.Sprintf("%.0f", o.Offered), fmt.Sprintf("%.0f", o.Saved), fmt.Sprintf("%.0f %%", 100*o.Saved/o.Best),
 			fmt.Sprintf("%.2f", o.BestLoad), fmt.Sprintf("%.2f", o.Load), fmt.Sprintf("%.0f %%", 100*o.ofBest()), o.Refused, fmt.Sprintf("%.1f", o.P50), fmt.Sprintf("%.1f", o.P99), fmt.Sprintf("%.1f", o.ClientP50), o.Other,
 			fmt.Sprintf("%.0f", o.Memory), fmt.Sprintf("%.1f", o.Drained), fmt.Sprintf("%.1f", o.Before), fmt.Sprintf("%.1f", o.After)})
 	}

@@ -1,10 +1,8 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"io"
-	"slices"
 	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
@@ -13,73 +11,43 @@ import (
 
 // results are the results of a run.
 type results struct {
-	Began    time.Time  `json:"began"`
-	Machine  string     `json:"machine"`
-	Postgres string     `json:"postgres"`
-	Rounds   int        `json:"rounds"`
-	Cells    []result   `json:"cells,omitempty"`
-	Half     *halfLoad  `json:"half_load,omitempty"`
-	Growth   []growth   `json:"growth,omitempty"`
-	Soak     []minute   `json:"soak,omitempty"`
-	Lanes    []lane     `json:"lanes,omitempty"`
-	Overload []overload `json:"overload,omitempty"`
+	Began    time.Time   `json:"began"`
+	Machine  string      `json:"machine"`
+	Postgres string      `json:"postgres"`
+	Rounds   int         `json:"rounds"`
+	Delay    string      `json:"sync_delay,omitempty"`
+	Compare  *comparison `json:"compare,omitempty"`
+	Cells    []result    `json:"cells,omitempty"`
+	Limits   *limits     `json:"limits,omitempty"`
+	Half     *halfLoad   `json:"half_load,omitempty"`
+	Disks    []disk      `json:"disks,omitempty"`
+	Growth   []growth    `json:"growth,omitempty"`
+	Soak     []minute    `json:"soak,omitempty"`
+	Lanes    []lane      `json:"lanes,omitempty"`
+	Overload []overload  `json:"overload,omitempty"`
 
 	markdown bool // how tables are printed
 }
 
-// A result holds all measurements of a cell.
-type result struct {
-	Cell    cell                    `json:"cell"`
-	Bare    float64                 `json:"bare_save_claims_per_second"`
-	Copy    float64                 `json:"raw_copy_claims_per_second"`
-	Ratios  ratios                  `json:"ratios"`
-	Systems map[string]*measurement `json:"systems"`
-}
-
-// The ratios of Intake's rate to others'.
-type ratios struct {
-	Bare  float64 `json:"to_bare_save"`
-	Copy  float64 `json:"to_raw_copy"`
-	Naive float64 `json:"to_naive"`
-}
-
-func (r *result) setRatios() {
-	own := r.Systems["intake"].Claims
-	r.Ratios = ratios{own / r.Bare, own / r.Copy, own / r.Systems["naive"].Claims}
-}
-
-// median returns of each system the round whose rate is the median, and the median
-// of each ratio, which is taken within a round.
-func median(rounds []result) result {
-	middle := func(by func(*result) float64) *result {
-		slices.SortFunc(rounds, func(a, b result) int { return cmp.Compare(by(&a), by(&b)) })
-		return &rounds[len(rounds)/2]
-	}
-	m := result{Cell: rounds[0].Cell, Systems: make(map[string]*measurement)}
-	for name := range rounds[0].Systems {
-		m.Systems[name] = middle(func(r *result) float64 { return r.Systems[name].Items }).Systems[name]
-	}
-	m.Bare = middle(func(r *result) float64 { return r.Bare }).Bare
-	m.Copy = middle(func(r *result) float64 { return r.Copy }).Copy
-	m.Ratios.Bare = middle(func(r *result) float64 { return r.Ratios.Bare }).Ratios.Bare
-	m.Ratios.Copy = middle(func(r *result) float64 { return r.Ratios.Copy }).Ratios.Copy
-	m.Ratios.Naive = middle(func(r *result) float64 { return r.Ratios.Naive }).Ratios.Naive
-	return m
-}
-
-func (r *result) line() string {
-	intake, naive := r.Systems["intake"], r.Systems["naive"]
-	return fmt.Sprintf("%s: %.0f items/s, naive %.0f (%.1f x), bare save %.0f %%, raw copy %.0f %%, p50 %.1f ms (naive %.1f)",
-		r.Cell, intake.Items, naive.Items, r.Ratios.Naive, 100*r.Ratios.Bare, 100*r.Ratios.Copy, intake.P50, naive.P50)
-}
-
 func (r *results) print(out io.Writer) {
-	fmt.Fprintf(out, "%s, Postgres %s, %s; cells with a target: medians of %d rounds\n\n", r.Machine, r.Postgres, r.Began.Format(time.DateOnly), r.Rounds)
+	fmt.Fprintf(out, "%s, Postgres %s, %s; medians of %d rounds\n\n", r.Machine, r.Postgres, r.Began.Format(time.DateOnly), r.Rounds)
+	if r.Delay != "" {
+		fmt.Fprintf(out, "Each sync of the disk takes %s more.\n\n", r.Delay)
+	}
+	if r.Compare != nil {
+		r.Compare.print(out, r)
+	}
 	if len(r.Cells) > 0 {
 		r.printCells(out)
 	}
+	if r.Limits != nil {
+		r.Limits.print(out)
+	}
 	if r.Half != nil {
 		fmt.Fprintf(out, "\n%s\n", r.Half)
+	}
+	if len(r.Disks) > 0 {
+		r.printDisks(out)
 	}
 	if len(r.Growth) > 0 {
 		r.printGrowth(out)
@@ -117,37 +85,30 @@ func (r *results) render(t table.Writer) {
 	}
 }
 
-func (r *results) printCells(out io.Writer) {
-	t := newTable(out, "batch", "at once", "saved", "items/s", "claims/s", "bare save", "raw COPY", "naive", "p50 ms", "p99", "p99.9", "naive p50",
-		"CPU µs/claim", "MiB", "WAL B/claim", "refused")
-	for i := range r.Cells {
-		c := &r.Cells[i]
-		m, naive := c.Systems["intake"], c.Systems["naive"]
-		cpu, wal := "", ""
-		if c.Cell.Saved == 0 {
-			cpu, wal = fmt.Sprintf("%.2f", m.CPUClaim), fmt.Sprintf("%.0f", m.WAL)
-		}
-		t.AppendRow(table.Row{
-			fmt.Sprintf("%d × %d", c.Cell.Items, c.Cell.Claims), c.Cell.Concurrency, fmt.Sprintf("%.0f %%", 100*c.Cell.Saved),
-			fmt.Sprintf("%.0f", m.Items), fmt.Sprintf("%.0f", m.Claims),
-			fmt.Sprintf("%.0f %%", 100*c.Ratios.Bare), fmt.Sprintf("%.0f %%", 100*c.Ratios.Copy), fmt.Sprintf("%.1f ×", c.Ratios.Naive),
-			fmt.Sprintf("%.1f", m.P50), fmt.Sprintf("%.1f", m.P99), fmt.Sprintf("%.1f", m.P999), fmt.Sprintf("%.1f", naive.P50),
-			cpu, fmt.Sprintf("%.0f", m.Memory), wal, m.Refused,
-		})
+// intakeProcesses are the processes of Intake in the order of the tables.
+var intakeProcesses = []string{"front", "worker", "nats", "redis", "postgres", load}
+
+// details returns the cells of a table row: the CPU of each process, and what else there
+// is of a system.
+func (r *result) details(system string, processes []string) (row table.Row) {
+	figure := func(format string, of func(*measurement) float64) {
+		row = append(row, some(format, r.of(system, of).Median))
 	}
-	r.render(t)
-	fmt.Fprintln(out)
-	t = newTable(out, "CPU seconds", "at once", "saved", "front", "worker", "nats", "redis", "postgres", "replay", "naive", "its postgres")
-	for i := range r.Cells {
-		c := &r.Cells[i]
-		row := table.Row{fmt.Sprintf("%d × %d", c.Cell.Items, c.Cell.Claims), c.Cell.Concurrency, fmt.Sprintf("%.0f %%", 100*c.Cell.Saved)}
-		for _, name := range []string{"front", "worker", "nats", "redis", "postgres", "replay"} {
-			row = append(row, fmt.Sprintf("%.2f", c.Systems["intake"].CPU[name]))
-		}
-		for _, name := range []string{"naive", "postgres"} {
-			row = append(row, fmt.Sprintf("%.2f", c.Systems["naive"].CPU[name]))
-		}
-		t.AppendRow(row)
+	for _, name := range processes {
+		figure("%.1f", func(m *measurement) float64 { return m.CPU[name] })
 	}
-	r.render(t)
+	figure("%.1f", func(m *measurement) float64 { return m.Published })
+	figure("%.1f", func(m *measurement) float64 { return m.Saved })
+	figure("%.0f", func(m *measurement) float64 { return m.WAL })
+	figure("%.0f", func(m *measurement) float64 { return m.Heap })
+	figure("%.0f", func(m *measurement) float64 { return m.Memory })
+	return row
+}
+
+// some formats a figure, or returns nothing if there is none.
+func some(format string, value float64) string {
+	if value == 0 {
+		return ""
+	}
+	return fmt.Sprintf(format, value)
 }
