@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/big"
 	"net"
 	"net/http"
 	"slices"
@@ -183,7 +184,25 @@ func (c *peerClaim) check() bool {
 	if strings.HasPrefix(string(c.Amount), "-") != (c.Count < 0) && c.Count != 0 {
 		return false
 	}
-	return c.amount.Scan(string(c.Amount)) == nil
+	var ok bool
+	c.amount, ok = parseAmount(string(c.Amount))
+	return ok
+}
+
+// parseAmount reads a number of at most 15 digits before the point and 4 behind. Numeric's
+// own Scan takes a third of the check's time.
+func parseAmount(text string) (pgtype.Numeric, bool) {
+	whole, decimals, _ := strings.Cut(text, ".")
+	if whole == "" || len(strings.TrimPrefix(whole, "-")) > 15 || len(decimals) > 4 {
+		return pgtype.Numeric{}, false
+	}
+	n, err := strconv.ParseInt(whole+decimals+"0000"[len(decimals):], 10, 64)
+	if err != nil { // it may have 19 digits
+		var n pgtype.Numeric
+		err := n.Scan(text)
+		return n, err == nil
+	}
+	return pgtype.Numeric{Int: big.NewInt(n), Exp: -4, Valid: true}, true
 }
 
 func (item *peerItem) equal(other *peerItem) bool {

@@ -178,3 +178,16 @@ func TestPeers_Concurrent(t *testing.T) {
 		})
 	}
 }
+
+func TestParseAmount(t *testing.T) {
+	for text, want := range map[string]string{
+		"0": "0.0000", "-12.34": "-12.3400", "1.5": "1.5000", "999999999999999.9999": "999999999999999.9999",
+		"1000000000000000": "", "1.00001": "", "15e-1": "", "": "", "x": "",
+	} {
+		n, ok := parseAmount(text)
+		value, err := n.Value()
+		if err != nil || ok != (want != "") || ok && value != want {
+			t.Errorf("%q is %v, %t (%v), want %q", text, value, ok, err, want)
+		}
+	}
+}
