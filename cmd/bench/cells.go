@@ -92,12 +92,16 @@ func parseCells(names string) (cells []cell, err error) {
 // batch returns the size of a cell's batches as the tables print it.
 func (s shape) batch() string { return fmt.Sprintf("%d × %d", s.Items, s.Claims) }
 
+var kindWords = map[string]string{
+	"daily": "days", "saved": "all saved before", "mixed": "mixed", "echo": "echo", "async": "nobody waits",
+}
+
 // what returns how a cell's items are, as the tables print it.
 func (c cell) what() string {
 	var words []string
 	for _, kind := range c.kinds() {
 		if *kind.set {
-			words = append(words, map[string]string{"daily": "days", "saved": "all saved before", "mixed": "mixed", "echo": "echo", "async": "nobody waits"}[kind.name])
+			words = append(words, kindWords[kind.name])
 		}
 	}
 	if len(words) == 0 {
@@ -120,7 +124,10 @@ func (b *bench) file(ctx context.Context, c cell) (string, error) {
 	if _, err := os.Stat(file); err == nil {
 		return file, nil
 	}
-	args := []string{"generate", "--output=" + file, "--batches=" + strconv.Itoa(batches), "--items=" + strconv.Itoa(c.Items), "--claims=" + strconv.Itoa(c.Claims)}
+	args := []string{
+		"generate", "--output=" + file, "--batches=" + strconv.Itoa(batches),
+		"--items=" + strconv.Itoa(c.Items), "--claims=" + strconv.Itoa(c.Claims),
+	}
 	if c.Daily {
 		args = append(args, "--daily")
 	}

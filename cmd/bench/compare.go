@@ -91,7 +91,9 @@ func (b *bench) build(ctx context.Context, revision string) (program string, err
 		return "", err
 	}
 	// As make build does, so that both share the build cache.
-	if err := do(ctx, tree, "env", "CGO_ENABLED=0", "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", out.Name(), "./cmd/intake"); err != nil {
+	err = do(ctx, tree, "env", "CGO_ENABLED=0",
+		"go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", out.Name(), "./cmd/intake")
+	if err != nil {
 		return "", err
 	}
 	return out.Name(), os.Chmod(out.Name(), 0o755)
@@ -107,8 +109,10 @@ func do(ctx context.Context, dir string, command ...string) error {
 }
 
 func (c *comparison) print(out io.Writer, r *results) {
-	fmt.Fprintf(out, "A: %s\nB: %s\n\nRatios are B / A, the median of the rounds and their range. CPU is of all processes but the load.\n\n", c.A, c.B)
-	t := newTable(out, "batch", "at once", "items", "A items/s", "B", "B / A", "A p50 ms", "B", "B / A", "A CPU µs/item", "B", "B / A")
+	fmt.Fprintf(out, "A: %s\nB: %s\n\n", c.A, c.B)
+	fmt.Fprint(out, "Ratios are B / A, the median of the rounds and their range. CPU is of all processes but the load.\n\n")
+	t := newTable(out, "batch", "at once", "items", "A items/s", "B", "B / A",
+		"A p50 ms", "B", "B / A", "A CPU µs/item", "B", "B / A")
 	for i := range c.Cells {
 		m := &c.Cells[i]
 		row := table.Row{m.Cell.batch(), m.Cell.Concurrency, m.Cell.what()}
@@ -116,17 +120,22 @@ func (c *comparison) print(out io.Writer, r *results) {
 			figure func(*measurement) float64
 			digits int
 		}{{itemsOf, 0}, {p50Of, 2}, {cpuOfAll, 1}} {
-			row = append(row, fmt.Sprintf("%.*f", f.digits, m.of("a", f.figure).Median), fmt.Sprintf("%.*f", f.digits, m.of("b", f.figure).Median), m.ratio("b", "a", f.figure).ratio())
+			for _, system := range []string{"a", "b"} {
+				row = append(row, fmt.Sprintf("%.*f", f.digits, m.of(system, f.figure).Median))
+			}
+			row = append(row, m.ratio("b", "a", f.figure).ratio())
 		}
 		t.AppendRow(row)
 	}
 	r.render(t)
 	fmt.Fprintln(out)
-	t = newTable(out, "CPU µs/item", "at once", "items", "of", "front", "worker", "nats", "redis", "postgres", load, "items a publication", "a transaction", "WAL B/claim", "heap", "MiB")
+	t = newTable(out, "CPU µs/item", "at once", "items", "of", "front", "worker", "nats", "redis", "postgres", load,
+		"items a publication", "a transaction", "WAL B/claim", "heap", "MiB")
 	for i := range c.Cells {
 		m := &c.Cells[i]
 		for _, name := range []string{"a", "b"} {
-			t.AppendRow(append(table.Row{m.Cell.batch(), m.Cell.Concurrency, m.Cell.what(), strings.ToUpper(name)}, m.details(name, intakeProcesses)...))
+			row := table.Row{m.Cell.batch(), m.Cell.Concurrency, m.Cell.what(), strings.ToUpper(name)}
+			t.AppendRow(append(row, m.details(name, intakeProcesses)...))
 		}
 	}
 	r.render(t)

@@ -42,7 +42,8 @@ func (b *bench) disks(ctx context.Context, r *results) error {
 }
 
 func (r *results) printDisks(out io.Writer) {
-	t := newTable(out, "batch", "at once", "items", "a sync takes more, ms", "Intake p50 ms", "more", "grouped", "more", "naive", "more", "Intake / grouped",
+	t := newTable(out, "batch", "at once", "items", "a sync takes more, ms",
+		"Intake p50 ms", "more", "grouped", "more", "naive", "more", "Intake / grouped",
 		"Intake, items/s", "grouped", "naive", "Intake / grouped")
 	for i := range r.Disks[0].Cells {
 		first := &r.Disks[0].Cells[i]

@@ -42,7 +42,8 @@ func (b *bench) growth(ctx context.Context, r *results) error {
 			}
 			loops := max((kept-g.Kept)/items, 1)
 			fmt.Fprintf(os.Stderr, "%d records are kept, %d are to be\n", g.Kept, kept)
-			if _, err := b.replay(ctx, s, cell{Concurrency: 16}, file, fmt.Sprintf("--loop=%d", min(loops, 50)), "--fresh-keys"); err != nil {
+			loop := fmt.Sprintf("--loop=%d", min(loops, 50))
+			if _, err := b.replay(ctx, s, cell{Concurrency: 16}, file, loop, "--fresh-keys"); err != nil {
 				return err
 			}
 		}
@@ -71,13 +72,15 @@ func (b *bench) growth(ctx context.Context, r *results) error {
 }
 
 func (r *results) printGrowth(out io.Writer) {
-	t := newTable(out, "batch", "at once", "items", "records kept", "items/s", "of the rate at first", "p50 ms", "p99", "Redis B/key", "bare save, items/s")
+	t := newTable(out, "batch", "at once", "items", "records kept", "items/s", "of the rate at first",
+		"p50 ms", "p99", "Redis B/key", "bare save, items/s")
 	for _, g := range r.Growth {
 		for i := range g.Cells {
 			c := &g.Cells[i]
 			rate, first := c.of("intake", itemsOf).Median, r.Growth[0].Cells[i].of("intake", itemsOf).Median
 			t.AppendRow(table.Row{
-				c.Cell.batch(), c.Cell.Concurrency, c.Cell.what(), g.Kept, fmt.Sprintf("%.0f", rate), fmt.Sprintf("%.0f %%", 100*rate/first),
+				c.Cell.batch(), c.Cell.Concurrency, c.Cell.what(), g.Kept,
+				fmt.Sprintf("%.0f", rate), fmt.Sprintf("%.0f %%", 100*rate/first),
 				fmt.Sprintf("%.1f", c.of("intake", p50Of).Median), fmt.Sprintf("%.1f", c.of("intake", p99Of).Median),
 				fmt.Sprintf("%.0f", g.RedisKey), fmt.Sprintf("%.0f", g.Limits.Bare),
 			})

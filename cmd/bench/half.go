@@ -16,7 +16,8 @@ type halfLoad struct {
 }
 
 func (h *halfLoad) String() string {
-	return fmt.Sprintf("at half of the best rate, %.1f batches of %d × %d a second: p50 %.1f ms, p99 %.1f ms, %.1f times the p50 of %.1f ms of one request at a time",
+	return fmt.Sprintf("at half of the best rate, %.1f batches of %d × %d a second: p50 %.1f ms, p99 %.1f ms, "+
+		"%.1f times the p50 of %.1f ms of one request at a time",
 		h.Rate, h.Cell.Items, h.Cell.Claims, h.P50, h.P99, h.P99/h.Unloaded, h.Unloaded)
 }
 

@@ -23,8 +23,8 @@ func (b *bench) startIntake(ctx context.Context, name, program string) (s *syste
 	if s.database, s.conn, err = b.database(ctx, name); err != nil {
 		return nil, err
 	}
-	if out, err := exec.CommandContext(ctx, program, "migrate", "--postgres-url="+s.database).CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("intake migrate: %w\n%s", err, out)
+	if err := do(ctx, ".", program, "migrate", "--postgres-url="+s.database); err != nil {
+		return nil, err
 	}
 	server, err := local.StartRedis(ctx, local.RedisOptions{Dir: filepath.Join(b.dir, name+"-redis")})
 	if err != nil {
@@ -46,7 +46,8 @@ func (b *bench) startIntake(ctx context.Context, name, program string) (s *syste
 		return nil, err
 	}
 	env := []string{
-		"INTAKE_POSTGRES_URL=" + s.database, "INTAKE_REDIS_URL=" + server.URL(), "INTAKE_NATS_URL=" + s.nats, "INTAKE_LOG_LEVEL=warn",
+		"INTAKE_POSTGRES_URL=" + s.database, "INTAKE_REDIS_URL=" + server.URL(), "INTAKE_NATS_URL=" + s.nats,
+		"INTAKE_LOG_LEVEL=warn",
 	}
 	var addresses [3]string
 	for i := range addresses {
@@ -60,7 +61,8 @@ func (b *bench) startIntake(ctx context.Context, name, program string) (s *syste
 	if err != nil {
 		return nil, err
 	}
-	front, err := b.run("front", name+"-front", program, env, "front", "--listen="+addresses[0], "--admin-listen="+s.admins["front"], "--max-connections-per-address=0")
+	front, err := b.run("front", name+"-front", program, env, "front", "--listen="+addresses[0],
+		"--admin-listen="+s.admins["front"], "--max-connections-per-address=0")
 	if err != nil {
 		return nil, err
 	}
@@ -85,9 +87,9 @@ func (s *system) redisMemory(ctx context.Context) (int64, error) {
 // setLimit limits a partner's items a second; 0 means no limit. The front applies it
 // within seconds.
 func (s *system) setLimit(ctx context.Context, partner string, items int) error {
-	out, err := exec.CommandContext(ctx, s.program, "partner", "set", partner, fmt.Sprintf("--items-per-second=%d", items), "--postgres-url="+s.database).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("intake partner set: %w\n%s", err, out)
+	limit := fmt.Sprintf("--items-per-second=%d", items)
+	if err := do(ctx, ".", s.program, "partner", "set", partner, limit, "--postgres-url="+s.database); err != nil {
+		return err
 	}
 	time.Sleep(3 * time.Second)
 	return nil
@@ -95,7 +97,8 @@ func (s *system) setLimit(ctx context.Context, partner string, items int) error 
 
 // addPartner adds a partner to Intake.
 func (s *system) addPartner(ctx context.Context, partner string) (id, secret string, err error) {
-	out, err := exec.CommandContext(ctx, s.program, "partner", "add", partner, "--currency=GBP", "--json", "--postgres-url="+s.database).Output()
+	out, err := exec.CommandContext(ctx, s.program,
+		"partner", "add", partner, "--currency=GBP", "--json", "--postgres-url="+s.database).Output()
 	if err != nil {
 		return "", "", fmt.Errorf("intake partner add: %w", err)
 	}

@@ -66,7 +66,9 @@ func (b *bench) lanes(ctx context.Context, r *results) error {
 		{"nothing", 0, nil},
 		{"batches that wait, 16 at once", 0, []string{"--fresh-keys", "--concurrency=16"}},
 		{"batches that don't wait, 16 at once", 0, []string{"--fresh-keys", "--async", "--concurrency=16"}},
-		{"batches at 20 times what is allowed", limit, []string{"--fresh-keys", fmt.Sprintf("--rate=%d", 20*limit/thousand.Items), "--concurrency=256"}},
+		{"batches at 20 times what is allowed", limit, []string{
+			"--fresh-keys", fmt.Sprintf("--rate=%d", 20*limit/thousand.Items), "--concurrency=256",
+		}},
 	} {
 		if err := intake.setLimit(ctx, "bench", beside.limit); err != nil {
 			return err
@@ -86,7 +88,8 @@ func (b *bench) lanes(ctx context.Context, r *results) error {
 			time.Sleep(5 * time.Second) // until there is a lot
 		}
 		group.Go(func() error {
-			got, err := b.replay(ctx, &waits, cell{Concurrency: 256}, few, "--rate=20", "--duration="+lanesDuration.String(), "--fresh-keys")
+			got, err := b.replay(ctx, &waits, cell{Concurrency: 256}, few,
+				"--rate=20", "--duration="+lanesDuration.String(), "--fresh-keys")
 			if err != nil {
 				return err
 			}
@@ -156,7 +159,8 @@ func measureLater(ctx context.Context, s *system) (took []time.Duration, err err
 			Status string `json:"status"`
 		}
 		sent := time.Now()
-		if err := call(http.MethodPost, "/api/v1/clients", fmt.Sprintf(`[{"partner_client_id":"%d-%d","entity_type":"SoleTrader"}]`, began.UnixNano(), n), &answer); err != nil {
+		batch := fmt.Sprintf(`[{"partner_client_id":"%d-%d","entity_type":"SoleTrader"}]`, began.UnixNano(), n)
+		if err := call(http.MethodPost, "/api/v1/clients", batch, &answer); err != nil {
 			return nil, err
 		}
 		for answer.Status != "Completed" {
@@ -172,10 +176,12 @@ func measureLater(ctx context.Context, s *system) (took []time.Duration, err err
 }
 
 func (r *results) printLanes(out io.Writer) {
-	t := newTable(out, "beside", "queued, items/s", "messages behind", "waiting p50 ms", "p99", "failed", "saved later p50 ms", "longest")
+	t := newTable(out, "beside", "queued, items/s", "messages behind",
+		"waiting p50 ms", "p99", "failed", "saved later p50 ms", "longest")
 	for _, l := range r.Lanes {
 		t.AppendRow(table.Row{l.Beside, fmt.Sprintf("%.0f", l.Queued), l.Behind,
-			fmt.Sprintf("%.1f", l.P50), fmt.Sprintf("%.1f", l.P99), l.Failed, fmt.Sprintf("%.1f", l.LaterP50), fmt.Sprintf("%.1f", l.LaterMax)})
+			fmt.Sprintf("%.1f", l.P50), fmt.Sprintf("%.1f", l.P99), l.Failed,
+			fmt.Sprintf("%.1f", l.LaterP50), fmt.Sprintf("%.1f", l.LaterMax)})
 	}
 	r.render(t)
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -132,8 +133,10 @@ var bareRounds atomic.Int64
 // saveBare saves clients under new keys, as one chunk.
 func (b *bench) saveBare(ctx context.Context, clients []intake.PartnerClient) error {
 	round := strconv.FormatInt(bareRounds.Add(1), 36) + "-"
-	chunk := &intake.Chunk{Batch: uuid.Must(uuid.NewV7()), Chunks: 1, Partner: 1, Currency: "GBP", Len: len(clients), Clients: make([]intake.PartnerClient, len(clients))}
-	copy(chunk.Clients, clients)
+	chunk := &intake.Chunk{
+		Batch: uuid.Must(uuid.NewV7()), Chunks: 1, Partner: 1, Currency: "GBP",
+		Len: len(clients), Clients: slices.Clone(clients),
+	}
 	for i := range chunk.Clients {
 		chunk.Clients[i].ID = round + chunk.Clients[i].ID
 	}
@@ -144,7 +147,8 @@ func (b *bench) saveBare(ctx context.Context, clients []intake.PartnerClient) er
 // copyOut reads claims in the format of COPY.
 func (b *bench) copyOut(ctx context.Context, claims int) ([]byte, error) {
 	var rows bytes.Buffer
-	_, err := b.bare.PgConn().CopyTo(ctx, &rows, fmt.Sprintf("copy (select * from revenue_claims limit %d) to stdout (format binary)", claims))
+	query := fmt.Sprintf("copy (select * from revenue_claims limit %d) to stdout (format binary)", claims)
+	_, err := b.bare.PgConn().CopyTo(ctx, &rows, query)
 	return rows.Bytes(), err
 }
 

@@ -59,7 +59,8 @@ func run(ctx context.Context) error {
 	}
 	b := new(bench)
 	program := flag.String("intake", "bin/intake", "the program to measure, which also makes the load")
-	cells := flag.String("cells", "", "measure these cells, as in \"1x12@64,1000x12@16+saved\": items x claims @ concurrent batches, and +saved, +mixed, +echo, +async, +daily")
+	cells := flag.String("cells", "", "measure these cells, as in \"1x12@64,1000x12@16+saved\": "+
+		"items x claims @ concurrent batches, and +saved, +mixed, +echo, +async, +daily")
 	output := flag.String("json", "", "file for the results as JSON")
 	flag.IntVar(&b.rounds, "rounds", 5, "how many times a cell is measured")
 	flag.DurationVar(&b.seconds, "seconds", 2*time.Second, "how long a cell is measured in a round")

@@ -86,8 +86,10 @@ type report struct {
 
 // replay sends the batches of a file to a system. It is the same program for all systems.
 func (b *bench) replay(ctx context.Context, s *system, c cell, file string, args ...string) (*report, error) {
-	args = append([]string{"replay", file, "--json", "--url=" + s.url, "--client-id=" + s.client, "--client-secret=" + s.secret,
-		"--concurrency=" + strconv.Itoa(c.Concurrency), "--fail-if=failed>100%"}, args...) // refusals are measured, too
+	args = append([]string{
+		"replay", file, "--json", "--url=" + s.url, "--client-id=" + s.client, "--client-secret=" + s.secret,
+		"--concurrency=" + strconv.Itoa(c.Concurrency), "--fail-if=failed>100%", // refusals are measured, too
+	}, args...)
 	if c.Echo {
 		args = append(args, "--echo")
 	}
@@ -140,7 +142,7 @@ func (b *bench) measure(ctx context.Context, s *system, c cell) (*measurement, e
 	r := &got.Report
 	answered := r.Statuses["200"] + r.Statuses["202"]
 	if answered == 0 || r.Items == 0 {
-		return nil, fmt.Errorf("%s, %s: none of %d batches was answered 200: %v %q", s.name, c, r.Requests, r.Statuses, r.Errors)
+		return nil, fmt.Errorf("none of %d batches was answered 200: %v %q", r.Requests, r.Statuses, r.Errors)
 	}
 	items := float64(r.Items)
 	m := &measurement{

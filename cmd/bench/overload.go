@@ -109,7 +109,8 @@ func (b *bench) overload(ctx context.Context, r *results) error {
 		var got *report
 		go func() {
 			var err error
-			got, err = b.replay(ctx, s, cell{Concurrency: 4_096, Async: c.Async}, file, fmt.Sprintf("--rate=%.2f", rate), "--duration="+overloadDuration.String(), "--fresh-keys")
+			got, err = b.replay(ctx, s, cell{Concurrency: 4_096, Async: c.Async}, file,
+				fmt.Sprintf("--rate=%.2f", rate), "--duration="+overloadDuration.String(), "--fresh-keys")
 			done <- err
 		}()
 		select {
@@ -189,12 +190,20 @@ func quantile(part float64, before, after map[float64]uint64) float64 {
 }
 
 func (r *results) printOverload(out io.Writer) {
-	t := newTable(out, "batch", "items", "best, items/s", "offered", "saved", "of best", "load's CPU at best", "in overload", "of best per CPU left", "refused", "refused p50 ms, at most", "p99", "p50 at the client",
-		"no answer", "MiB", "drained after s", "probe before p50 ms", "after")
+	t := newTable(out, "batch", "items", "best, items/s", "offered", "saved", "of best",
+		"load's CPU at best", "in overload", "of best per CPU left", "refused",
+		"refused p50 ms, at most", "p99", "p50 at the client", "no answer", "MiB",
+		"drained after s", "probe before p50 ms", "after")
+	whole := func(value float64) string { return fmt.Sprintf("%.0f", value) }
+	tenths := func(value float64) string { return fmt.Sprintf("%.1f", value) }
+	share := func(value float64) string { return fmt.Sprintf("%.0f %%", 100*value) }
 	for _, o := range r.Overload {
-		t.AppendRow(table.Row{o.Cell.batch(), o.Cell.what(), fmt.Sprintf("%.0f", o.Best), fmt.Sprintf("%.0f", o.Offered), fmt.Sprintf("%.0f", o.Saved), fmt.Sprintf("%.0f %%", 100*o.Saved/o.Best),
-			fmt.Sprintf("%.2f", o.BestLoad), fmt.Sprintf("%.2f", o.Load), fmt.Sprintf("%.0f %%", 100*o.ofBest()), o.Refused, fmt.Sprintf("%.1f", o.P50), fmt.Sprintf("%.1f", o.P99), fmt.Sprintf("%.1f", o.ClientP50), o.Other,
-			fmt.Sprintf("%.0f", o.Memory), fmt.Sprintf("%.1f", o.Drained), fmt.Sprintf("%.1f", o.Before), fmt.Sprintf("%.1f", o.After)})
+		t.AppendRow(table.Row{
+			o.Cell.batch(), o.Cell.what(), whole(o.Best), whole(o.Offered), whole(o.Saved), share(o.Saved / o.Best),
+			fmt.Sprintf("%.2f", o.BestLoad), fmt.Sprintf("%.2f", o.Load), share(o.ofBest()), o.Refused,
+			tenths(o.P50), tenths(o.P99), tenths(o.ClientP50), o.Other, whole(o.Memory),
+			tenths(o.Drained), tenths(o.Before), tenths(o.After),
+		})
 	}
 	r.render(t)
 }

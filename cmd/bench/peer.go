@@ -109,7 +109,7 @@ type peerClaim struct {
 // jsonText is JSON that is saved as it came.
 type jsonText = json.RawMessage
 
-// judge gives each item its code: saved, unless it is invalid, a duplicate or in conflict
+// judge sets the code of each item: saved, unless it is invalid, a duplicate or in conflict
 // within the request.
 func judge(items []peerItem) {
 	first := make(map[string]int, len(items))
@@ -178,7 +178,8 @@ func (c *peerClaim) check() bool {
 	default:
 		return false
 	}
-	if c.start.Hour()|c.start.Minute()|c.start.Second()|c.start.Nanosecond() != 0 || !c.end.Equal(next.Add(-time.Millisecond)) {
+	midnight := c.start.Hour()|c.start.Minute()|c.start.Second()|c.start.Nanosecond() == 0
+	if !midnight || !c.end.Equal(next.Add(-time.Millisecond)) {
 		return false
 	}
 	if strings.HasPrefix(string(c.Amount), "-") != (c.Count < 0) && c.Count != 0 {
@@ -206,10 +207,14 @@ func parseAmount(text string) (pgtype.Numeric, bool) {
 }
 
 func (item *peerItem) equal(other *peerItem) bool {
-	sameStart := item.StartDate == other.StartDate || item.StartDate != nil && other.StartDate != nil && *item.StartDate == *other.StartDate
+	sameStart := item.StartDate == other.StartDate
+	if item.StartDate != nil && other.StartDate != nil {
+		sameStart = *item.StartDate == *other.StartDate
+	}
 	return sameStart && item.EntityType == other.EntityType && string(item.Identifiers) == string(other.Identifiers) &&
 		slices.EqualFunc(item.Claims, other.Claims, func(a, b peerClaim) bool {
-			return a.Start == b.Start && a.End == b.End && a.Period == b.Period && a.Currency == b.Currency && a.Amount == b.Amount && a.Count == b.Count
+			return a.Start == b.Start && a.End == b.End && a.Period == b.Period &&
+				a.Currency == b.Currency && a.Amount == b.Amount && a.Count == b.Count
 		})
 }
 
@@ -257,7 +262,9 @@ func clientColumns(items []*peerItem) []any {
 	return []any{ids, types, starts, identifiers}
 }
 
-var claimColumns = []string{"client_id", "start_date", "end_date", "transaction_count", "total_amount", "time_period", "currency"}
+var claimColumns = []string{
+	"client_id", "start_date", "end_date", "transaction_count", "total_amount", "time_period", "currency",
+}
 
 // claimRows are the rows of claims of clients for CopyFrom.
 type claimRows struct {

@@ -80,23 +80,29 @@ func postTo(s *system, prefer, body string) (*peerAnswer, error) {
 	return a, json.NewDecoder(response.Body).Decode(a)
 }
 
-const testClaim = `{"start_date":"2025-02-01T00:00:00.000Z","end_date":"2025-02-28T23:59:59.999Z","time_period":"Monthly","currency":"GBP","total_amount":-12.34,"transaction_count":-1}`
+const testClaim = `{"start_date":"2025-02-01T00:00:00.000Z","end_date":"2025-02-28T23:59:59.999Z",` +
+	`"time_period":"Monthly","currency":"GBP","total_amount":-12.34,"transaction_count":-1}`
 
 // A peer that answered too much, or saved too little, would not be measured fairly.
 func TestPeers(t *testing.T) {
 	for _, s := range startTestPeers(t) {
 		t.Run(s.name, func(t *testing.T) {
+			halfMonth := strings.Replace(testClaim, "28T", "14T", 1)
 			items := []string{
-				`{"partner_client_id":"one","client_start_date":"2024-04-23T13:44:03.585Z","entity_type":"SoleTrader","other_identifiers":[{"key":"MerchantId","values":["1"]}],"revenue_claims":[` + testClaim + `,` + testClaim + `]}`,
+				`{"partner_client_id":"one","client_start_date":"2024-04-23T13:44:03.585Z","entity_type":"SoleTrader",` +
+					`"other_identifiers":[{"key":"MerchantId","values":["1"]}],"revenue_claims":[` + testClaim + `,` + testClaim + `]}`,
 				`{"partner_client_id":"two","entity_type":"SoleTrader"}`,
 				`{"partner_client_id":"two","entity_type":"SoleTrader"}`,
 				`{"partner_client_id":"three","entity_type":"SoleTrader"}`,
 				`{"partner_client_id":"three","entity_type":"Charity"}`,
 				`{"partner_client_id":"four"}`,
-				`{"partner_client_id":"five","entity_type":"SoleTrader","revenue_claims":[` + strings.Replace(testClaim, "28T", "27T", 1) + `]}`,
+				`{"partner_client_id":"five","entity_type":"SoleTrader","revenue_claims":[` + halfMonth + `]}`,
 				`{"entity_type":"SoleTrader"}`,
 			}
-			want := []string{"saved", "saved", "duplicate_in_request", "conflict_in_request", "conflict_in_request", "invalid", "invalid", "invalid"}
+			want := []string{
+				"saved", "saved", "duplicate_in_request", "conflict_in_request", "conflict_in_request",
+				"invalid", "invalid", "invalid",
+			}
 			body := "[" + strings.Join(items, ", ") + "]"
 			got, err := postTo(s, "wait=30", body)
 			if err != nil {
@@ -121,8 +127,12 @@ func TestPeers(t *testing.T) {
 				t.Errorf("return=minimal is answered with data: %s", data)
 			}
 			const kept = `
-				select string_agg(concat_ws(' ', partner_client_id, to_char(client_start_date at time zone 'utc', 'HH24:MI:SS.MS'), other_identifiers,
-				                            (select sum(total_amount) from claims where client_id = clients.id)), '; ' order by clients.id)
+				select string_agg(concat_ws(' ',
+				           partner_client_id,
+				           to_char(client_start_date at time zone 'utc', 'HH24:MI:SS.MS'),
+				           other_identifiers,
+				           (select sum(total_amount) from claims where client_id = clients.id)
+				       ), '; ' order by clients.id)
 				  from clients`
 			var text string
 			if err := s.conn.QueryRow(t.Context(), kept).Scan(&text); err != nil {
@@ -146,7 +156,8 @@ func TestPeers_Concurrent(t *testing.T) {
 				wg.Go(func() {
 					var batch []string
 					for i := range items {
-						batch = append(batch, fmt.Sprintf(`{"partner_client_id":"%d","entity_type":"A","revenue_claims":[%s]}`, n*items/2+i, testClaim))
+						const item = `{"partner_client_id":"%d","entity_type":"A","revenue_claims":[%s]}`
+						batch = append(batch, fmt.Sprintf(item, n*items/2+i, testClaim))
 					}
 					got, err := postTo(s, "return=minimal", "["+strings.Join(batch, ",")+"]")
 					if err != nil {
@@ -167,11 +178,13 @@ func TestPeers_Concurrent(t *testing.T) {
 			}
 			wg.Wait()
 			var clients, claims int64
-			if err := s.conn.QueryRow(t.Context(), "select (select count(*) from clients), (select count(*) from claims)").Scan(&clients, &claims); err != nil {
+			const counts = "select (select count(*) from clients), (select count(*) from claims)"
+			if err := s.conn.QueryRow(t.Context(), counts).Scan(&clients, &claims); err != nil {
 				t.Fatal(err)
 			}
 			const different = (requests + 1) * items / 2
-			if clients != different || claims != different || saved.Load() != different || others.Load() != requests*items-different {
+			if clients != different || claims != different || saved.Load() != different ||
+				others.Load() != requests*items-different {
 				t.Errorf("%d clients with %d claims are kept, %d were answered saved and %d not; want %d of each but the last",
 					clients, claims, saved.Load(), others.Load(), different)
 			}

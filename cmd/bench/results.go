@@ -30,7 +30,8 @@ type results struct {
 }
 
 func (r *results) print(out io.Writer) {
-	fmt.Fprintf(out, "%s, Postgres %s, %s; medians of %d rounds\n\n", r.Machine, r.Postgres, r.Began.Format(time.DateOnly), r.Rounds)
+	fmt.Fprintf(out, "%s, Postgres %s, %s; medians of %d rounds\n\n",
+		r.Machine, r.Postgres, r.Began.Format(time.DateOnly), r.Rounds)
 	if r.Delay != "" {
 		fmt.Fprintf(out, "Each sync of the disk takes %s more.\n\n", r.Delay)
 	}

@@ -75,8 +75,10 @@ const startDeadline = time.Minute
 // start starts Postgres, which all systems share.
 func (b *bench) start(ctx context.Context) (err error) {
 	// The settings of docker-compose.yml, and no checkpoint within a cell.
-	settings := map[string]string{"shared_buffers": "256MB", "max_wal_size": "4GB", "checkpoint_timeout": "15min", "wal_compression": "on"}
-	if b.postgres, err = local.StartPostgres(ctx, local.PostgresOptions{Dir: filepath.Join(b.dir, "postgres"), Settings: settings}); err != nil {
+	options := local.PostgresOptions{Dir: filepath.Join(b.dir, "postgres"), Settings: map[string]string{
+		"shared_buffers": "256MB", "max_wal_size": "4GB", "checkpoint_timeout": "15min", "wal_compression": "on",
+	}}
+	if b.postgres, err = local.StartPostgres(ctx, options); err != nil {
 		return err
 	}
 	b.stops = append(b.stops, func(ctx context.Context) error {

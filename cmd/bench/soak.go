@@ -44,7 +44,8 @@ func (b *bench) soak(ctx context.Context, r *results) error {
 	var got *report
 	began := time.Now()
 	group.Go(func() (err error) {
-		got, err = b.replay(ctx, s, cell{Concurrency: 256}, file, fmt.Sprintf("--rate=%.2f", rate), fmt.Sprintf("--duration=%dm", soakMinutes), "--fresh-keys")
+		got, err = b.replay(ctx, s, cell{Concurrency: 256}, file,
+			fmt.Sprintf("--rate=%.2f", rate), fmt.Sprintf("--duration=%dm", soakMinutes), "--fresh-keys")
 		return err
 	})
 	for n := range soakMinutes {
@@ -79,11 +80,13 @@ func (b *bench) soak(ctx context.Context, r *results) error {
 }
 
 func (r *results) printSoak(out io.Writer) {
-	t := newTable(out, "minute", "items/s", "p50 ms", "worst p99", "refused", "messages behind", "front MiB", "worker MiB", "nats MiB")
+	t := newTable(out, "minute", "items/s", "p50 ms", "worst p99", "refused",
+		"messages behind", "front MiB", "worker MiB", "nats MiB")
 	for n, m := range r.Soak {
 		t.AppendRow(table.Row{
 			n + 1, fmt.Sprintf("%.0f", m.Items), fmt.Sprintf("%.1f", m.P50), fmt.Sprintf("%.1f", m.P99), m.Refused, m.Lag,
-			fmt.Sprintf("%.0f", m.Memory["front"]), fmt.Sprintf("%.0f", m.Memory["worker"]), fmt.Sprintf("%.0f", m.Memory["nats"]),
+			fmt.Sprintf("%.0f", m.Memory["front"]), fmt.Sprintf("%.0f", m.Memory["worker"]),
+			fmt.Sprintf("%.0f", m.Memory["nats"]),
 		})
 	}
 	r.render(t)

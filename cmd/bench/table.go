@@ -66,7 +66,8 @@ func (b *bench) startAlone(ctx context.Context) (*system, error) {
 }
 
 func (r *results) printCells(out io.Writer) {
-	t := newTable(out, "batch", "at once", "items", "Intake, items/s", "grouped", "naive", "Intake / grouped", "Intake / naive",
+	t := newTable(out, "batch", "at once", "items", "Intake, items/s", "grouped", "naive",
+		"Intake / grouped", "Intake / naive",
 		"Intake p50 ms", "grouped", "naive", "Intake / grouped", "Intake p99", "grouped", "naive")
 	for i := range r.Cells {
 		m := &r.Cells[i]
@@ -98,7 +99,8 @@ func (r *results) printCells(out io.Writer) {
 	}
 	r.render(t)
 	fmt.Fprintln(out)
-	t = newTable(out, "batch", "at once", "items", "a publication", "a transaction", "WAL B/claim", "grouped", "heap B/claim", "grouped", "MiB", "grouped", "refused")
+	t = newTable(out, "batch", "at once", "items", "a publication", "a transaction",
+		"WAL B/claim", "grouped", "heap B/claim", "grouped", "MiB", "grouped", "refused")
 	for i := range r.Cells {
 		m := &r.Cells[i]
 		row := table.Row{m.Cell.batch(), m.Cell.Concurrency, m.Cell.what()}
