@@ -166,7 +166,7 @@ func (c *peerClaim) check() bool {
 	if startErr != nil || endErr != nil || c.Currency != "GBP" {
 		return false
 	}
-	next := c.start
+	var next time.Time
 	switch c.Period {
 	case "Monthly":
 		next = c.start.AddDate(0, 1, 0)
