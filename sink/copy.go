@@ -3,7 +3,6 @@ package sink
 import (
 	"encoding/binary"
 	"encoding/json"
-	"io"
 
 	"intake"
 )
@@ -26,46 +25,12 @@ const (
 // postgresEpoch is 2000-01-01 in microseconds since the Unix epoch.
 const postgresEpoch = 946_684_800_000_000
 
-// A copyReader reads as the binary COPY of n elements. It encodes a piece at a time.
-type copyReader struct {
-	appendRows func(b []byte, i int) []byte // of the i-th element
-	n          int
-	next       int
-	done       bool
-	buffer     []byte
-	unread     []byte // of buffer
-}
-
-// copyPiece is the approximate size of a piece in bytes.
-const copyPiece = 32 << 10
-
-func newCopyReader(n int, appendRows func(b []byte, i int) []byte) *copyReader {
-	r := &copyReader{appendRows: appendRows, n: n}
-	r.buffer = append(make([]byte, 0, 256*min(n, 2*copyPiece/256)+len(copyHeader)), copyHeader...)
-	r.unread = r.buffer
-	return r
-}
-
-// Read implements io.Reader.
-func (r *copyReader) Read(p []byte) (n int, err error) {
-	for len(r.unread) == 0 {
-		if r.done {
-			return 0, io.EOF
-		}
-		b := r.buffer[:0]
-		for r.next < r.n && len(b) < copyPiece {
-			b = r.appendRows(b, r.next)
-			r.next++
-		}
-		if r.next == r.n {
-			b = append(b, copyTrailer...)
-			r.done = true
-		}
-		r.buffer, r.unread = b, b
-	}
-	n = copy(p, r.unread)
-	r.unread = r.unread[n:]
-	return n, nil
+// A copyIn is a COPY into a table.
+type copyIn struct {
+	sql string
+	// append appends the rows of the i-th of n elements.
+	n      int
+	append func(b []byte, i int) []byte
 }
 
 // appendClient appends a row of copyClients.

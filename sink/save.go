@@ -3,6 +3,7 @@ package sink
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -11,7 +12,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"intake"
 	"intake/internal/failpoint"
@@ -58,7 +58,7 @@ type manner int
 
 const (
 	// optimistic assumes that all keys are free and that no chunk was finished before.
-	// It copies clients as well as claims, at half the cost.
+	// It copies clients too, at half the cost.
 	optimistic manner = iota
 	// standard finds out which keys are free.
 	standard
@@ -121,10 +121,11 @@ func (s *Store) trySave(ctx context.Context, chunks []*intake.Chunk, how manner)
 	defer conn.Release()
 	defer rollback(ctx, conn.Conn())
 	g := newGathering(chunks)
-	if err := g.write(ctx, s, conn.Conn(), how); err != nil {
-		return intake.Saved{}, err
+	left, err := g.write(ctx, s, conn.Conn(), how)
+	if err == nil {
+		err = g.finish(ctx, s, conn.Conn(), left)
 	}
-	if err := g.finish(ctx, s, conn.Conn()); err != nil {
+	if err != nil {
 		return intake.Saved{}, err
 	}
 	if how != optimistic {
@@ -133,83 +134,73 @@ func (s *Store) trySave(ctx context.Context, chunks []*intake.Chunk, how manner)
 	return intake.Saved{Outcomes: g.outcomes, Keys: g.keys(), Timeline: sessionOf(conn.Conn()).timeline}, nil
 }
 
-// write begins a transaction, writes the records of the gathering, and collects the
-// verdicts on them.
-func (g *gathering) write(ctx context.Context, s *Store, conn *pgx.Conn, how manner) error {
+// write collects the verdicts on the items, and writes records where it must for that. It
+// returns the COPYs that are left to do.
+func (g *gathering) write(ctx context.Context, s *Store, conn *pgx.Conn, how manner) (left []copyIn, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.silence)
 	defer cancel()
 	if err := checkPartners(ctx, conn, g.chunks); err != nil {
-		return err
+		return nil, err
 	}
 	if how == optimistic {
-		return g.writeOptimistically(ctx, s, conn)
+		return g.assumeFree(ctx, s, conn)
 	}
 	return g.writeEach(ctx, s, conn, how)
 }
 
-// writeOptimistically writes the records in two round trips, or none of them. It fails
-// with errDuplicateKey or a unique violation if another manner is needed.
-func (g *gathering) writeOptimistically(ctx context.Context, s *Store, conn *pgx.Conn) error {
+// assumeFree writes nothing. The COPYs that it returns fail with a unique violation if
+// another manner is needed. It fails with errDuplicateKey if that is known before.
+func (g *gathering) assumeFree(ctx context.Context, s *Store, conn *pgx.Conn) ([]copyIn, error) {
 	g.sortRows()
 	if g.hasDuplicateKey() {
-		return errDuplicateKey
+		return nil, errDuplicateKey
 	}
 	if err := s.ids.assign(ctx, conn, g.rows); err != nil {
-		return err
+		return nil, err
 	}
 	for i := range g.rows {
 		g.rows[i].setInserted()
 	}
-	g.conclude()
-	pg := conn.PgConn()
-	// CopyFrom sends its SQL in the simple protocol, which may hold several statements.
-	// "begin" in front of the COPY saves a round trip. The transaction is ended by
-	// [Store.commit], or by rollback.
-	clients := newCopyReader(len(g.rows), func(b []byte, i int) []byte { return appendClient(b, &g.rows[i]) })
-	if _, err := pg.CopyFrom(ctx, clients, "begin; "+copyClients); err != nil {
-		return err
-	}
-	return copyClaimsOf(ctx, pg, g.rows)
+	clients := copyIn{"begin; " + copyClients, len(g.rows), func(b []byte, i int) []byte { return appendClient(b, &g.rows[i]) }}
+	return []copyIn{clients, claimsOf(g.rows)}, nil
 }
 
-// writeEach writes the records of any gathering.
-func (g *gathering) writeEach(ctx context.Context, s *Store, conn *pgx.Conn, how manner) error {
+// writeEach writes the clients of any gathering, in a transaction that it begins, and
+// finds out who owns the others' keys.
+func (g *gathering) writeEach(ctx context.Context, s *Store, conn *pgx.Conn, how manner) (left []copyIn, err error) {
 	tx, err := conn.Begin(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := g.findFinished(ctx, tx); err != nil {
-		return err
+		return nil, err
 	}
 	g.sortRows()
 	if err := s.ids.assign(ctx, conn, g.rows); err != nil {
-		return err
+		return nil, err
 	}
 	if how == isolating {
 		// A constraint that fails at commit could not be attributed to an item.
 		if _, err := tx.Exec(ctx, "set constraints all immediate"); err != nil {
-			return err
+			return nil, err
 		}
-		err = g.saveIsolating(ctx, tx, g.rows)
-	} else {
-		err = g.saveRows(ctx, tx, g.rows)
+		return nil, g.saveIsolating(ctx, tx, g.rows)
 	}
-	if err != nil {
-		return err
+	if err := insertClients(ctx, tx, g.rows); err != nil {
+		return nil, err
 	}
-	g.conclude()
-	return nil
+	return []copyIn{claimsOf(g.rows)}, findOwners(ctx, tx, g.rows)
 }
 
-// finish writes the outcomes and commits. It fails if another transaction has finished
-// one of the chunks meanwhile.
-func (g *gathering) finish(ctx context.Context, s *Store, conn *pgx.Conn) error {
+// finish does what is left, writes the outcomes, and commits, in one round trip. It fails
+// if another transaction has finished one of the chunks meanwhile.
+func (g *gathering) finish(ctx context.Context, s *Store, conn *pgx.Conn, left []copyIn) error {
+	g.conclude()
 	rows, err := g.statusRows()
 	if err != nil {
 		return err
 	}
-	failpoint.Hit("sink/rows")
-	err = s.commit(ctx, conn, copyStatus, rows.reader())
+	err = s.commit(ctx, conn, append(left, rows.copy())...)
 	failpoint.Hit("sink/committed")
 	return err
 }
@@ -282,25 +273,60 @@ func (g *gathering) findFinished(ctx context.Context, tx pgx.Tx) error {
 // sortRows collects the items to save in the order of their keys. All transactions
 // insert in this order, so that no two of them can deadlock.
 func (g *gathering) sortRows() {
+	places := g.places()
+	slices.SortFunc(places, func(a, b place) int {
+		switch {
+		case a.partner != b.partner:
+			return cmp.Compare(a.partner, b.partner)
+		case a.prefix != b.prefix:
+			return cmp.Compare(a.prefix, b.prefix)
+		}
+		if c := strings.Compare(g.clientAt(a).ID, g.clientAt(b).ID); c != 0 {
+			return c
+		}
+		return cmp.Or(cmp.Compare(a.chunk, b.chunk), cmp.Compare(a.client, b.client))
+	})
+	g.rows = make([]row, len(places))
+	for i, p := range places {
+		g.rows[i] = row{chunk: g.chunks[p.chunk], client: g.clientAt(p)}
+	}
+}
+
+// A place is that of an item in a gathering, with the beginning of its key.
+type place struct {
+	prefix        uint64 // the first bytes of the client's ID
+	partner       int32
+	chunk, client int32 // indexes in chunks and in the chunk's Clients
+}
+
+func (g *gathering) clientAt(p place) *intake.PartnerClient {
+	return &g.chunks[p.chunk].Clients[p.client]
+}
+
+// places returns the places of the items to save.
+func (g *gathering) places() []place {
 	n := 0
 	for _, chunk := range g.chunks {
 		n += len(chunk.Clients)
 	}
-	g.rows = make([]row, 0, n)
+	places := make([]place, 0, n)
 	for i, chunk := range g.chunks {
 		if g.final[i] || g.first[i] != i {
 			continue
 		}
 		for j := range chunk.Clients {
-			g.rows = append(g.rows, row{chunk: chunk, client: &chunk.Clients[j]})
+			places = append(places, place{prefixOf(chunk.Clients[j].ID), chunk.Partner, int32(i), int32(j)})
 		}
 	}
-	slices.SortStableFunc(g.rows, func(a, b row) int {
-		if a.chunk.Partner != b.chunk.Partner {
-			return cmp.Compare(a.chunk.Partner, b.chunk.Partner)
-		}
-		return strings.Compare(a.client.ID, b.client.ID)
-	})
+	return places
+}
+
+// prefixOf returns the first eight bytes of s as a number, so that a string with a
+// smaller one comes first.
+func prefixOf(s string) uint64 {
+	var b [8]byte
+	copy(b[:], s)
+	return binary.BigEndian.Uint64(b[:])
 }
 
 // saveIsolating saves rows of which Postgres refuses at least one. It halves them until
@@ -313,7 +339,7 @@ func (g *gathering) saveIsolating(ctx context.Context, tx pgx.Tx, rows []row) er
 	if err != nil {
 		return err
 	}
-	err = g.saveRows(ctx, savepoint, rows)
+	err = saveRows(ctx, savepoint, rows)
 	if err == nil {
 		return savepoint.Commit(ctx)
 	}
@@ -335,14 +361,11 @@ func (g *gathering) saveIsolating(ctx context.Context, tx pgx.Tx, rows []row) er
 }
 
 // saveRows saves all rows, which are in the order of their keys, or none of them.
-func (g *gathering) saveRows(ctx context.Context, tx pgx.Tx, rows []row) error {
-	if len(rows) == 0 {
-		return nil
-	}
+func saveRows(ctx context.Context, tx pgx.Tx, rows []row) error {
 	if err := insertClients(ctx, tx, rows); err != nil {
 		return err
 	}
-	if err := copyClaimsOf(ctx, tx.Conn().PgConn(), rows); err != nil {
+	if _, err := send(ctx, tx.Conn(), func() {}, claimsOf(rows)); err != nil {
 		return err
 	}
 	return findOwners(ctx, tx, rows)
@@ -391,19 +414,14 @@ func insertClients(ctx context.Context, tx pgx.Tx, rows []row) error {
 	return err
 }
 
-// copyClaimsOf writes the claims of the clients that were just inserted.
-func copyClaimsOf(ctx context.Context, conn *pgconn.PgConn, rows []row) error {
-	if !slices.ContainsFunc(rows, func(r row) bool { return r.inserted && len(r.client.Claims) > 0 }) {
-		return nil
-	}
-	claims := newCopyReader(len(rows), func(b []byte, i int) []byte {
+// claimsOf returns the COPY of the claims of the clients that are inserted.
+func claimsOf(rows []row) copyIn {
+	return copyIn{copyClaims, len(rows), func(b []byte, i int) []byte {
 		if rows[i].inserted {
 			b = appendClaims(b, &rows[i])
 		}
 		return b
-	})
-	_, err := conn.CopyFrom(ctx, claims, copyClaims)
-	return err
+	}}
 }
 
 // findOwners decides on the rows that were not inserted, by the records that have their

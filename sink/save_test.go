@@ -258,6 +258,36 @@ func TestStore_SaveRefused(t *testing.T) {
 	}
 }
 
+// Postgres may answer while it is still written to, with more than fits into the buffers
+// of the connection, and may refuse the first of many rows.
+func TestStore_SaveAnsweredEarly(t *testing.T) {
+	t.Parallel()
+	store, conn := open(t)
+	for _, sql := range []string{
+		"create function tell() returns trigger language plpgsql as $$ begin raise notice '%', repeat('x', 2000); return new; end $$",
+		"create trigger tell before insert on partner_clients for each row execute function tell()",
+		"alter table partner_clients add constraint no_zero check (partner_client_id <> '0')",
+	} {
+		if _, err := conn.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const items = 5_000
+	c := chunk()
+	for item := range items {
+		c.Clients = append(c.Clients, client(item, fmt.Sprint(item), 1, january(1, 1)))
+		c.Clients[item].OtherIdentifiers = []byte(`"` + strings.Repeat("y", 500) + `"`)
+	}
+	c.Len = items
+	outcome := save(t, store, c).Outcomes[0]
+	if len(outcome.NotSaved) != 1 || outcome.NotSaved[0].Item != 0 || outcome.NotSaved[0].Code != intake.CodeRefused {
+		t.Errorf("not saved: %v", outcome.NotSaved)
+	}
+	if n := count(t, conn, "select count(*) from revenue_claims"); n != items-1 {
+		t.Errorf("%d claims", n)
+	}
+}
+
 // Many concurrent transactions over the same new keys: none waits for one that waits
 // for it, each key is saved once, and exactly one chunk is told so.
 func TestStore_SaveConcurrently(t *testing.T) {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"sync/atomic"
 	"time"
@@ -13,6 +12,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"intake/internal/failpoint"
 )
 
 // With a synchronous standby, a commit waits until the standby has it. The wait can be
@@ -94,23 +95,27 @@ func (s *session) replicated() error {
 	return nil
 }
 
-// commit runs the statement copy with rows, and commits. When ctx ends, the connection is
-// closed, but the commit goes on: its session keeps waiting for the standby, and holds
-// its keys.
+// commit does copies, the last of which is that of the status rows, and commits, all in
+// one message; see [send]. When ctx ends after the status rows were sent, the connection
+// is closed, but the commit goes on: its session keeps waiting, for a lock or for the
+// standby, and holds its keys.
 //
-// Both go to Postgres as "copy …; commit" in one message of the simple protocol. CopyFrom
-// returns the tag of the last statement, and the tag must be looked at: in a transaction
-// that has failed, "commit" is answered with the tag ROLLBACK and without an error.
-func (s *Store) commit(ctx context.Context, conn *pgx.Conn, copy string, rows io.Reader) error {
+// The tag of the last statement must be looked at: in a transaction that has failed,
+// "commit" is answered with the tag ROLLBACK and without an error.
+func (s *Store) commit(ctx context.Context, conn *pgx.Conn, copies ...copyIn) error {
 	session, pid := sessionOf(conn), conn.PgConn().PID()
 	timeline := session.timeline
-	session.committing.Store(true)
 	session.notReplicated = false
 	ctx, cut := context.WithCancel(ctx)
 	defer cut()
 	late := time.AfterFunc(s.silence, func() { s.cutSilent(ctx, pid, timeline, cut) })
 	defer late.Stop()
-	tag, err := conn.PgConn().CopyFrom(ctx, rows, copy+"; commit")
+	beforeLast := func() {
+		failpoint.Hit("sink/rows")
+		session.committing.Store(true)
+	}
+	copies[len(copies)-1].sql += "; commit"
+	tag, err := send(ctx, conn, beforeLast, copies...)
 	if err == nil && tag.String() != "COMMIT" {
 		err = fmt.Errorf("postgres answered %q to a commit", tag)
 	}

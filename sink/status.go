@@ -98,7 +98,7 @@ func (s *Store) Withdraw(ctx context.Context, chunks []*intake.Chunk, holder *in
 		}
 		failpoint.Hit("sink/withdrawing")
 	}
-	err = s.commit(ctx, conn.Conn(), copyStatus, rows.reader())
+	err = s.commit(ctx, conn.Conn(), rows.copy())
 	if err != nil && reactionTo(err) == tryAgain {
 		return false, nil
 	}
@@ -214,14 +214,14 @@ func newStatusRow(chunk *intake.Chunk, outcome *intake.Outcome) (row statusRow, 
 
 type statusRows []statusRow
 
-// reader returns the rows for copyStatus, ordered by batch and chunk, so that no two
+// copy returns the COPY of the rows, ordered by batch and chunk, so that no two
 // transactions deadlock.
-func (rows statusRows) reader() *copyReader {
+func (rows statusRows) copy() copyIn {
 	slices.SortFunc(rows, func(a, b statusRow) int {
 		if c := compareIDs(a.chunk.Batch, b.chunk.Batch); c != 0 {
 			return c
 		}
 		return a.chunk.Number - b.chunk.Number
 	})
-	return newCopyReader(len(rows), func(b []byte, i int) []byte { return appendStatus(b, &rows[i]) })
+	return copyIn{copyStatus, len(rows), func(b []byte, i int) []byte { return appendStatus(b, &rows[i]) }}
 }

@@ -9,11 +9,11 @@
 //
 //  1. The clients whose keys are free are inserted, in the order of their keys, so that
 //     two transactions cannot deadlock.
-//  2. The claims of these clients are copied.
-//  3. A second statement reads who owns the other keys. The first one's snapshot may be
+//  2. A second statement reads who owns the other keys. The first one's snapshot may be
 //     older than the record that was in its way. A record that was saved from the same
 //     item of the same batch makes the item Completed, any other record makes it a
 //     Duplicate.
+//  3. The claims of the inserted clients are copied.
 //  4. One row per chunk is copied into batch_status, with the verdicts. Its primary key
 //     is the batch and the chunk's number, so no chunk is ever finished twice.
 //  5. Commit.
@@ -27,12 +27,10 @@
 //
 // Most gatherings hold no duplicate, so Save first tries the optimistic way: it assumes
 // that all keys are free, takes ids from a block, and copies the clients too. That takes
-// three round trips, and saves 2.6 times as many items a second as an insert with
-// RETURNING in front of the claims. It needs so few because one message of the simple
-// protocol may hold SQL in front of a COPY and behind it: "begin; copy partner_clients …",
-// "copy revenue_claims …", "copy batch_status …; commit". If the assumption is wrong, a
-// unique constraint says so, and Save goes on in the standard way, which inserts with ON
-// CONFLICT DO NOTHING.
+// one round trip, because one message of the simple protocol may hold several COPYs (see
+// [send]): "begin; copy partner_clients …; copy revenue_claims …; copy batch_status …;
+// commit". If the assumption is wrong, a unique constraint says so, and Save goes on in
+// the standard way, which inserts with ON CONFLICT DO NOTHING.
 //
 // # Binary COPY
 //

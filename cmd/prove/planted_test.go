@@ -59,7 +59,7 @@ var plants = []plant{
 		{"sink/save.go", "\tif err := g.findFinished(ctx, tx); err != nil {", `
 	for _, chunk := range g.chunks {
 		if _, err := tx.Exec(ctx, "delete from batch_status where batch_id = $1 and chunk = $2 and not withdrawn", chunk.Batch, chunk.Number); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if err := g.findFinished(ctx, tx); err != nil {`},
@@ -74,7 +74,8 @@ var plants = []plant{
 `},
 	}, false},
 	{"no key order", "transactions have waited for each other", []edit{
-		{"sink/save.go", "return strings.Compare(a.client.ID, b.client.ID)", "return 0 * strings.Compare(a.client.ID, b.client.ID)"},
+		{"sink/save.go", "strings.Compare(g.clientAt(a).ID, g.clientAt(b).ID)", "0 * strings.Compare(g.clientAt(a).ID, g.clientAt(b).ID)"},
+		{"sink/save.go", "place{prefixOf(chunk.Clients[j].ID), ", "place{0 * prefixOf(chunk.Clients[j].ID), "},
 	}, false},
 	{"first statement's snapshot for owners", "was told to be a duplicate, different data", []edit{
 		{"sink/save.go", "\tinserted, err := tx.Query(ctx, query, recordIDs", `
@@ -95,20 +96,17 @@ var plants = []plant{
 `},
 	}, false},
 	{"status rows outside the transaction", "what is there is|was Completed as item", []edit{
-		{"sink/save.go", "\terr = s.commit(ctx, conn, copyStatus, rows.reader())\n", `
+		{"sink/save.go", "\terr = s.commit(ctx, conn, append(left, rows.copy())...)\n", `
 	other, err := s.pool.Acquire(ctx)
 	if err != nil {
 		return err
 	}
-	_, err = other.Conn().PgConn().CopyFrom(ctx, rows.reader(), copyStatus)
+	_, err = send(ctx, other.Conn(), func() {}, rows.copy())
 	other.Release()
 	if err != nil {
 		return err
 	}
-	results, err := conn.PgConn().Exec(ctx, "commit").ReadAll()
-	if err == nil && results[0].CommandTag.String() != "COMMIT" {
-		err = fmt.Errorf("postgres answered %q to a commit", results[0].CommandTag)
-	}
+	err = s.commit(ctx, conn, append(left, copyIn{sql: copyStatus})...)
 `},
 	}, false},
 	{"what is found is told without the standby", "does not become final|what is there is|was completed and is", []edit{
