@@ -3,6 +3,9 @@ package sink
 import (
 	"encoding/binary"
 	"encoding/json"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"intake"
 )
@@ -10,7 +13,7 @@ import (
 // The COPY statements. Why the rows are encoded by hand is in the package comment.
 const (
 	copyClients = `copy partner_clients (id, client_start_date, fingerprint, batch_id, item, partner_id, partner_client_id, entity_type, other_identifiers) from stdin (format binary)`
-	copyClaims  = `copy revenue_claims (client_id, start_date, end_date, transaction_count, position, total_amount, time_period, currency) from stdin (format binary)`
+	copyClaims  = `copy client_claims (client_id, currency, time_periods, start_days, transaction_counts, total_amounts, start_dates, end_dates) from stdin (format binary)`
 	copyStatus  = `copy batch_status (batch_id, chunk, chunks, partner_id, first_item, items, completed, withdrawn, not_saved, keys) from stdin (format binary)`
 )
 
@@ -52,21 +55,108 @@ func appendClient(b []byte, row *row) []byte {
 	return appendJSON(b, client.OtherIdentifiers)
 }
 
-// appendClaims appends a client's rows of copyClaims.
+// appendClaims appends a client's row of copyClaims, if it has claims.
 func appendClaims(b []byte, row *row) []byte {
-	for i := range row.client.Claims {
-		claim := &row.client.Claims[i]
-		b = append(b, 0, 8) // fields
-		b = appendInt64(b, row.id)
-		b = appendTimestamp(b, claim.Start)
-		b = appendTimestamp(b, claim.End)
-		b = appendInt64(b, claim.TransactionCount)
-		b = append(b, 0, 0, 0, 2, byte(i>>8), byte(i))
-		b = appendNumeric(b, claim.TotalAmount)
-		b = appendText(b, claim.Period.String())
-		b = appendText(b, row.chunk.Currency)
+	claims := row.client.Claims
+	if len(claims) == 0 {
+		return b
+	}
+	b = append(b, 0, 8) // fields
+	b = appendInt64(b, row.id)
+	b = appendText(b, row.chunk.Currency)
+	b = binary.BigEndian.AppendUint32(b, uint32(len(claims)))
+	for i := range claims {
+		b = append(b, letterOf(claims[i].Period))
+	}
+	b = appendFixedArray(b, pgtype.DateOID, 4, len(claims))
+	for i := range claims {
+		b = appendInt32(b, postgresDay(claims[i].Start))
+	}
+	b = appendFixedArray(b, pgtype.Int8OID, 8, len(claims))
+	for i := range claims {
+		b = appendInt64(b, claims[i].TransactionCount)
+	}
+	size := len(b)
+	b = appendFixedArray(b, pgtype.NumericOID, 0, len(claims))
+	for i := range claims {
+		b = appendNumeric(b, claims[i].TotalAmount)
+	}
+	binary.BigEndian.PutUint32(b[size:], uint32(len(b)-size-4))
+	if allWhole(claims) {
+		return appendNull(appendNull(b))
+	}
+	b = appendFixedArray(b, pgtype.TimestamptzOID, 8, len(claims))
+	for i := range claims {
+		b = appendTimestamp(b, claims[i].Start)
+	}
+	b = appendFixedArray(b, pgtype.TimestamptzOID, 8, len(claims))
+	for i := range claims {
+		b = appendTimestamp(b, claims[i].End)
 	}
 	return b
+}
+
+// letterOf returns the letter of a period in client_claims.time_periods.
+func letterOf(period intake.Period) byte {
+	if period == intake.Monthly {
+		return 'M'
+	}
+	return 'D'
+}
+
+const (
+	postgresEpochDay = postgresEpoch / microsPerDay
+	microsPerDay     = 24 * 60 * 60 * 1_000_000
+)
+
+// postgresDay returns the day of a timestamp, in UTC, as the number of days since
+// 2000-01-01.
+func postgresDay(t intake.Timestamp) int {
+	day := t / microsPerDay
+	if t%microsPerDay < 0 {
+		day--
+	}
+	return int(day) - postgresEpochDay
+}
+
+// allWhole reports whether [wholePeriod] holds for all claims.
+func allWhole(claims []intake.RevenueClaim) bool {
+	for i := range claims {
+		if !wholePeriod(&claims[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// wholePeriod reports whether a claim begins with a day, and ends a millisecond before
+// the next period begins. It does not where a timestamp was sent with microseconds.
+func wholePeriod(claim *intake.RevenueClaim) bool {
+	if claim.Start%microsPerDay != 0 {
+		return false
+	}
+	days := 1
+	if claim.Period == intake.Monthly {
+		year, month, day := time.UnixMicro(int64(claim.Start)).UTC().Date()
+		if day != 1 {
+			return false
+		}
+		days = daysIn(year, month)
+	}
+	return claim.End == claim.Start+intake.Timestamp(days)*microsPerDay-1_000
+}
+
+func daysIn(year int, month time.Month) int {
+	switch month {
+	case time.April, time.June, time.September, time.November:
+		return 30
+	case time.February:
+		if year%4 == 0 && (year%100 != 0 || year%400 == 0) {
+			return 29
+		}
+		return 28
+	}
+	return 31
 }
 
 // appendStatus appends a row of copyStatus.
@@ -102,6 +192,17 @@ func appendInt64(b []byte, v int64) []byte {
 
 func appendTimestamp(b []byte, t intake.Timestamp) []byte {
 	return appendInt64(b, int64(t)-postgresEpoch)
+}
+
+// appendFixedArray appends the head of an array of n elements of size bytes each, which
+// follow it: its length, the number of dimensions, whether there are nulls, the type of
+// the elements, their number, and the index of the first one.
+func appendFixedArray(b []byte, element uint32, size, n int) []byte {
+	b = binary.BigEndian.AppendUint32(b, uint32(20+n*(4+size)))
+	b = append(b, 0, 0, 0, 1, 0, 0, 0, 0)
+	b = binary.BigEndian.AppendUint32(b, element)
+	b = binary.BigEndian.AppendUint32(b, uint32(n))
+	return append(b, 0, 0, 0, 1)
 }
 
 func appendUUID(b []byte, v [16]byte) []byte {

@@ -25,6 +25,7 @@ const (
 
 const (
 	idKey           = "partner_clients_pkey"
+	claimsKey       = "client_claims_pkey"
 	uniqueViolation = "23505"
 )
 
@@ -47,7 +48,7 @@ func reactionTo(err error) reaction {
 		return tryLater
 	}
 	switch ofStatus := strings.HasPrefix(answer.TableName, "batch_status"); {
-	case ofStatus && answer.Code == uniqueViolation, answer.ConstraintName == idKey:
+	case ofStatus && answer.Code == uniqueViolation, idsTaken(err):
 		return tryAgain
 	case ofStatus:
 		return tryLater
@@ -85,7 +86,7 @@ func isUnavailable(answer *pgconn.PgError) bool {
 // idsTaken reports whether err says that other clients have the same ids.
 func idsTaken(err error) bool {
 	var answer *pgconn.PgError
-	return errors.As(err, &answer) && answer.ConstraintName == idKey
+	return errors.As(err, &answer) && (answer.ConstraintName == idKey || answer.ConstraintName == claimsKey)
 }
 
 // timedOut reports whether err says that a statement exceeded statement_timeout.

@@ -27,7 +27,8 @@ begin
 
     if to_regrole('intake_worker') is not null then
         grant select (id, name) on partners to intake_worker;
-        grant insert on partner_clients, revenue_claims, batch_status to intake_worker;
+        grant insert on partner_clients, client_claims, batch_status to intake_worker;
+        grant insert on revenue_claims, old_revenue_claims to intake_worker; -- workers of schema version 10
         grant usage on sequence partner_client_blocks to intake_worker;
         grant select, delete on batch_status_default to intake_worker;
         grant delete on idempotency_keys to intake_worker;

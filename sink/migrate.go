@@ -2,11 +2,14 @@ package sink
 
 import (
 	"context"
+	"database/sql"
 	"embed"
+	"errors"
 	"fmt"
 	"io/fs"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
@@ -33,19 +36,14 @@ func Migrate(ctx context.Context, url string) (version int64, applied int, err e
 	if encoding != "UTF8" {
 		return 0, 0, fmt.Errorf("the database's encoding is %s; create it with encoding UTF8", encoding)
 	}
-	files, err := fs.Sub(migrationFiles, "migrations")
-	if err != nil {
-		return 0, 0, err
-	}
-	locker, err := lock.NewPostgresSessionLocker()
-	if err != nil {
-		return 0, 0, err
-	}
-	provider, err := goose.NewProvider(goose.DialectPostgres, db, files, goose.WithSessionLocker(locker))
+	provider, err := newMigrations(db)
 	if err != nil {
 		return 0, 0, err
 	}
 	results, err := provider.Up(ctx)
+	if answer := (*pgconn.PgError)(nil); errors.As(err, &answer) && answer.Code == lockNotAvailable {
+		err = fmt.Errorf("%w: something reads or dumps the tables; run intake migrate again when it has ended", err)
+	}
 	if err != nil {
 		return 0, 0, fmt.Errorf("migrate the schema: %w", err)
 	}
@@ -54,6 +52,20 @@ func Migrate(ctx context.Context, url string) (version int64, applied int, err e
 	}
 	version, err = provider.GetDBVersion(ctx)
 	return version, len(results), err
+}
+
+const lockNotAvailable = "55P03"
+
+func newMigrations(db *sql.DB) (*goose.Provider, error) {
+	files, err := fs.Sub(migrationFiles, "migrations")
+	if err != nil {
+		return nil, err
+	}
+	locker, err := lock.NewPostgresSessionLocker()
+	if err != nil {
+		return nil, err
+	}
+	return goose.NewProvider(goose.DialectPostgres, db, files, goose.WithSessionLocker(locker))
 }
 
 // roles are the roles that fronts and workers connect as, or are members of.

@@ -213,12 +213,14 @@ func TestStore_SaveDuplicates(t *testing.T) {
 // row, its claims, a check at the end of the transaction or a trigger is in the way.
 func TestStore_SaveRefused(t *testing.T) {
 	t.Parallel()
+	const refuse = "create function refuse() returns trigger language plpgsql as $$ begin raise exception 'no_thirteen'; end $$; "
 	for name, obstacle := range map[string]string{
-		"client":         "alter table partner_clients add constraint no_thirteen check (partner_client_id <> '13')",
-		"claim":          "alter table revenue_claims add constraint no_thirteen check (total_amount <> 0.0013)",
-		"deferred check": "alter table revenue_claims add constraint no_thirteen exclude using btree (total_amount with =) where (total_amount = 0.0013) deferrable initially deferred",
-		"trigger": `create function refuse() returns trigger language plpgsql as $$ begin raise exception 'no_thirteen'; end $$;
-			create trigger refuse before insert on partner_clients for each row when (new.partner_client_id = '13') execute function refuse()`,
+		"client": "alter table partner_clients add constraint no_thirteen check (partner_client_id <> '13')",
+		"claim":  "alter table client_claims add constraint no_thirteen check (0.0013 <> all (total_amounts))",
+		"trigger": refuse + `create trigger refuse before insert on partner_clients
+			for each row when (new.partner_client_id = '13') execute function refuse()`,
+		"deferred trigger": refuse + `create constraint trigger refuse after insert on client_claims deferrable initially deferred
+			for each row when (0.0013 = any (new.total_amounts)) execute function refuse()`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -231,8 +233,7 @@ func TestStore_SaveRefused(t *testing.T) {
 				c := chunk()
 				for item := range 10 {
 					n := 10*batch + item
-					// Two claims of 13, so that they exclude each other.
-					c.Clients = append(c.Clients, client(item, fmt.Sprint(n), 1, january(int64(n), 1), january(int64(n), 1)))
+					c.Clients = append(c.Clients, client(item, fmt.Sprint(n), 1, january(0, 0), january(int64(n), 1)))
 				}
 				c.Len = 10
 				chunks = append(chunks, c)

@@ -199,7 +199,7 @@ func checkOnce(t *testing.T, s *stack, judged []judgement) {
 func TestCreate_Refused(t *testing.T) {
 	t.Parallel()
 	s := startStack(t, stackOptions{})
-	if _, err := s.conn.Exec(t.Context(), "alter table revenue_claims add constraint not_thirteen check (total_amount <> 13.5)"); err != nil {
+	if _, err := s.conn.Exec(t.Context(), "alter table client_claims add constraint not_thirteen check (13.5 <> all (total_amounts))"); err != nil {
 		t.Fatal(err)
 	}
 	batch := []sending{{1, 1}, {2, 2}, {3, 13}, {4, 4}}

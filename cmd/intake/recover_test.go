@@ -210,7 +210,7 @@ func TestDead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.conn.Exec(t.Context(), "truncate partner_clients, revenue_claims, batch_status"); err != nil {
+	if _, err := s.conn.Exec(t.Context(), "truncate partner_clients, client_claims, batch_status"); err != nil {
 		t.Fatal(err)
 	}
 	js := jetStream(t, s.flags.NATSURL)
