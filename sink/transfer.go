@@ -48,7 +48,7 @@ func send(ctx context.Context, conn *pgx.Conn, beforeLast func(), copies ...copy
 	if err := ctx.Err(); err != nil {
 		return pgconn.CommandTag{}, err
 	}
-	buffer := transferBuffers.Get().(*[]byte) //nolint:forcetypeassert // the pool holds nothing else
+	buffer, _ := transferBuffers.Get().(*[]byte)
 	t := &transfer{conn: conn.PgConn().Conn(), copies: copies, beforeLast: beforeLast, buffer: (*buffer)[:0]}
 	interrupt := func() { _ = t.conn.SetDeadline(time.Unix(1, 0)) }
 	unwatch := context.AfterFunc(ctx, interrupt)
