@@ -3,6 +3,7 @@ package decode
 import (
 	"bytes"
 	"encoding/binary"
+	"math/bits"
 	"strconv"
 
 	"intake"
@@ -29,7 +30,14 @@ const (
 
 // parseDecimal parses a well-formed JSON number in one pass over its bytes, whatever its
 // exponent.
-func parseDecimal(num []byte) (d decimal) {
+func parseDecimal(num []byte) decimal {
+	if d, length := plainDecimal(num); length == len(num) {
+		return d
+	}
+	return parseAnyDecimal(num)
+}
+
+func parseAnyDecimal(num []byte) (d decimal) {
 	var (
 		digits   int  // from the first to the last that is not 0
 		zeros    int  // since then
@@ -188,11 +196,9 @@ func (d decimal) whole() bool { return d.exp >= 0 }
 
 // shifted returns n × 10^exp; ok is false if that is not below end.
 func shifted(n uint64, exp int64, end uint64) (uint64, bool) {
-	for ; exp > 0 && n > 0; exp-- {
-		if n >= end/10+1 { // also before n × 10 overflows
-			return 0, false
-		}
-		n *= 10
+	if exp >= int64(len(powersOfTen)) {
+		return 0, false
 	}
-	return n, n < end
+	overflow, product := bits.Mul64(n, powersOfTen[max(exp, 0)])
+	return product, overflow == 0 && product < end
 }

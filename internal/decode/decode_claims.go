@@ -43,16 +43,18 @@ func (d *decoder) claim(at path) {
 		d.is(object, at, d.value())
 		return
 	}
-	before := d.problems.count()
+	if d.repeatedClaim() {
+		return
+	}
+	before, begin := d.problems.count(), d.pos
 	var members [claimProperties]token
 	d.open()
 	guess := 0
 	for first := true; d.more(first, '}'); first = false {
-		name := d.name()
+		p, name := d.member(claimNames, guess)
 		if d.err != nil {
 			return
 		}
-		p := d.find(claimNames, name, guess)
 		if p < 0 {
 			d.unknown(at.member(claimProperties), name)
 			continue
@@ -67,16 +69,18 @@ func (d *decoder) claim(at path) {
 	if d.err != nil {
 		return
 	}
-	claim := d.checkClaim(at, &members)
+	claim, amounts := d.checkClaim(at, &members)
 	if d.problems.count() == before {
-		d.keepClaim(claim)
-		d.formClaim(&members)
+		form := d.formTexts(&members)
+		d.learn(begin, &members, &claim, form)
+		d.keepClaim(claim, amounts)
 	}
 }
 
-// keepClaim appends a claim to the slab, which holds the claims of many items, to save
-// allocations. When a slab is full, only the current item's claims move to the next one.
-func (d *decoder) keepClaim(claim intake.RevenueClaim) {
+// keepClaim appends a valid claim to the slab, which holds the claims of many items, to save
+// allocations. When a slab is full, only the current item's claims move to the next one. It
+// also appends the rest of the claim's canonical form to what formTexts has appended.
+func (d *decoder) keepClaim(claim intake.RevenueClaim, of amounts) {
 	if len(d.slab) == cap(d.slab) {
 		const bytesPerClaim = 150 // a little less than what partners' programs send
 		own := d.slab[d.first:]
@@ -85,10 +89,16 @@ func (d *decoder) keepClaim(claim intake.RevenueClaim) {
 		d.first = 0
 	}
 	d.slab = append(d.slab, claim)
+	form := appendDecimal(d.claims, of.amount)
+	form = append(form, "\"\x11transaction_count"...)
+	form = appendDecimal(form, of.count)
+	d.claims = append(form, '}')
 }
 
-// formClaim appends the canonical form of a claim that is valid; see Fingerprint.
-func (d *decoder) formClaim(members *[claimProperties]token) {
+// formTexts appends the canonical form of a valid claim, up to its amount; see Fingerprint.
+// It returns what it has appended.
+func (d *decoder) formTexts(members *[claimProperties]token) []byte {
+	begin := len(d.claims)
 	form := append(d.claims, "{\"\x08currency"...)
 	form = appendText(form, d.text(members[currencyCode]))
 	form = append(form, "\"\x08end_date"...)
@@ -97,9 +107,6 @@ func (d *decoder) formClaim(members *[claimProperties]token) {
 	form = appendText(form, d.text(members[startDate]))
 	form = append(form, "\"\x0btime_period"...)
 	form = appendText(form, d.text(members[timePeriod]))
-	form = append(form, "\"\x0ctotal_amount"...)
-	form = appendNumber(form, d.source(members[totalAmount]))
-	form = append(form, "\"\x11transaction_count"...)
-	form = appendNumber(form, d.source(members[transactionCount]))
-	d.claims = append(form, '}')
+	d.claims = append(form, "\"\x0ctotal_amount"...)
+	return d.claims[begin:]
 }

@@ -43,16 +43,17 @@ func (d *decoder) identifier(at path) {
 	}
 	var members [identifierProperties]token
 	d.open()
+	guess := 0
 	for first := true; d.more(first, '}'); first = false {
-		name := d.name()
+		p, name := d.member(identifierNames, guess)
 		if d.err != nil {
 			return
 		}
-		p := d.find(identifierNames, name, 0)
 		if p < 0 {
 			d.unknown(at.member(identifierProperties), name)
 			continue
 		}
+		guess = p + 1
 		switch t := &members[p]; {
 		case t.kind != absent:
 			d.value()

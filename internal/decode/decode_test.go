@@ -396,6 +396,7 @@ func FuzzBatch(f *testing.F) {
 	f.Add([]byte(`[` + item() + `,` + claiming(claim(), claim("total_amount", "-1e-2", "transaction_count", "-0")) + `]`))
 	f.Add([]byte(`[` + identifying(`{"values":["1","\u0000\ud800"],"key":"MerchantId"}`) + `, {"x":[[[{}]],null,true,false,-0.5E+3]} , "A", 5]`))
 	f.Add([]byte(`[{"partner_client_id":"\ud83d\ude00","entity\u005ftype":"X","entity_type":"Y","client_start_date":null}]`))
+	f.Add([]byte(`[` + times(5, claiming(claim(), claim("total_amount", "-1.5", "transaction_count", "-3"))) + `]`))
 	f.Add([]byte("[{\"a\":\"\xff\"}]"))
 	f.Add([]byte(`[{"a":1}] x`))
 	f.Add([]byte(strings.Repeat("[", 40) + strings.Repeat("]", 40)))
@@ -418,21 +419,112 @@ func FuzzBatch(f *testing.F) {
 				t.Fatalf("item %d: %+v has another fingerprint than its text", i, client)
 			}
 		}
-		again, _ := decode.Batch(body, gbp, now)
-		if diff := cmp.Diff(items, again); diff != "" {
+		if diff := cmp.Diff(decodedAlone(t, items), items); diff != "" {
 			t.Fatal(diff)
 		}
 	})
 }
 
+// decodedAlone returns what each item is decoded to in a batch of its own, where it has no
+// items before it to repeat.
+func decodedAlone(t fataler, items []intake.Item) []intake.Item {
+	alone := make([]intake.Item, len(items))
+	for i := range items {
+		one, err := decode.Batch([]byte("["+string(items[i].Raw)+"]"), gbp, now)
+		if err != nil || len(one) != 1 {
+			t.Fatalf("item %d by itself: %d items, %v", i, len(one), err)
+		}
+		alone[i] = one[0]
+		if alone[i].Errors == "" {
+			alone[i].Client.Item = i
+		}
+	}
+	return alone
+}
+
+type fataler interface {
+	Fatalf(format string, args ...any)
+}
+
+// A batch whose items repeat the same claims, with other numbers or other mistakes, is
+// decoded as if each item were by itself.
+func TestBatch_RepeatedClaims(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		draw := func(from ...string) string { return rapid.SampledFrom(from).Draw(t, "text") }
+		names := rapid.SampledFrom([][]string{
+			{"start_date", "end_date", "time_period", "currency", "total_amount", "transaction_count"},
+			{"transaction_count", "currency", "end_date", "start_date", "time_period", "total_amount"},
+			{"currency", "start_date", "transaction_count", "time_period", "total_amount", "end_date"},
+		}).Draw(t, "order")
+		colon, comma := draw(":", " : ", ": "), draw(",", ", ", "\n,")
+		claim := func() string {
+			month := draw("01", "03", "0\\u0035")
+			values := map[string]string{
+				"start_date": `"2025-` + month + `-01T00:00:00.000Z"`, "end_date": `"2025-` + month + `-31T23:59:59.999Z"`,
+				"time_period": `"Monthly"`, "currency": `"GBP"`, "total_amount": anyNumber.Draw(t, "amount"),
+				"transaction_count": draw("0", "1", "150", "12345678", "123456789", "-3", "3.0", "1e2", `"1"`, "1.5"),
+			}
+			if rapid.IntRange(0, 9).Draw(t, "mistake") == 0 {
+				values[rapid.SampledFrom(names).Draw(t, "member")] = draw(`"EUR"`, "null", `"2025-02-28T23:59:59.999Z"`, "5", `"\ud800"`)
+			}
+			var members []string
+			for _, name := range names {
+				members = append(members, `"`+name+`"`+colon+values[name])
+			}
+			return "{" + strings.Join(members, comma) + draw("}", "}", "}", " }", `,"x":1}`)
+		}
+		var texts []string
+		for range rapid.IntRange(1, 12).Draw(t, "items") {
+			var claims []string
+			for range rapid.IntRange(0, 4).Draw(t, "claims") {
+				claims = append(claims, claim())
+			}
+			texts = append(texts, claiming(claims...))
+		}
+		body := "[" + strings.Join(texts, ",") + "]"
+		items, err := decode.Batch([]byte(body), gbp, now)
+		if err != nil {
+			t.Fatalf("%s: %v", body, err)
+		}
+		if diff := cmp.Diff(decodedAlone(t, items), items, equateEmptyClaims); diff != "" {
+			t.Fatalf("%s\n%s", body, diff)
+		}
+	})
+}
+
+// A claim that would repeat others if its numbers were JSON is refused where it is not.
+func TestBatch_RepeatedClaimsSyntaxError(t *testing.T) {
+	others := times(5, claiming(claim())) + ","
+	for _, number := range []string{"", "01", "-", "-01", "1.", ".5", "1.e1", "1e", "+1", "1 2", "1x", "1,", "1}", "123456789 0"} {
+		for _, name := range []string{"total_amount", "transaction_count"} {
+			bad := strings.Replace(claiming(claim(name, "NUMBER")), "NUMBER", number, 1)
+			want := decodeError(t, "["+bad+"]")
+			got := decodeError(t, "["+others+bad+"]")
+			if want.Reason != got.Reason || want.Offset+len(others) != got.Offset {
+				t.Errorf("%s %q: got %v, want %v and %d bytes more", name, number, got, want, len(others))
+			}
+		}
+	}
+}
+
+func decodeError(t *testing.T, body string) *decode.SyntaxError {
+	t.Helper()
+	_, err := decode.Batch([]byte(body), gbp, now)
+	syntax, ok := errors.AsType[*decode.SyntaxError](err)
+	if !ok {
+		t.Fatalf("%s: got %v, want a SyntaxError", body, err)
+	}
+	return syntax
+}
+
 // checkRefusal checks that a body was refused for a reason.
-func checkRefusal(t *testing.T, body []byte, err error) {
+func checkRefusal(t fataler, body []byte, err error) {
 	var syntax *decode.SyntaxError
 	if errors.Is(err, decode.ErrTooManyItems) {
 		return
 	}
 	if !errors.As(err, &syntax) || syntax.Offset < 0 || syntax.Offset > len(body) {
-		t.Fatal(err)
+		t.Fatalf("%v", err)
 	}
 	for _, other := range []string{"not UTF-8", "nested deeper", "must be a JSON array", "the array holds no items"} {
 		if strings.HasPrefix(syntax.Reason, other) {

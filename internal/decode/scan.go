@@ -152,6 +152,19 @@ func (s *scanner) name() token {
 	return token{start, end, text, marks}
 }
 
+// skipName reads the name of a member and the colon behind it if the name is this one, in
+// the usual spelling, and reports whether it is.
+func (s *scanner) skipName(name string) bool {
+	end := s.pos + 1 + len(name)
+	if end+1 >= len(s.body) || s.body[s.pos] != '"' || string(s.body[s.pos+1:end]) != name ||
+		s.body[end] != '"' || s.body[end+1] != ':' {
+		return false
+	}
+	s.pos = end + 2
+	s.space()
+	return true
+}
+
 // value reads a value of any kind. The token of a malformed value is absent.
 func (s *scanner) value() token {
 	var (

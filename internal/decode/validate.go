@@ -85,7 +85,7 @@ func (d *decoder) checkIdentifier(at path, members *[identifierProperties]token)
 }
 
 // checkClaim validates a claim. The result is defined only if it adds no problem.
-func (d *decoder) checkClaim(at path, members *[claimProperties]token) (claim intake.RevenueClaim) {
+func (d *decoder) checkClaim(at path, members *[claimProperties]token) (claim intake.RevenueClaim, of amounts) {
 	startGiven, endGiven := false, false
 	if t := members[startDate]; d.required(text, at.member(startDate), t) {
 		claim.Start, startGiven = d.checkTimestamp(at.member(startDate), t)
@@ -102,8 +102,8 @@ func (d *decoder) checkClaim(at path, members *[claimProperties]token) (claim in
 	if t := members[currencyCode]; d.required(text, at.member(currencyCode), t) && d.text(t) != d.partner.Currency {
 		d.problems.add(at.member(currencyCode), "must be "+d.partner.Currency+", the currency agreed with this partner")
 	}
-	d.checkMoney(at, members, &claim)
-	return claim
+	of = d.checkMoney(at, members, &claim)
+	return claim, of
 }
 
 func (d *decoder) checkTimePeriod(at path, name string) intake.Period {
@@ -144,29 +144,40 @@ func unitOf(p intake.Period) string {
 	return "day"
 }
 
+// amounts are the two numbers of a claim. Those of a valid one are not long.
+type amounts struct{ amount, count decimal }
+
 // checkMoney validates a claim's amount and count.
-func (d *decoder) checkMoney(at path, members *[claimProperties]token, claim *intake.RevenueClaim) {
+func (d *decoder) checkMoney(at path, members *[claimProperties]token, claim *intake.RevenueClaim) (of amounts) {
 	amountGiven, countGiven := false, false
 	if t := members[totalAmount]; d.required(number, at.member(totalAmount), t) {
-		claim.TotalAmount, amountGiven = parseDecimal(d.source(t)).amount()
+		of.amount = parseDecimal(d.source(t))
+		claim.TotalAmount, amountGiven = of.amount.amount()
 		if !amountGiven {
 			d.problems.add(at.member(totalAmount), "must have at most 15 digits before the point and 4 behind")
 		}
 	}
 	if t := members[transactionCount]; d.required(number, at.member(transactionCount), t) {
-		value := parseDecimal(d.source(t))
-		claim.TransactionCount, countGiven = value.count()
-		if !value.whole() {
+		of.count = parseDecimal(d.source(t))
+		claim.TransactionCount, countGiven = of.count.count()
+		if !of.count.whole() {
 			countGiven = false
 			d.problems.add(at.member(transactionCount), "must be a whole number")
 		} else if !countGiven {
 			d.problems.add(at.member(transactionCount), "must be within ±1,000,000,000,000")
 		}
 	}
-	amount, count := claim.TotalAmount, claim.TransactionCount
-	if amountGiven && countGiven && amount.Abs != 0 && count != 0 && amount.Neg != (count < 0) {
+	if amountGiven && countGiven && !haveSameSign(claim) {
 		d.problems.add(at.member(transactionCount), "must have the same sign as total_amount")
 	}
+	return of
+}
+
+// haveSameSign reports whether the amount and the count of a claim have the same sign, or
+// one is zero.
+func haveSameSign(claim *intake.RevenueClaim) bool {
+	amount, count := claim.TotalAmount, claim.TransactionCount
+	return amount.Abs == 0 || count == 0 || amount.Neg == (count < 0)
 }
 
 func (d *decoder) checkTimestamp(at path, t token) (intake.Timestamp, bool) {
