@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math/bits"
 	"mime"
 	"net/http"
 	"os"
@@ -26,7 +27,7 @@ import (
 const maxSentBytes = intake.MaxBodyBytes + 1<<20
 
 // readBody reads a batch's text, within memory and what its partner may have in flight.
-// The buffer is from the pool of bodies, see putBody.
+// The buffer may be given to putBody.
 func (f *Front) readBody(w http.ResponseWriter, r *http.Request, memory *memory, slot *limit.Slot) ([]byte, error) {
 	encoding, err := checkContent(r)
 	if err != nil {
@@ -56,7 +57,7 @@ func (f *Front) readBody(w http.ResponseWriter, r *http.Request, memory *memory,
 	if encoding != "gzip" && r.ContentLength >= 0 {
 		expected = r.ContentLength + 1 // one more, to see the end
 	}
-	filling := &filling{front: f, memory: memory, slot: slot, buffer: getBody()}
+	filling := &filling{front: f, memory: memory, slot: slot}
 	err = filling.fill(source, min(expected, firstBuffer), expected, limit)
 	if err == nil && encoding == "zstd" {
 		err = f.inflate(filling)
@@ -100,9 +101,9 @@ type filling struct {
 // and then by doubling, each time within memory. What is expected and doesn't fit is
 // refused immediately. What has come, unpacked, counts for the partner's bytes in flight.
 func (f *filling) fill(source io.Reader, first, expected, limit int64) error {
-	b := f.buffer[:0]
+	b := f.buffer
 	defer func() { f.buffer = b }()
-	if !f.memory.fits(expected) || !f.memory.grow(int64(cap(b))) {
+	if !f.memory.fits(expected) {
 		return f.front.full()
 	}
 	first = max(first, minBodyBuffer)
@@ -112,11 +113,14 @@ func (f *filling) fill(source io.Reader, first, expected, limit int64) error {
 			if size < expected {
 				room = min(4*size, expected)
 			}
-			room = min(max(room, first), limit+1)
+			_, room = sizeClass(max(room, first))
+			room = min(room, limit+1)
 			if !f.memory.grow(room) {
 				return f.front.full()
 			}
-			b = append(make([]byte, 0, room), b...)
+			larger := append(newBody(room), b...)
+			putBody(b)
+			b = larger
 		}
 		n, err := source.Read(b[len(b):cap(b)])
 		b = b[:len(b)+n]
@@ -139,6 +143,7 @@ func (f *filling) fill(source io.Reader, first, expected, limit int64) error {
 // smallest of bodies. So there are a few decoders, and none of them waits for a client.
 func (f *Front) inflate(filling *filling) error {
 	sent := filling.buffer
+	filling.buffer = nil
 	expected := int64(firstBuffer)
 	var header zstd.Header
 	if header.Decode(sent) == nil && header.HasFCS && header.FrameContentSize < 32*uint64(len(sent)) {
@@ -148,11 +153,11 @@ func (f *Front) inflate(filling *filling) error {
 	defer func() {
 		_ = decoder.Reset(nil) // it lets go of the body
 		f.zstd <- decoder
+		putBody(sent)
 	}()
 	if err := decoder.Reset(bytes.NewReader(sent)); err != nil {
 		return bodyProblem(compressionError(err))
 	}
-	filling.buffer = nil
 	return filling.fill(compressedReader{decoder}, expected, expected, intake.MaxBodyBytes)
 }
 
@@ -180,16 +185,37 @@ func newZstdDecoder(source io.Reader) (*zstd.Decoder, error) {
 		zstd.WithDecoderMaxWindow(zstdWindow))
 }
 
-// bodies are buffers of bodies that were answered.
-var bodies = sync.Pool{New: func() any { return new([]byte) }}
+// bodies are buffers of bodies that were answered, by the class of their size. Without
+// them, the garbage collector would find and clear room for each body anew.
+var bodies [8 * 24]sync.Pool
 
-func getBody() []byte { return *bodies.Get().(*[]byte) }
+// sizeClass returns the class of buffers for n bytes, and their size. There are 8 sizes from
+// a power of two to the next one, so that at most an eighth is left over: all of a buffer
+// counts against the budget.
+func sizeClass(n int64) (class int, size int64) {
+	shift := max(bits.Len64(uint64(n-1)), 4) - 4
+	steps := (n + 1<<shift - 1) >> shift // 8 to 16
+	return 8*shift + int(steps) - 8, steps << shift
+}
 
-// putBody keeps a buffer for the next request, unless it is large: the next body may be
-// small, and all of its buffer counts against the budget.
+// newBody returns a buffer of this size.
+func newBody(size int64) []byte {
+	class, inClass := sizeClass(size)
+	if inClass == size {
+		if buffer, ok := bodies[class].Get().(*[]byte); ok {
+			return (*buffer)[:0]
+		}
+	}
+	return make([]byte, 0, size)
+}
+
+// putBody keeps a buffer for another body, if it has the size of a class.
 func putBody(buffer []byte) {
-	if cap(buffer) <= 128<<10 {
-		bodies.Put(&buffer)
+	if cap(buffer) == 0 {
+		return
+	}
+	if class, size := sizeClass(int64(cap(buffer))); size == int64(cap(buffer)) {
+		bodies[class].Put(&buffer)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"math/bits"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -408,4 +409,25 @@ func (w *deadlineWriter) SetReadDeadline(time.Time) error {
 	}
 	w.late.CompareAndSwap(false, w.returned.Load())
 	return nil
+}
+
+// A buffer that is kept has at least the size that is asked for, and at most an eighth more.
+func TestBodies(t *testing.T) {
+	for size := int64(16 << 10); size <= 33<<20; size += size/7 + 1 {
+		for _, n := range []int64{size - 1, size, size + 1, 1 << (bits.Len64(uint64(size)) - 1)} {
+			for range 3 {
+				buffer := front.NewBody(n)
+				if got := int64(cap(buffer)); len(buffer) != 0 || got < n || got > n+n/8 {
+					t.Fatalf("a buffer for %d bytes has %d of %d", n, len(buffer), got)
+				}
+				front.PutBody(append(buffer, "used"...))
+			}
+		}
+	}
+	if got := cap(front.NewBody(1 << 20)); got != 1<<20 {
+		t.Errorf("a power of two gets %d bytes", got)
+	}
+	front.PutBody(nil)
+	front.PutBody(make([]byte, 5, 1000)) // of no class
+	front.PutBody(make([]byte, 0, 32<<20+1))
 }

@@ -60,3 +60,12 @@ func NewPacedReader(w http.ResponseWriter) (interrupt, end func()) {
 	r := &pacedReader{controller: http.NewResponseController(w)}
 	return r.interrupt, r.end
 }
+
+// NewBody returns a buffer for a body, of at least this size, and PutBody keeps it for another.
+func NewBody(size int64) []byte {
+	_, size = sizeClass(size)
+	return newBody(size)
+}
+
+// PutBody is [putBody].
+func PutBody(buffer []byte) { putBody(buffer) }
