@@ -48,9 +48,14 @@ func Batch(body []byte, p *intake.Partner, now time.Time) ([]intake.Item, error)
 		scanner: scanner{body: body},
 		partner: p,
 		latest:  intake.Timestamp(now.Add(24 * time.Hour).UnixMicro()),
+		claims:  make([]byte, 0, min(len(body), usualForm)),
 	}
+	d.former.form = make([]byte, 0, min(len(body), usualForm))
 	return d.batch()
 }
+
+// usualForm is how long the canonical form of an item usually is at most, in bytes.
+const usualForm = 4 << 10
 
 // checkEncoding checks that body is UTF-8 without a byte order mark (RFC 8259 §8.1).
 func checkEncoding(body []byte) error {

@@ -38,6 +38,13 @@ func Fingerprint(raw []byte) intake.Fingerprint {
 	return hashForm(f.form)
 }
 
+// hashForm returns the fingerprint of a canonical form.
+//
+// SHA-256 takes about 1 µs for an item with 12 claims, with the instructions that processors
+// have for it. A keyed hash of 128 bits would take 0.1 to 0.2 µs, which saves 2 % of the time
+// of an item in all processes. In return, all fronts would have to share a key that must not
+// be lost; Postgres, Redis and the queue would hold fingerprints of two versions that must not
+// be compared; and partners could not compute the fingerprint of a record.
 func hashForm(form []byte) intake.Fingerprint {
 	sum := sha256.Sum256(form)
 	return intake.Fingerprint(sum[:16])
