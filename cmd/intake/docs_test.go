@@ -60,20 +60,30 @@ func TestDocs_ExternalIssuer(t *testing.T) {
 	}}), issuer)
 }
 
-// The commands of the quick start work when they are pasted.
+// The commands of the quick start, and for large batches, work when they are pasted.
 func TestDocs_QuickStart(t *testing.T) {
 	t.Parallel()
 	s := startStack(t, stackOptions{})
 	_, intro, _ := strings.Cut(string(reference.Document()), "## Quick start")
-	intro, _, _ = strings.Cut(intro, "## States")
+	intro, _, _ = strings.Cut(intro, "\ntags:")
 	blocks := regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(intro, -1)
-	if len(blocks) != 2 {
-		t.Fatalf("the quick start has %d blocks of commands", len(blocks))
+	if len(blocks) != 3 {
+		t.Fatalf("the introduction has %d blocks of commands", len(blocks))
 	}
-	shell := exec.CommandContext(t.Context(), "sh", "-c", blocks[0][1]+blocks[1][1])
-	shell.Env = append(os.Environ(), "INTAKE_URL="+s.fronts[0].url(), "INTAKE_CLIENT_ID=acme", "INTAKE_CLIENT_SECRET="+s.secret)
-	if out, err := shell.CombinedOutput(); err != nil || !strings.Contains(string(out), `"state":"Completed"`) {
-		t.Errorf("%v: %s", err, out)
+	dir := t.TempDir()
+	batch := `[{"partner_client_id": "shop-2", "entity_type": "SoleTrader"}]`
+	if err := os.WriteFile(filepath.Join(dir, "batch.json"), []byte(batch), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	getToken := blocks[0][1]
+	for _, send := range blocks[1:] {
+		shell := exec.CommandContext(t.Context(), "sh", "-c", getToken+send[1])
+		shell.Dir = dir
+		shell.Env = append(os.Environ(),
+			"INTAKE_URL="+s.fronts[0].url(), "INTAKE_CLIENT_ID=acme", "INTAKE_CLIENT_SECRET="+s.secret)
+		if out, err := shell.CombinedOutput(); err != nil || !strings.Contains(string(out), `"state":"Completed"`) {
+			t.Errorf("%s\n%v: %s", send[1], err, out)
+		}
 	}
 }
 
