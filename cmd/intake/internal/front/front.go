@@ -23,6 +23,17 @@
 //
 // Every refusal is an error that a handler returns: a [problem.Problem], or errBroken
 // where no answer is true. ServeHTTP alone answers with problems, and breaks off.
+//
+// # Why net/http
+//
+// For a request of one item and its answer, 2.5 KB each way over 64 connections, net/http
+// takes 52 µs of processor time, of which deadlines are at most 2; fasthttp takes 27, and a
+// loop that does nothing but read and write takes 21, most of it in system calls (medians of
+// 5 rounds on two shared processors, on which the front took 250 µs for such a request, and
+// all processes 590). net/http reads twice a request, since it watches for clients that go
+// away. So a leaner server would save 4 % for single items, and nothing that can be measured
+// for large batches. It would cost HTTP/2, streams that are answered while they are sent, the
+// end of a request whose client is gone, and a parser that many people attack and repair.
 package front
 
 import (
