@@ -111,60 +111,63 @@ func isTimeout(err error) bool {
 }
 
 // ask returns the number of keys that were answered before an error.
-func (s *SeenSet) ask(ctx context.Context, timeline string, partner int32, clients []*intake.PartnerClient, seen []Seen) (answered int, err error) {
-	slots := make([]slot, len(clients))
-	for i, client := range clients {
-		slots[i] = slotOf(client.ID, i)
-	}
-	if len(slots) <= fewKeys {
-		q := &question{timeline: timeline, partner: partner, slots: slots}
-		if err := s.together.ask(ctx, q); err != nil {
-			return 0, err
+func (s *SeenSet) ask(
+	ctx context.Context, timeline string, partner int32, clients []*intake.PartnerClient, seen []Seen,
+) (answered int, err error) {
+	slots := slotterOf(timeline)
+	for some := range slices.Chunk(clients, keysPerTrip) {
+		text := make([]byte, 0, len(some)*slotSize+intake.MaxIDChars)
+		for _, client := range some {
+			text = slots.appendSlot(text, partner, client.ID)
 		}
-		q.read(clients, seen)
-		return len(slots), nil
-	}
-	for some := range slices.Chunk(slots, keysPerTrip) {
-		q := &question{timeline: timeline, partner: partner, slots: some}
-		pipeline := s.client.Pipeline()
-		q.put(ctx, pipeline)
-		if err := exec(ctx, pipeline); err != nil {
+		q := newQuestion(ctx, string(text))
+		if len(clients) <= fewKeys {
+			err = s.together.ask(ctx, q)
+		} else {
+			pipeline := s.client.Pipeline()
+			q.put(ctx, pipeline)
+			err = exec(ctx, pipeline)
+		}
+		if err != nil {
 			return answered, err
 		}
-		q.read(clients, seen)
+		for i, client := range some {
+			seen[answered+i] = q.seen(i, &client.Fingerprint)
+		}
 		answered += len(some)
 	}
 	return answered, nil
 }
 
-// A question looks up some slots of a partner.
+// A question looks up some slots.
 type question struct {
-	timeline string
-	partner  int32
-	slots    []slot
 	commands []*redis.StringCmd
 	done     chan error // set if it shares a round trip
 }
 
+func newQuestion(ctx context.Context, slots string) *question {
+	args := commandsOf("hget", slots, nameSize, fieldSize)
+	q := &question{commands: make([]*redis.StringCmd, len(slots)/slotSize)}
+	for i := range q.commands {
+		q.commands[i] = redis.NewStringCmd(ctx, args[3*i:3*i+3]...)
+	}
+	return q
+}
+
 func (q *question) put(ctx context.Context, pipeline redis.Pipeliner) {
-	q.commands = make([]*redis.StringCmd, len(q.slots))
-	prefix := prefixOf(q.timeline, q.partner)
-	for i := range q.slots {
-		q.commands[i] = pipeline.HGet(ctx, keyOf(prefix, q.slots[i].bucket), string(q.slots[i].field[:]))
+	for _, command := range q.commands {
+		_ = pipeline.Process(ctx, command) // it is only queued
 	}
 }
 
-// read sets seen from the answers.
-func (q *question) read(clients []*intake.PartnerClient, seen []Seen) {
-	for i, command := range q.commands {
-		at := q.slots[i].item
-		fingerprint, err := command.Result()
-		switch {
-		case err != nil || len(fingerprint) != len(intake.Fingerprint{}):
-		case fingerprint == string(clients[at].Fingerprint[:]):
-			seen[at] = SeenSame
-		default:
-			seen[at] = SeenDifferent
-		}
+// seen returns what is known of the key of a slot, and of its data.
+func (q *question) seen(i int, data *intake.Fingerprint) Seen {
+	saved, err := q.commands[i].Result()
+	switch {
+	case err != nil || len(saved) != dataSize:
+		return NotSeen
+	case saved == string(data[:]):
+		return SeenSame
 	}
+	return SeenDifferent
 }

@@ -29,10 +29,16 @@ func (s *SeenSet) Mark(ctx context.Context, timeline string, keys []intake.Saved
 }
 
 func (s *SeenSet) mark(ctx context.Context, timeline string, keys []intake.SavedKey) error {
+	slots := slotterOf(timeline)
+	text := make([]byte, 0, len(keys)*(slotSize+dataSize)+intake.MaxIDChars)
+	for i := range keys {
+		text = slots.appendSlot(text, keys[i].Partner, keys[i].ID)
+		text = append(text, keys[i].Fingerprint[:]...)
+	}
+	args := commandsOf("hset", string(text), nameSize, fieldSize, dataSize)
 	pipeline := s.client.Pipeline()
 	for i := range keys {
-		at := slotOf(keys[i].ID, i)
-		pipeline.HSet(ctx, keyOf(prefixOf(timeline, keys[i].Partner), at.bucket), string(at.field[:]), string(keys[i].Fingerprint[:]))
+		_ = pipeline.Process(ctx, redis.NewIntCmd(ctx, args[4*i:4*i+4]...)) // it is only queued
 	}
 	return exec(ctx, pipeline)
 }
@@ -40,18 +46,20 @@ func (s *SeenSet) mark(ctx context.Context, timeline string, keys []intake.Saved
 // Unmarked returns the number of keys that are not in the set, or with other data, on a
 // timeline. Unlike [SeenSet.Ask], it waits for Redis and may fail.
 func (s *SeenSet) Unmarked(ctx context.Context, timeline string, keys []intake.SavedKey) (n int, err error) {
+	slots := slotterOf(timeline)
 	for some := range slices.Chunk(keys, keysPerMark) {
-		pipeline := s.client.Pipeline()
-		commands := make([]*redis.StringCmd, len(some))
+		var text []byte
 		for i := range some {
-			at := slotOf(some[i].ID, i)
-			commands[i] = pipeline.HGet(ctx, keyOf(prefixOf(timeline, some[i].Partner), at.bucket), string(at.field[:]))
+			text = slots.appendSlot(text, some[i].Partner, some[i].ID)
 		}
+		q := newQuestion(ctx, string(text))
+		pipeline := s.client.Pipeline()
+		q.put(ctx, pipeline)
 		if err := exec(ctx, pipeline); err != nil {
 			return 0, fmt.Errorf("look up %d keys: %w", len(some), err)
 		}
-		for i, command := range commands {
-			if command.Val() != string(some[i].Fingerprint[:]) {
+		for i := range some {
+			if q.seen(i, &some[i].Fingerprint) != SeenSame {
 				n++
 			}
 		}

@@ -2,10 +2,7 @@ package dedupe
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
-	"strconv"
 	"sync"
 	"time"
 
@@ -154,28 +151,4 @@ func exec(ctx context.Context, pipeline redis.Pipeliner) error {
 		return nil
 	}
 	return err
-}
-
-// A slot is the position of a key in Redis: a field of a bucket, which is a hash.
-type slot struct {
-	bucket uint16
-	field  [14]byte
-	item   int // index of the key
-}
-
-func slotOf(id string, item int) slot {
-	digest := sha256.Sum256([]byte(id))
-	return slot{bucket: uint16(digest[0])<<8 | uint16(digest[1]), field: [14]byte(digest[2:16]), item: item}
-}
-
-// prefixOf returns the prefix of the names of a partner's buckets in Redis.
-func prefixOf(timeline string, partner int32) string {
-	return "intake:seen:" + timeline + ":" + strconv.Itoa(int(partner)) + ":"
-}
-
-// keyOf returns the name of a bucket in Redis.
-func keyOf(prefix string, bucket uint16) string {
-	var digits [4]byte
-	hex.Encode(digits[:], []byte{byte(bucket >> 8), byte(bucket)})
-	return prefix + string(digits[:])
 }

@@ -53,8 +53,8 @@ func (t *together) ask(ctx context.Context, q *question) error {
 func (t *together) askWaiting() (more bool) {
 	t.mu.Lock()
 	n, keys := 0, 0
-	for n < len(t.waiting) && keys+len(t.waiting[n].slots) <= keysPerTrip {
-		keys += len(t.waiting[n].slots)
+	for n < len(t.waiting) && keys+len(t.waiting[n].commands) <= keysPerTrip {
+		keys += len(t.waiting[n].commands)
 		n++
 	}
 	questions := t.waiting[:n:n]

@@ -131,7 +131,7 @@ var plants = []plant{
 `},
 	}, false},
 	{"Redis keys without the timeline", "was lost, as Postgres was put back", []edit{
-		{"dedupe/seen.go", `return "intake:seen:" + timeline + ":"`, `return "intake:seen:" + timeline[:0] + ":"`},
+		{"dedupe/slot.go", "digest := sha256.Sum256([]byte(timeline))", "digest := sha256.Sum256([]byte(timeline[:0]))"},
 	}, false},
 	{"refusal without withdrawal", "nobody was told so", []edit{
 		{"worker/queue/publish.go", "\tok, err := q.opts.Ledger.Withdraw(ctx, g.chunks(), g[0].holder)\n", "\tok, err := true, ctx.Err()\n"},
