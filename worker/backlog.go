@@ -2,6 +2,7 @@ package worker
 
 import (
 	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
@@ -47,6 +48,13 @@ var (
 	laterGatheringBound = size{1_000, 8 << 20}
 )
 
+// A gathering below smallBound in items and bytes is small: saving it takes hardly longer than committing
+// it. While one is being saved, what has come waits for its end rather than be saved beside it, so that more
+// share the next transaction, but for shareTime at most: the one under way may be stuck.
+var smallBound = size{250, 512 << 10}
+
+const shareTime = 50 * time.Millisecond
+
 // Bounds of the backlog, including what savers are working on: enough for the gatherings of two savers
 // and another one. A later lane has at most one message beyond its bound, so that lanes take turns.
 var (
@@ -68,10 +76,12 @@ const maxAhead = 4
 
 // A backlog holds the messages that a worker has fetched.
 type backlog struct {
-	gauge prometheus.Gauge
+	gauge     prometheus.Gauge
+	shareTime time.Duration // the constant of this name, other than in tests
 
 	mu      sync.Mutex
-	changed *sync.Cond                // on mu
+	room    *sync.Cond                // on mu: something was released
+	work    *sync.Cond                // on mu: there may be a gathering for a saver
 	waiting []*held                   // of the waiting lane, in the order of the stream
 	later   fair.Queue[string, *held] // by lane
 	held    map[*held]struct{}        // those there, in a gathering, or about to be added
@@ -79,11 +89,15 @@ type backlog struct {
 	late    size                      // of the later lanes' together, with what is reserved
 	ahead   int                       // gatherings of waiting since the last one of later
 	closed  bool
+
+	queued size        // of those in waiting and later
+	small  *held       // the first message of the small gathering that others wait for; nil if there is none
+	share  *time.Timer // ends that wait
 }
 
 func newBacklog(gauge prometheus.Gauge) *backlog {
-	b := &backlog{gauge: gauge, held: make(map[*held]struct{}), sizes: make(map[string]size)}
-	b.changed = sync.NewCond(&b.mu)
+	b := &backlog{gauge: gauge, shareTime: shareTime, held: make(map[*held]struct{}), sizes: make(map[string]size)}
+	b.room, b.work = sync.NewCond(&b.mu), sync.NewCond(&b.mu)
 	return b
 }
 
@@ -105,7 +119,7 @@ func (b *backlog) reserve(lane string) bool {
 			b.late.items < laterBound.items && b.late.bytes+maxMessage <= laterBound.bytes
 	}
 	for !b.closed && !room() {
-		b.changed.Wait()
+		b.room.Wait()
 	}
 	if b.closed {
 		return false
@@ -118,7 +132,7 @@ func (b *backlog) unreserve() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.late.bytes -= maxMessage
-	b.changed.Broadcast()
+	b.room.Broadcast()
 }
 
 // hasRoom reports whether a message of the waiting lane may be added. One that exceeds the bound may be the
@@ -145,7 +159,7 @@ func (b *backlog) add(h *held) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for !b.closed && h.lane == queue.WaitingLane && !b.hasRoom(h) {
-		b.changed.Wait()
+		b.room.Wait()
 	}
 	if b.closed {
 		_ = h.msg.Nak()
@@ -159,27 +173,73 @@ func (b *backlog) add(h *held) {
 		b.late = b.late.plus(h)
 	}
 	b.sizes[h.lane] = b.sizes[h.lane].plus(h)
-	b.changed.Broadcast()
+	b.queued = b.queued.plus(h)
+	b.signal()
 }
 
 // nextGathering waits for messages and returns those that are to be saved in one transaction, or nil once the
-// backlog is closed. The caller must release them.
-func (b *backlog) nextGathering() []*held {
+// backlog is closed. The caller must say when they are committed, and release them.
+func (b *backlog) nextGathering() (gathering []*held) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for !b.closed && len(b.waiting) == 0 && b.later.IsEmpty() {
-		b.changed.Wait()
+	for !b.closed && !b.hasGathering() {
+		b.work.Wait()
 	}
 	switch {
 	case b.closed:
 		return nil
 	case len(b.waiting) == 0 || b.ahead >= maxAhead && !b.later.IsEmpty():
 		b.ahead = 0
-		return b.gatherLater()
+		gathering = b.gatherLater()
 	case !b.later.IsEmpty():
 		b.ahead++
+		fallthrough
+	default:
+		gathering = b.gatherWaiting()
 	}
-	return b.gatherWaiting()
+	var sum size
+	for _, h := range gathering {
+		sum = sum.plus(h)
+		b.queued = b.queued.minus(h)
+	}
+	if !sum.reaches(smallBound) {
+		b.shareAfter(gathering)
+	}
+	b.signal()
+	return gathering
+}
+
+// hasGathering reports whether there is enough for a transaction beside those under way.
+func (b *backlog) hasGathering() bool {
+	some := len(b.waiting) > 0 || !b.later.IsEmpty()
+	return some && (b.small == nil || b.queued.reaches(smallBound))
+}
+
+// signal wakes a saver up if there is enough for a transaction.
+func (b *backlog) signal() {
+	if b.hasGathering() {
+		b.work.Signal()
+	}
+}
+
+// shareAfter lets what comes share the transaction after that of a small gathering.
+func (b *backlog) shareAfter(gathering []*held) {
+	if b.share != nil {
+		b.share.Stop()
+	}
+	b.small = gathering[0]
+	b.share = time.AfterFunc(b.shareTime, func() { b.committed(gathering) })
+}
+
+// committed ends the wait for a gathering, if it is the one that others wait for.
+func (b *backlog) committed(gathering []*held) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.small == gathering[0] {
+		b.small = nil
+		b.share.Stop()
+		b.signal()
+	}
 }
 
 func (b *backlog) gatherWaiting() []*held {
@@ -224,6 +284,10 @@ func (b *backlog) release(gathering []*held) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, h := range gathering {
+		if b.small == h {
+			b.small = nil
+			b.share.Stop()
+		}
 		delete(b.held, h)
 		b.sizes[h.lane] = b.sizes[h.lane].minus(h)
 		if h.lane != queue.WaitingLane {
@@ -231,7 +295,8 @@ func (b *backlog) release(gathering []*held) {
 		}
 	}
 	b.gauge.Set(float64(len(b.held)))
-	b.changed.Broadcast()
+	b.room.Broadcast()
+	b.signal()
 }
 
 // messages returns all messages that are held.
@@ -250,7 +315,8 @@ func (b *backlog) close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.closed = true
-	b.changed.Broadcast()
+	b.room.Broadcast()
+	b.work.Broadcast()
 }
 
 func (b *backlog) isClosed() bool {

@@ -124,6 +124,76 @@ func TestBacklog_Share(t *testing.T) {
 	}
 }
 
+// While a small gathering is being saved, no other small one is, and what has come shares the next one.
+func TestBacklog_SmallGatheringsShare(t *testing.T) {
+	t.Parallel()
+	add := func(b *backlog, lane string, items int) { b.add(&held{lane: lane, delivery: 1, items: items}) }
+	hasGathering := func(b *backlog) bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return b.hasGathering()
+	}
+	small := func(t *testing.T) (*backlog, []*held) {
+		b := newBacklog(newWorkerMetrics(nil).held)
+		b.shareTime = time.Hour
+		add(b, queue.WaitingLane, 1)
+		gathering := b.nextGathering()
+		if add(b, queue.WaitingLane, 1); hasGathering(b) {
+			t.Error("a single item does not wait for another one's transaction")
+		}
+		if add(b, "later-1", 1); hasGathering(b) {
+			t.Error("an item that nobody waits for does not wait for another one's transaction")
+		}
+		return b, gathering
+	}
+	t.Run("until the commit", func(t *testing.T) {
+		b, gathering := small(t)
+		if b.committed(gathering); !hasGathering(b) {
+			t.Fatal("what has come does not follow the commit")
+		}
+		add(b, queue.WaitingLane, 1)
+		if n := len(b.nextGathering()); n != 2 {
+			t.Errorf("%d items share the next transaction, want both of the waiting lane", n)
+		}
+	})
+	t.Run("until it has failed", func(t *testing.T) {
+		b, gathering := small(t)
+		if b.release(gathering); !hasGathering(b) {
+			t.Error("what has come waits for a transaction that has ended")
+		}
+	})
+	t.Run("until there is enough", func(t *testing.T) {
+		b, gathering := small(t)
+		add(b, queue.WaitingLane, smallBound.items-3)
+		if hasGathering(b) {
+			t.Errorf("%d items are saved beside a small gathering", smallBound.items-1)
+		}
+		if add(b, queue.WaitingLane, 1); !hasGathering(b) {
+			t.Fatalf("%d items wait for a small gathering", smallBound.items)
+		}
+		b.nextGathering()
+		b.committed(gathering)
+	})
+	t.Run("not for a large one", func(t *testing.T) {
+		b := newBacklog(newWorkerMetrics(nil).held)
+		add(b, queue.WaitingLane, smallBound.items)
+		b.nextGathering()
+		if add(b, queue.WaitingLane, 1); !hasGathering(b) {
+			t.Error("an item waits for a large gathering")
+		}
+	})
+	t.Run("nor for long", func(t *testing.T) {
+		b := newBacklog(newWorkerMetrics(nil).held)
+		b.shareTime = time.Millisecond
+		add(b, queue.WaitingLane, 1)
+		b.nextGathering()
+		add(b, queue.WaitingLane, 1)
+		if n := len(b.nextGathering()); n != 1 {
+			t.Errorf("a gathering of %d", n)
+		}
+	})
+}
+
 func (stuckStore) Save(ctx context.Context, _ []*intake.Chunk) (intake.Saved, error) {
 	<-ctx.Done()
 	return intake.Saved{}, ctx.Err()

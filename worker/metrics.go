@@ -27,7 +27,7 @@ func newWorkerMetrics(r prometheus.Registerer) *workerMetrics {
 	w := &workerMetrics{
 		gathering: m.NewHistogram(prometheus.HistogramOpts{
 			Name: "intake_worker_gathering_items", Help: "Items that one transaction was to save.",
-			Buckets: prometheus.ExponentialBuckets(1, 4, 8),
+			Buckets: prometheus.ExponentialBuckets(1, 2, 14),
 		}),
 		save: m.NewHistogram(prometheus.HistogramOpts{
 			Name: "intake_worker_save_seconds", Help: "Time of one transaction, failed ones included.",

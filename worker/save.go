@@ -34,6 +34,7 @@ func (w *Worker) saveGathering(ctx context.Context, gathering []*held) {
 	suspect := gathering[0]
 	switch {
 	case err == nil:
+		w.backlog.committed(gathering)
 		w.suspects.noteSaved(gathering)
 		w.settle(ctx, gathering, saved)
 	case isStranger:

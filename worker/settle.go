@@ -30,12 +30,10 @@ func (w *Worker) settle(ctx context.Context, gathering []*held, saved intake.Sav
 		if err := h.msg.Ack(); err != nil {
 			w.opts.Logger.Debug("cannot acknowledge a message, it will be delivered again", zap.Error(err))
 		}
-		for i, chunk := range h.chunks {
-			w.count(chunk, outcomes[i])
-		}
 		outcomes = outcomes[len(h.chunks):]
 	}
 	failpoint.Hit("worker/acknowledged")
+	w.count(gathering, saved.Outcomes)
 	if w.opts.Marker == nil || len(saved.Keys) == 0 {
 		return
 	}
@@ -64,22 +62,29 @@ func (w *Worker) deleteWithdrawn(ctx context.Context, msg jetstream.Msg) {
 	}
 }
 
-func (w *Worker) count(chunk *intake.Chunk, outcome intake.Outcome) {
-	if outcome.Withdrawn {
-		return
-	}
-	// The front has counted the items that it rejected.
-	notSaved := len(outcome.NotSaved) - len(chunk.Rejected)
-	w.metrics.items.WithLabelValues(intake.CodeSaved.String()).Add(float64(len(chunk.Clients) - notSaved))
-	if notSaved == 0 {
-		return
-	}
-	for _, v := range outcome.NotSaved {
-		switch v.Code {
-		case intake.CodeDuplicateOfSaved, intake.CodeRefused:
-			w.metrics.items.WithLabelValues(v.Code.String()).Inc()
+// count counts the items of a gathering by their codes. The front has counted those that it rejected.
+func (w *Worker) count(gathering []*held, outcomes []intake.Outcome) {
+	saved := 0
+	for _, h := range gathering {
+		for i, chunk := range h.chunks {
+			if outcomes[i].Withdrawn {
+				continue
+			}
+			notSaved := len(outcomes[i].NotSaved) - len(chunk.Rejected)
+			saved += len(chunk.Clients) - notSaved
+			if notSaved == 0 {
+				continue
+			}
+			for _, v := range outcomes[i].NotSaved {
+				switch v.Code {
+				case intake.CodeDuplicateOfSaved, intake.CodeRefused:
+					w.metrics.items.WithLabelValues(v.Code.String()).Inc()
+				}
+			}
 		}
+		outcomes = outcomes[len(h.chunks):]
 	}
+	w.metrics.items.WithLabelValues(intake.CodeSaved.String()).Add(float64(saved))
 }
 
 // sendOutcomes sends each front its outcomes, in as few messages as possible.

@@ -23,6 +23,9 @@
 //   - In turn. A gathering of the later lanes takes one message of each lane in turn, so that a
 //     partner who has queued a lot does not hold up the others. It is smaller than one of the
 //     waiting lane, since waiting batches that arrive meanwhile are held up by it.
+//   - Together. While a small gathering is being saved, no other small one is: what has come shares
+//     the next transaction, after 50 ms at the latest. A lone batch waits for nothing, and neither
+//     does what comes while a large gathering is being saved.
 //   - In turn at the front as well. The publisher takes what waits of one partner and lane, then of
 //     the next.
 //   - Room. The last quarter of the log accepts only batches whose clients wait. What is processed
