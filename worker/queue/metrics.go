@@ -7,6 +7,7 @@ import (
 
 type queueMetrics struct {
 	publish   prometheus.Histogram
+	items     prometheus.Histogram
 	published prometheus.Counter
 	failures  *prometheus.CounterVec
 	backlog   prometheus.Gauge
@@ -18,6 +19,10 @@ func newQueueMetrics(r prometheus.Registerer) *queueMetrics {
 		publish: m.NewHistogram(prometheus.HistogramOpts{
 			Name: "intake_queue_publish_seconds", Help: "Time of one publish to the stream, failed ones included.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
+		}),
+		items: m.NewHistogram(prometheus.HistogramOpts{
+			Name: "intake_queue_publish_items", Help: "Items of the batches that one publish queued together.",
+			Buckets: prometheus.ExponentialBuckets(1, 4, 8),
 		}),
 		published: m.NewCounter(prometheus.CounterOpts{
 			Name: "intake_queue_published_messages_total",

@@ -41,6 +41,15 @@ func (g group) chunks() (chunks []*intake.Chunk) {
 	return chunks
 }
 
+func (g group) items() (items int) {
+	for _, s := range g {
+		for _, chunk := range s.chunks {
+			items += chunk.Len
+		}
+	}
+	return items
+}
+
 // deadline returns the earliest deadline.
 func (g group) deadline() time.Time {
 	first := g[0].deadline
@@ -87,6 +96,9 @@ func (q *Queue) publishGroup(ctx context.Context, g group) error {
 	failpoint.Hit("queue/publishing")
 	err := q.publishUntilKnown(ctx, g, q.messages(base, g))
 	failpoint.Hit("queue/published")
+	if err == nil {
+		q.metrics.items.Observe(float64(g.items()))
+	}
 	return err
 }
 

@@ -1,17 +1,20 @@
 package queue
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/url"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"intake"
 	"intake/internal/local/localtest"
@@ -124,6 +127,49 @@ func TestSubmit_PartOfABatchIsQueued(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.wantMessages(t, 2)
+}
+
+// Batches that come while another one is being published are published together.
+func TestSubmit_PublishesTogether(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	registry := prometheus.NewRegistry()
+	q, err := New(r.nc, Options{Ledger: &r.ledger, Stream: StreamOptions{MaxBytes: 64 << 20}, Registerer: registry})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := createLog(t.Context(), r.js, q.opts.Stream); err != nil {
+		t.Fatal(err)
+	}
+	start(t, func(ctx context.Context) error {
+		// Nothing is published before all have come.
+		localtest.Eventually(t, "all batches have come", func() bool {
+			q.waiting.mu.Lock()
+			defer q.waiting.mu.Unlock()
+			return !q.waiting.waiting.IsEmpty() && len(q.waiting.waiting.Next()) == 3
+		})
+		return q.Run(ctx)
+	})
+	q.checked.Store(connectionOf(r.nc))
+	var submitting sync.WaitGroup
+	for _, ids := range [][]string{{"a"}, {"b", "c"}, {"d"}} {
+		submitting.Go(func() { submit(t, q, newBatch(ids...)) })
+	}
+	submitting.Wait()
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		if family.GetName() == "intake_queue_publish_items" {
+			h := family.GetMetric()[0].GetHistogram()
+			if h.GetSampleCount() != 1 || h.GetSampleSum() != 4 {
+				t.Errorf("%d publishes of %g items, want 1 of 4", h.GetSampleCount(), h.GetSampleSum())
+			}
+			return
+		}
+	}
+	t.Error("there is no intake_queue_publish_items")
 }
 
 // What nobody waits for is refused before the stream is full, and in time
