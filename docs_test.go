@@ -39,7 +39,8 @@ func readDocument(t *testing.T, file string) *document {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &document{file: file, lines: strings.Split(strings.TrimSuffix(string(text), "\n"), "\n"), anchors: make(map[string]bool)}
+	d := &document{file: file, lines: strings.Split(strings.TrimSuffix(string(text), "\n"), "\n"),
+		anchors: make(map[string]bool)}
 	var prose strings.Builder
 	fenced := false
 	for _, line := range d.lines {
@@ -86,7 +87,8 @@ func documents(t *testing.T) map[string]*document {
 		switch {
 		case err != nil:
 			return err
-		case entry.IsDir() && file != "." && (strings.HasPrefix(entry.Name(), ".") || entry.Name() == "node_modules" || entry.Name() == "bin"):
+		case entry.IsDir() && file != "." && (strings.HasPrefix(entry.Name(), ".") || entry.Name() == "node_modules" ||
+			entry.Name() == "bin"):
 			return fs.SkipDir
 		case !entry.IsDir() && strings.HasSuffix(file, ".md"):
 			docs[filepath.ToSlash(file)] = readDocument(t, file)
@@ -112,7 +114,8 @@ func TestDocuments_Width(t *testing.T) {
 			t.Errorf("%s has %d lines, at most %d are allowed", file, len(d.lines), maxLines)
 		}
 		for i, line := range d.lines {
-			if n := utf8.RuneCountInString(line); n > maxColumns && (file == "README.md" || !strings.HasPrefix(line, "|")) {
+			if n := utf8.RuneCountInString(line); n > maxColumns &&
+				(file == "README.md" || !strings.HasPrefix(line, "|")) {
 				t.Errorf("%s:%d has %d columns, at most %d are allowed", file, i+1, n, maxColumns)
 			}
 		}

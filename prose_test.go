@@ -3,8 +3,10 @@ package intake_test
 import (
 	"go/ast"
 	"go/parser"
+	"go/scanner"
 	"go/token"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -27,10 +29,15 @@ var prose = []struct {
 	{regexp.MustCompile(`\bmay use it at once\b`), "is safe for concurrent use"},
 }
 
-// maxCommentColumns bounds the lines of comments. A tab counts for four columns.
-const maxCommentColumns = 120
+// maxColumns bounds lines. A tab counts for four columns. A line of code may be longer if it has a string
+// of longString columns or more: an error text, a query or a help text stays in one piece.
+const (
+	maxColumns = 120
+	longString = 50
+	tab        = 4
+)
 
-// Comments are in the words that Go programmers expect, and fit on a screen.
+// Comments are in the words that Go programmers expect, and lines fit on a screen.
 func TestProse(t *testing.T) {
 	err := filepath.WalkDir(".", func(file string, entry fs.DirEntry, err error) error {
 		switch {
@@ -49,7 +56,7 @@ func TestProse(t *testing.T) {
 		for _, group := range parsed.Comments {
 			checkProse(t, files, group)
 		}
-		return nil
+		return checkColumns(t, file)
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -66,10 +73,37 @@ func checkProse(t *testing.T, files *token.FileSet, group *ast.CommentGroup) {
 				t.Errorf("%s: %q: write %q", at, found, p.instead)
 			}
 		}
-		const tab = 4
-		width := tab*(at.Column-1) + utf8.RuneCountInString(comment.Text)
-		if ownLine := at.Column <= 8; ownLine && width > maxCommentColumns {
-			t.Errorf("%s: the comment has %d columns, more than %d", at, width, maxCommentColumns)
+	}
+}
+
+// checkColumns checks the lines of a file.
+func checkColumns(t *testing.T, file string) error {
+	t.Helper()
+	source, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	files := token.NewFileSet()
+	var s scanner.Scanner
+	s.Init(files.AddFile(file, files.Base(), len(source)), source, nil, 0)
+	exempt := make(map[int]bool) // lines with a long string
+	for {
+		pos, kind, text := s.Scan()
+		if kind == token.EOF {
+			break
+		}
+		if kind == token.STRING && utf8.RuneCountInString(text) >= longString {
+			first := files.Position(pos).Line
+			for n := range strings.Count(text, "\n") + 1 {
+				exempt[first+n] = true
+			}
 		}
 	}
+	for n, line := range strings.Split(string(source), "\n") {
+		width := utf8.RuneCountInString(line) + (tab-1)*strings.Count(line, "\t")
+		if width > maxColumns && !exempt[n+1] {
+			t.Errorf("%s:%d: the line has %d columns, more than %d", file, n+1, width, maxColumns)
+		}
+	}
+	return nil
 }

@@ -16,9 +16,12 @@ func TestVerdicts(t *testing.T) {
 	}{
 		{intake.DuplicateInRequest(3), intake.CodeDuplicateInRequest, "duplicate of item 3 in this request"},
 		{intake.DuplicateOfSaved(true), intake.CodeDuplicateOfSaved, "already saved with the same data"},
-		{intake.DuplicateOfSaved(false), intake.CodeDuplicateOfSaved, "already saved with different data; the saved record was not changed"},
-		{intake.ConflictInRequest([]int{0, 1}, "X"), intake.CodeConflictInRequest, `conflict: items 0 and 1 share partner_client_id "X" but their data differs`},
-		{intake.ConflictInRequest([]int{2, 5, 9}, "X"), intake.CodeConflictInRequest, `conflict: items 2, 5 and 9 share partner_client_id "X" but their data differs`},
+		{intake.DuplicateOfSaved(false), intake.CodeDuplicateOfSaved,
+			"already saved with different data; the saved record was not changed"},
+		{intake.ConflictInRequest([]int{0, 1}, "X"), intake.CodeConflictInRequest,
+			`conflict: items 0 and 1 share partner_client_id "X" but their data differs`},
+		{intake.ConflictInRequest([]int{2, 5, 9}, "X"), intake.CodeConflictInRequest,
+			`conflict: items 2, 5 and 9 share partner_client_id "X" but their data differs`},
 		{
 			intake.ConflictInRequest([]int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}, "X"), intake.CodeConflictInRequest,
 			`conflict: items 0, 1, 2, 3, 4, 5, 6, 7, 8 and 9 share partner_client_id "X" but their data differs`,
@@ -29,7 +32,8 @@ func TestVerdicts(t *testing.T) {
 		},
 		{
 			intake.ConflictInRequest([]int{0, 1}, strings.Repeat("é", 129)+"\x00"), intake.CodeConflictInRequest,
-			`conflict: items 0 and 1 share partner_client_id "` + strings.Repeat("é", 128) + `"… but their data differs`,
+			`conflict: items 0 and 1 share partner_client_id "` + strings.Repeat("é",
+				128) + `"… but their data differs`,
 		},
 		{intake.Invalid("x: required"), intake.CodeInvalid, "x: required"},
 		{intake.Refused("too large"), intake.CodeRefused, "the data store refused this item: too large"},

@@ -56,27 +56,38 @@ func TestInBatch(t *testing.T) {
 		{"no key twice: all go on", []string{a, b}, []intake.Verdict{pending, pending}},
 		{"the first of equal items goes on", []string{a, b, aAgain, a}, []intake.Verdict{
 			pending, pending, intake.DuplicateInRequest(0), intake.DuplicateInRequest(0)}},
-		{"different data: nobody goes on", []string{a, aOther}, []intake.Verdict{conflict("A", 0, 1), conflict("A", 0, 1)}},
+		{"different data: nobody goes on", []string{a, aOther}, []intake.Verdict{conflict("A", 0, 1),
+			conflict("A", 0, 1)}},
 		{"one that differs is enough, wherever it is", []string{a, b, a, aAgain, aOther}, []intake.Verdict{
-			conflict("A", 0, 2, 3, 4), pending, conflict("A", 0, 2, 3, 4), conflict("A", 0, 2, 3, 4), conflict("A", 0, 2, 3, 4)}},
-		{"conflict goes before invalid", []string{bInvalid, b}, []intake.Verdict{conflict("B", 0, 1), conflict("B", 0, 1)}},
-		{"duplicate goes before invalid, whatever becomes of the first", []string{bInvalid, bInvalid + " "}, []intake.Verdict{
-			intake.Invalid(bSays), intake.DuplicateInRequest(0)}},
-		{"left out and null are different values", []string{b, `{"partner_client_id":"B","entity_type":"X","revenue_claims":null}`}, []intake.Verdict{
-			conflict("B", 0, 1), conflict("B", 0, 1)}},
+			conflict("A", 0, 2, 3, 4), pending, conflict("A", 0, 2, 3, 4), conflict("A", 0, 2, 3, 4),
+			conflict("A", 0, 2, 3, 4)}},
+		{"conflict goes before invalid", []string{bInvalid, b}, []intake.Verdict{conflict("B", 0, 1),
+			conflict("B", 0, 1)}},
+		{"duplicate goes before invalid, whatever becomes of the first", []string{bInvalid, bInvalid + " "},
+			[]intake.Verdict{
+				intake.Invalid(bSays), intake.DuplicateInRequest(0)}},
+		{"left out and null are different values",
+			[]string{b, `{"partner_client_id":"B","entity_type":"X","revenue_claims":null}`}, []intake.Verdict{
+				conflict("B", 0, 1), conflict("B", 0, 1)}},
 		{"the order of an array counts", []string{
 			`{"partner_client_id":"B","entity_type":"X","other_identifiers":[{"key":"k","values":["1","2"]}]}`,
-			`{"partner_client_id":"B","entity_type":"X","other_identifiers":[{"key":"k","values":["2","1"]}]}`}, []intake.Verdict{
-			conflict("B", 0, 1), conflict("B", 0, 1)}},
-		{"without a usable key there is no group", []string{five, five, "7", "7", `{"partner_client_id":"A","partner_client_id":"A","entity_type":"X"}`, a}, []intake.Verdict{
+			`{"partner_client_id":"B","entity_type":"X","other_identifiers":[{"key":"k","values":["2","1"]}]}`},
+			[]intake.Verdict{
+				conflict("B", 0, 1), conflict("B", 0, 1)}},
+		{"without a usable key there is no group", []string{five, five, "7", "7",
+			`{"partner_client_id":"A","partner_client_id":"A","entity_type":"X"}`, a}, []intake.Verdict{
 			intake.Invalid(fiveSays), intake.Invalid(fiveSays),
-			intake.Invalid("item: must be a JSON object, not a number"), intake.Invalid("item: must be a JSON object, not a number"),
+			intake.Invalid("item: must be a JSON object, not a number"),
+			intake.Invalid("item: must be a JSON object, not a number"),
 			intake.Invalid("partner_client_id: given more than once"), pending}},
-		{"keys are compared exactly", []string{a, `{"partner_client_id":"a","entity_type":"Y"}`, `{"partner_client_id":"A ","entity_type":"Y"}`}, []intake.Verdict{
+		{"keys are compared exactly", []string{a, `{"partner_client_id":"a","entity_type":"Y"}`,
+			`{"partner_client_id":"A ","entity_type":"Y"}`}, []intake.Verdict{
 			pending, pending, pending}},
-		{"numbers that no float can tell apart are different", []string{claiming("A", "100000000000000.0001"), claiming("A", "100000000000000.0002")},
+		{"numbers that no float can tell apart are different", []string{claiming("A", "100000000000000.0001"),
+			claiming("A", "100000000000000.0002")},
 			[]intake.Verdict{conflict("A", 0, 1), conflict("A", 0, 1)}},
-		{"numbers of one value are the same", []string{claiming("A", "15"), claiming("A", "1.5e1"), claiming("A", "15.000")},
+		{"numbers of one value are the same", []string{claiming("A", "15"), claiming("A", "1.5e1"),
+			claiming("A", "15.000")},
 			[]intake.Verdict{pending, intake.DuplicateInRequest(0), intake.DuplicateInRequest(0)}},
 		{"groups are apart", []string{a, b, aOther, b}, []intake.Verdict{
 			conflict("A", 0, 2), pending, conflict("A", 0, 2), intake.DuplicateInRequest(1)}},
@@ -107,8 +118,10 @@ func TestInBatch_Texts(t *testing.T) {
 		{Code: intake.CodeConflictInRequest, Text: conflict},
 		{Code: intake.CodeDuplicateInRequest, Text: "duplicate of item 2 in this request"},
 		{Code: intake.CodeConflictInRequest, Text: conflict},
-		{Code: intake.CodeConflictInRequest, Text: `conflict: items 6 and 7 share partner_client_id "D" but their data differs`},
-		{Code: intake.CodeConflictInRequest, Text: `conflict: items 6 and 7 share partner_client_id "D" but their data differs`},
+		{Code: intake.CodeConflictInRequest,
+			Text: `conflict: items 6 and 7 share partner_client_id "D" but their data differs`},
+		{Code: intake.CodeConflictInRequest,
+			Text: `conflict: items 6 and 7 share partner_client_id "D" but their data differs`},
 	} {
 		if verdicts[i] != want {
 			t.Errorf("item %d: %+v, want %+v", i, verdicts[i], want)
@@ -265,30 +278,36 @@ func anyItem(t *rapid.T) string {
 	if pick("kind", "object", "object", "object", "object", "object", "object", "object", "other") == "other" {
 		return pick("other", "7", "7.0", "null", `"A"`, "[]", "{}", "true")
 	}
-	key := `"partner_client_id":` + pick("key", `"A"`, `"A"`, `"\u0041"`, `"B"`, `"B"`, `"C"`, `""`, "null", "5", `["A"]`)
+	key := `"partner_client_id":` + pick("key", `"A"`, `"A"`, `"\u0041"`, `"B"`, `"B"`, `"C"`, `""`, "null", "5",
+		`["A"]`)
 	members := []string{
 		key,
 		`"entity_type":` + pick("type", `"X"`, `"X"`, `"X"`, `"\u0058"`, `"Y"`, "5", "5.0", `""`),
 	}
-	switch pick("more", "none", "none", "claim", "claim", "null", "unknown", "key twice", "another twice", "another twice") {
+	switch pick("more", "none", "none", "claim", "claim", "null", "unknown", "key twice", "another twice",
+		"another twice") {
 	case "claim":
 		members = append(members, `"revenue_claims":[`+anyClaim(t, pick)+`]`)
 	case "null":
 		members = append(members, `"revenue_claims":null`)
 	case "unknown":
-		members = append(members, `"x":`+pick("x", "1", "1.0", "10e-1", "1e0", "2", "1e400000", `"1"`, `{"a":1,"b":[2]}`, `{"b":[2.0],"a":1}`))
+		members = append(members, `"x":`+pick("x", "1", "1.0", "10e-1", "1e0", "2", "1e400000", `"1"`,
+			`{"a":1,"b":[2]}`, `{"b":[2.0],"a":1}`))
 	case "key twice":
 		members = append(members, key)
 	case "another twice":
-		members = append(members, `"x":`+pick("x", "1", "1.0", "2"), `"\u0078":`+pick("x again", "1", "2", "2e0", "null"))
+		members = append(members, `"x":`+pick("x", "1", "1.0", "2"), `"\u0078":`+pick("x again", "1", "2", "2e0",
+			"null"))
 	}
 	space := pick("space", "", " ", "\n\t")
-	return space + "{" + strings.Join(rapid.Permutation(members).Draw(t, "order"), space+","+space) + space + "}" + space
+	return space + "{" + strings.Join(rapid.Permutation(members).Draw(t, "order"), space+","+space) + space + "}" +
+		space
 }
 
 func anyClaim(t *rapid.T, pick func(string, ...string) string) string {
 	return "{" + strings.Join(rapid.Permutation([]string{
-		`"start_date":"2025-02-01T00:00:00.000Z"`, `"end_date":"2025-02-28T23:59:59.999Z"`, `"time_period":"Monthly"`, `"currency":"GBP"`,
+		`"start_date":"2025-02-01T00:00:00.000Z"`, `"end_date":"2025-02-28T23:59:59.999Z"`, `"time_period":"Monthly"`,
+		`"currency":"GBP"`,
 		`"total_amount":` + pick("amount", "1", "1.0", "1e0", "0.1e1", "1.0001", "1.00001", "-1"),
 		`"transaction_count":` + pick("count", "1", "1.0", "10e-1", "2"),
 	}).Draw(t, "claim"), ",") + "}"

@@ -42,7 +42,8 @@ func checkVersion(version string) string {
 	if version == "" || semver.Compare("v"+version, "v"+minVersion) >= 0 {
 		return ""
 	}
-	return "the version of Redis is " + version + ": Intake was never tested with it; use Redis " + minVersion + " or newer"
+	return "the version of Redis is " + version + ": Intake was never tested with it; use Redis " + minVersion +
+		" or newer"
 }
 
 func checkEviction(info map[string]string) string {
@@ -55,7 +56,8 @@ func checkEviction(info map[string]string) string {
 	case policy == "noeviction":
 		return "maxmemory-policy in Redis is noeviction: when Redis is full, no more keys are added to the seen set, and each front applies the partners' limits by itself; set it to allkeys-lru"
 	case strings.HasPrefix(policy, "volatile-"):
-		return "maxmemory-policy in Redis is " + policy + ": when Redis is full, it drops the partners' limits and keeps the seen set; set it to allkeys-lru"
+		return "maxmemory-policy in Redis is " + policy +
+			": when Redis is full, it drops the partners' limits and keeps the seen set; set it to allkeys-lru"
 	}
 	return ""
 }

@@ -23,7 +23,8 @@ func TestCheckServers(t *testing.T) {
 			}
 		}
 		warnings, err := dedupe.CheckServers(t.Context(), client)
-		if got := strings.Join(warnings, "\n"); err != nil || got == "" != (test.want == "") || !strings.Contains(got, test.want) {
+		if got := strings.Join(warnings, "\n"); err != nil || got == "" != (test.want == "") ||
+			!strings.Contains(got, test.want) {
 			t.Errorf("maxmemory %s, %s: %q (%v), want %q", test.maxmemory, test.policy, got, err, test.want)
 		}
 	}
@@ -32,7 +33,8 @@ func TestCheckServers(t *testing.T) {
 // A Redis that is too old is warned of, once for a whole cluster.
 func TestCheckVersion(t *testing.T) {
 	t.Parallel()
-	for version, old := range map[string]bool{"5.0.14": true, "6.2.14": true, "7.0.0": false, "7.0.15": false, "7.4.1": false, "8.0.0": false, "": false} {
+	for version, old := range map[string]bool{"5.0.14": true, "6.2.14": true, "7.0.0": false, "7.0.15": false,
+		"7.4.1": false, "8.0.0": false, "": false} {
 		warning := dedupe.CheckVersion(version)
 		if (warning != "") != old || old && !strings.Contains(warning, "the version of Redis is "+version) {
 			t.Errorf("version %q: %q", version, warning)

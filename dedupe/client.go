@@ -25,8 +25,9 @@ func NewClient(urls string) (redis.UniversalClient, error) {
 			options = &redis.UniversalOptions{
 				Username: one.Username, Password: one.Password, DB: one.DB, TLSConfig: one.TLSConfig,
 				// The caller does without Redis rather than wait for a connection.
-				DialTimeout: time.Second, ReadTimeout: 2 * time.Second, WriteTimeout: 2 * time.Second, PoolTimeout: time.Second,
-				MaxRetries: -1, DialerRetries: 1,
+				DialTimeout: time.Second, ReadTimeout: 2 * time.Second, WriteTimeout: 2 * time.Second,
+				PoolTimeout: time.Second,
+				MaxRetries:  -1, DialerRetries: 1,
 				// The caller's deadlines apply to connections too.
 				ContextTimeoutEnabled: true,
 			}
@@ -43,7 +44,8 @@ func NewClient(urls string) (redis.UniversalClient, error) {
 
 // EachServer calls do with the Redis of client, or concurrently with each master of its
 // Redis Cluster.
-func EachServer(ctx context.Context, client redis.UniversalClient, do func(context.Context, *redis.Client) error) error {
+func EachServer(ctx context.Context, client redis.UniversalClient,
+	do func(context.Context, *redis.Client) error) error {
 	switch client := client.(type) {
 	case *redis.ClusterClient:
 		return client.ForEachMaster(ctx, do)

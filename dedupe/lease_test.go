@@ -104,7 +104,8 @@ func TestSeenSet_Turns(t *testing.T) {
 			asks.Go(func() { s.ask(t, 1, clients(ids...)...) })
 		}
 		asks.Wait()
-		if answered, skipped := s.asks(t, "answered"), s.asks(t, "skipped"); answered != 4 || skipped != 6 || s.logs.Len() > 0 {
+		if answered, skipped := s.asks(t, "answered"), s.asks(t, "skipped"); answered != 4 || skipped != 6 ||
+			s.logs.Len() > 0 {
 			t.Errorf("%v answered, %v skipped, log %v", answered, skipped, s.logs.All())
 		}
 		want(t, s.ask(t, 1, key("A", 1)), same)

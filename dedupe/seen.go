@@ -81,7 +81,8 @@ func NewSeenSet(client redis.UniversalClient, opts SeenSetOptions) (*SeenSet, er
 	if opts.AskTimeout <= 0 {
 		opts.AskTimeout = 50 * time.Millisecond
 	}
-	s := &SeenSet{client: client, opts: opts, metrics: newMetrics(opts.Registerer), largeAsks: make(chan struct{}, maxLargeAsks)}
+	s := &SeenSet{client: client, opts: opts, metrics: newMetrics(opts.Registerer), largeAsks: make(chan struct{},
+		maxLargeAsks)}
 	s.together.client, s.together.timeout = client, opts.AskTimeout
 	s.breaker = gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
 		Name:        "redis",
@@ -133,7 +134,8 @@ func (s *SeenSet) readTimeline(ctx context.Context) {
 	defer s.mu.Unlock()
 	if s.timeline != "" && s.timeline != timeline {
 		s.opts.Logger.Info("the data store was restarted, restored or has failed over: the seen set begins anew, which costs speed only; "+
-			"intake seen rebuild fills it again", zap.String("old_timeline", s.timeline), zap.String("new_timeline", timeline))
+			"intake seen rebuild fills it again", zap.String("old_timeline", s.timeline),
+			zap.String("new_timeline", timeline))
 	}
 	s.timeline, s.until = timeline, asked.Add(lease)
 }

@@ -202,7 +202,8 @@ func TestSeenSet_MarkPartners(t *testing.T) {
 	s := redisSeenSet(t)
 	var keys []intake.SavedKey
 	for n := range 3_000 {
-		keys = append(keys, intake.SavedKey{Partner: int32(n%3 + 1), ID: fmt.Sprint(n / 6), Fingerprint: key("", byte(n%3)).Fingerprint})
+		keys = append(keys, intake.SavedKey{Partner: int32(n%3 + 1), ID: fmt.Sprint(n / 6),
+			Fingerprint: key("", byte(n%3)).Fingerprint})
 	}
 	if err := s.Mark(t.Context(), "one", keys); err != nil {
 		t.Fatal(err)
@@ -356,7 +357,8 @@ func TestSeenSet_Model(t *testing.T) {
 		saved := make(map[record]byte)
 		draw := func(what string) (record, byte) {
 			partner := first + rapid.Int32Range(0, 2).Draw(r, what+"'s partner")
-			id := rapid.SampledFrom([]string{"A", "a", "B", "A ", ":", "1:A", "\x00", strings.Repeat("é", 128)}).Draw(r, what+"'s key")
+			id := rapid.SampledFrom([]string{"A", "a", "B", "A ", ":", "1:A", "\x00", strings.Repeat("é", 128)}).Draw(r,
+				what+"'s key")
 			return record{partner, id}, rapid.ByteRange(0, 2).Draw(r, what+"'s data")
 		}
 		for range rapid.IntRange(1, 5).Draw(r, "marks") {
@@ -367,7 +369,8 @@ func TestSeenSet_Model(t *testing.T) {
 					data = before // a saved record never changes
 				}
 				saved[at] = data
-				keys = append(keys, intake.SavedKey{Partner: at.partner, ID: at.id, Fingerprint: key("", data).Fingerprint})
+				keys = append(keys, intake.SavedKey{Partner: at.partner, ID: at.id,
+					Fingerprint: key("", data).Fingerprint})
 			}
 			if err := s.Mark(t.Context(), "one", keys); err != nil {
 				r.Fatal(err)
@@ -438,7 +441,8 @@ func TestSeenSet_OtherTimeline(t *testing.T) {
 	s.mark(t, "one", 1, key("A", 1), key("B", 1))
 	want(t, s.ask(t, 1, key("A", 1)), same)
 	s.history.become("two", nil)
-	localtest.Eventually(t, "the old timeline is not asked any more", func() bool { return s.ask(t, 1, key("A", 1))[0] == no })
+	localtest.Eventually(t, "the old timeline is not asked any more",
+		func() bool { return s.ask(t, 1, key("A", 1))[0] == no })
 	s.mark(t, "one", 1, key("C", 1))
 	want(t, s.ask(t, 1, key("A", 1), key("B", 1), key("C", 1)), no, no, no)
 	s.mark(t, "two", 1, key("A", 2))
@@ -493,12 +497,14 @@ func TestNewClient(t *testing.T) {
 	t.Parallel()
 	if client, ok := newClient(t, "redis://user:secret@127.0.0.1:7001/3").(*redis.Client); !ok {
 		t.Error("one URL is not one Redis")
-	} else if o := client.Options(); o.Addr != "127.0.0.1:7001" || o.Username != "user" || o.Password != "secret" || o.DB != 3 {
+	} else if o := client.Options(); o.Addr != "127.0.0.1:7001" || o.Username != "user" || o.Password != "secret" ||
+		o.DB != 3 {
 		t.Errorf("%+v", o)
 	}
 	if client, ok := newClient(t, " rediss://:secret@a:7001 , rediss://:secret@b ").(*redis.ClusterClient); !ok {
 		t.Error("several URLs are not a cluster")
-	} else if o := client.Options(); !slices.Equal(o.Addrs, []string{"a:7001", "b:6379"}) || o.Password != "secret" || o.TLSConfig == nil {
+	} else if o := client.Options(); !slices.Equal(o.Addrs, []string{"a:7001", "b:6379"}) || o.Password != "secret" ||
+		o.TLSConfig == nil {
 		t.Errorf("%+v", o)
 	}
 }
@@ -507,9 +513,12 @@ func TestNewClient(t *testing.T) {
 func TestNewClient_ErrorsKeepTheSecret(t *testing.T) {
 	t.Parallel()
 	for _, urls := range []string{
-		"", "redis", "http://:secret@127.0.0.1", "redis://:secret@127.0.0.1:x", "redis://:sec%zzret@127.0.0.1", "redis://:secret/abc@127.0.0.1:6379",
-		"redis://user:12/secret@127.0.0.1", "redis://user:12/x/secret@127.0.0.1", "redis://:secret#x@127.0.0.1", "redis://:secret?a=b@127.0.0.1",
-		"redis://:12?secret=b@127.0.0.1", "redis://:secret,abc@127.0.0.1", "secret://127.0.0.1", "redis://:secret@127.0.0.1,", "redis://:\x01secret@127.0.0.1",
+		"", "redis", "http://:secret@127.0.0.1", "redis://:secret@127.0.0.1:x", "redis://:sec%zzret@127.0.0.1",
+		"redis://:secret/abc@127.0.0.1:6379",
+		"redis://user:12/secret@127.0.0.1", "redis://user:12/x/secret@127.0.0.1", "redis://:secret#x@127.0.0.1",
+		"redis://:secret?a=b@127.0.0.1",
+		"redis://:12?secret=b@127.0.0.1", "redis://:secret,abc@127.0.0.1", "secret://127.0.0.1",
+		"redis://:secret@127.0.0.1,", "redis://:\x01secret@127.0.0.1",
 		"redis://:secret@127.0.0.1/secret", "redis://127.0.0.1?db=secret", "redis://127.0.0.1?dial_timeout=secret",
 	} {
 		_, err := dedupe.NewClient(urls)
@@ -517,7 +526,8 @@ func TestNewClient_ErrorsKeepTheSecret(t *testing.T) {
 			t.Errorf("%q: no error", urls)
 			continue
 		}
-		if text := err.Error(); strings.Contains(text, "sec") || strings.Contains(text, "ret") || strings.Contains(text, "%zz") {
+		if text := err.Error(); strings.Contains(text, "sec") || strings.Contains(text, "ret") ||
+			strings.Contains(text, "%zz") {
 			t.Errorf("%q: %s", urls, text)
 		}
 	}

@@ -59,7 +59,8 @@ func TestSeenSet_Cluster(t *testing.T) {
 	for _, n := range []*node{low, high} {
 		localtest.Eventually(t, "the cluster is complete", func() bool {
 			info, err := n.client.ClusterInfo(t.Context()).Result()
-			return err == nil && strings.Contains(info, "cluster_state:ok") && strings.Contains(info, "cluster_slots_ok:16384")
+			return err == nil && strings.Contains(info, "cluster_state:ok") &&
+				strings.Contains(info, "cluster_slots_ok:16384")
 		})
 	}
 	// go-redis tries a server that is away once a second, and learns no sooner
@@ -130,7 +131,8 @@ func startNode(t *testing.T) *node {
 	n := &node{port: freePort(t), bus: freePort(t)}
 	// The shell ends Redis when its input ends: when this process is gone, however.
 	cmd := exec.Command("sh", "-c", `redis-server "$@" & read -r _; kill -9 $!; wait`, "sh",
-		"--port", strconv.Itoa(n.port), "--cluster-port", strconv.Itoa(n.bus), "--bind", "127.0.0.1", "--dir", t.TempDir(),
+		"--port", strconv.Itoa(n.port), "--cluster-port", strconv.Itoa(n.bus), "--bind", "127.0.0.1", "--dir",
+		t.TempDir(),
 		"--cluster-enabled", "yes", "--save", "", "--appendonly", "no")
 	cmd.Stderr = os.Stderr
 	input, err := cmd.StdinPipe()

@@ -163,7 +163,8 @@ func daysIn(year int, month time.Month) int {
 func appendStatus(b []byte, row *statusRow) []byte {
 	b = append(b, 0, 10) // fields
 	b = appendUUID(b, row.chunk.Batch)
-	for _, v := range [...]int{row.chunk.Number, row.chunk.Chunks, int(row.chunk.Partner), row.chunk.First, row.chunk.Len, row.completed} {
+	for _, v := range [...]int{row.chunk.Number, row.chunk.Chunks, int(row.chunk.Partner), row.chunk.First,
+		row.chunk.Len, row.completed} {
 		b = appendInt32(b, v)
 	}
 	b = append(b, 0, 0, 0, 1, 0)

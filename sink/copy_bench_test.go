@@ -33,14 +33,17 @@ func BenchmarkAppendClaims(b *testing.B) {
 	b.Run("by pgx", func(b *testing.B) {
 		b.ReportAllocs()
 		types := pgtype.NewMap()
-		oids := []uint32{pgtype.Int8OID, pgtype.TextOID, pgtype.TextOID, pgtype.DateArrayOID, pgtype.Int8ArrayOID, pgtype.NumericArrayOID}
+		oids := []uint32{pgtype.Int8OID, pgtype.TextOID, pgtype.TextOID, pgtype.DateArrayOID, pgtype.Int8ArrayOID,
+			pgtype.NumericArrayOID}
 		var buffer []byte
 		for b.Loop() {
 			n := len(client.Claims)
-			letters, days, counts, amounts := make([]byte, n), make([]time.Time, n), make([]int64, n), make([]pgtype.Numeric, n)
+			letters, days, counts, amounts := make([]byte, n), make([]time.Time, n), make([]int64, n),
+				make([]pgtype.Numeric, n)
 			for i := range client.Claims {
 				claim := &client.Claims[i]
-				letters[i], days[i], counts[i] = letterOf(claim.Period), time.UnixMicro(int64(claim.Start)).UTC(), claim.TransactionCount
+				letters[i], days[i], counts[i] = letterOf(claim.Period), time.UnixMicro(int64(claim.Start)).UTC(),
+					claim.TransactionCount
 				amounts[i] = pgtype.Numeric{Int: new(big.Int).SetUint64(claim.TotalAmount.Abs), Exp: -4, Valid: true}
 			}
 			buffer = buffer[:0]

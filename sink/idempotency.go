@@ -16,7 +16,8 @@ import (
 // Reserve reserves an Idempotency-Key of a partner for a request whose body has this
 // SHA-256. batch is the id of the request's batch, and names the holder as well. The
 // reservation lasts for lease: if there is no answer by then, a repeat takes over.
-func (s *Store) Reserve(ctx context.Context, partner int32, key string, hash [32]byte, batch uuid.UUID, lease time.Duration) (intake.Reservation, error) {
+func (s *Store) Reserve(ctx context.Context, partner int32, key string, hash [32]byte, batch uuid.UUID,
+	lease time.Duration) (intake.Reservation, error) {
 	const reserve = `
 		insert into idempotency_keys as k (partner_id, key, body_hash, batch_id, owner, lease_until)
 		values ($1, $2, $3, $4, $4, clock_timestamp() + $5)
@@ -62,7 +63,8 @@ func (s *Store) Reserve(ctx context.Context, partner int32, key string, hash [32
 //
 // The statement that reserves can't see that: it may have waited for the withdrawal, and
 // its snapshot is older. From here on only the owner may withdraw the batch.
-func (s *Store) inherit(ctx context.Context, partner int32, key string, owner, batch uuid.UUID) (intake.Reservation, error) {
+func (s *Store) inherit(ctx context.Context, partner int32, key string, owner, batch uuid.UUID) (intake.Reservation,
+	error) {
 	const leave = `
 		update idempotency_keys
 		   set batch_id = owner
@@ -94,7 +96,8 @@ func (s *Store) Renew(ctx context.Context, partner int32, holder intake.Holder, 
 // KeepAnswer keeps the answer to a batch and returns it, or the answer that was kept
 // for this batch before. It returns [intake.ErrTakenOver] if there is none and the
 // key has another holder or another batch.
-func (s *Store) KeepAnswer(ctx context.Context, partner int32, holder intake.Holder, batch uuid.UUID, answer []byte) (first []byte, err error) {
+func (s *Store) KeepAnswer(ctx context.Context, partner int32, holder intake.Holder, batch uuid.UUID,
+	answer []byte) (first []byte, err error) {
 	const query = `
 		update idempotency_keys
 		   set answer = coalesce(answer, $5)

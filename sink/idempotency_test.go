@@ -19,7 +19,8 @@ func TestStore_ReserveDuringWithdraw(t *testing.T) {
 	ctx := t.Context()
 	first, second := chunk(client(0, "a", 1)), chunk(client(0, "a", 1))
 	hash := [32]byte{1}
-	if c, err := store.Reserve(ctx, 1, "key", hash, first.Batch, -time.Second); err != nil || c.State != intake.ReservationFresh {
+	if c, err := store.Reserve(ctx, 1, "key", hash, first.Batch, -time.Second); err != nil ||
+		c.State != intake.ReservationFresh {
 		t.Fatal(c, err)
 	}
 	// The withdrawal waits for this row after it has locked the key.
@@ -58,11 +59,13 @@ func TestStore_ReserveDuringWithdraw(t *testing.T) {
 		t.Fatal(err)
 	}
 	if c := <-reserved; c.State != intake.ReservationFresh || c.Batch != second.Batch {
-		t.Errorf("the one who takes over has the state %d and the batch %s; %s is withdrawn, %s its own", c.State, c.Batch, first.Batch, second.Batch)
+		t.Errorf("the one who takes over has the state %d and the batch %s; %s is withdrawn, %s its own", c.State,
+			c.Batch, first.Batch, second.Batch)
 	}
 	// A later repeat finds the same batch.
 	third := uuid.Must(uuid.NewV7())
-	if c, err := store.Reserve(ctx, 1, "key", hash, third, time.Minute); err != nil || c.State != intake.ReservationRunning || c.Batch != second.Batch {
+	if c, err := store.Reserve(ctx, 1, "key", hash, third, time.Minute); err != nil ||
+		c.State != intake.ReservationRunning || c.Batch != second.Batch {
 		t.Errorf("a later repeat gets %+v %v", c, err)
 	}
 }

@@ -105,7 +105,8 @@ func (s *Store) RotateKey(ctx context.Context, after time.Duration) (fresh Signi
 			return err
 		}
 		fresh.SignsFrom = now.Add(after)
-		if _, err := tx.Exec(ctx, "update signing_keys set signs_until = $1 where signs_until is null", fresh.SignsFrom); err != nil {
+		if _, err := tx.Exec(ctx, "update signing_keys set signs_until = $1 where signs_until is null",
+			fresh.SignsFrom); err != nil {
 			return err
 		}
 		return insertKey(ctx, tx, &fresh)

@@ -35,7 +35,8 @@ func TestStore_TidyStatus(t *testing.T) {
 	tidying.Wait()
 	save(t, store, chunk(client(0, "late", 1)), early) // early is answered as it was
 	today := "batch_status_" + now.Format("20060102")
-	if inDay, other := count(t, conn, "select count(*) from "+today), count(t, conn, inDefault); inDay != 2 || other != 0 {
+	if inDay, other := count(t, conn, "select count(*) from "+today), count(t, conn, inDefault); inDay != 2 ||
+		other != 0 {
 		t.Errorf("%d rows in %s and %d in the default partition", inDay, today, other)
 	}
 	if n := count(t, conn, "select count(*) from saved_clients"); n != 2 {

@@ -41,7 +41,8 @@ func (s *Store) AddPartner(ctx context.Context, partner intake.Partner, secretHa
 	if types == nil {
 		types = []string{}
 	}
-	err := s.pool.QueryRow(ctx, query, partner.Name, partner.Currency, types, secretHash[:], partner.Disabled).Scan(&partner.ID)
+	err := s.pool.QueryRow(ctx, query, partner.Name, partner.Currency, types, secretHash[:],
+		partner.Disabled).Scan(&partner.ID)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return intake.Partner{}, ErrPartnerExists
@@ -70,7 +71,8 @@ func (s *Store) Partners(ctx context.Context) ([]PartnerRecord, error) {
 		var hash []byte
 		var oldHashes [][]byte
 		var oldUntil *time.Time
-		if err := row.Scan(&p.ID, &p.Name, &p.Currency, &p.EntityTypes, &hash, &oldHashes, &oldUntil, &p.Disabled, &p.CreatedAt,
+		if err := row.Scan(&p.ID, &p.Name, &p.Currency, &p.EntityTypes, &hash, &oldHashes, &oldUntil, &p.Disabled,
+			&p.CreatedAt,
 			&p.Limits.ItemsPerSecond, &p.Limits.Burst, &p.Limits.Requests, &p.Limits.Bytes); err != nil {
 			return p, err
 		}
@@ -146,7 +148,8 @@ func readPartnerNames(ctx context.Context, conn *pgx.Conn) (map[int32]string, er
 // RotateSecret replaces a partner's client secret with one that has this SHA-256. The old
 // secret, and any earlier one, gets tokens for overlap at most. RotateSecret returns when
 // that ends, or [ErrNoPartner].
-func (s *Store) RotateSecret(ctx context.Context, name string, hash [32]byte, overlap time.Duration) (oldUntil time.Time, err error) {
+func (s *Store) RotateSecret(ctx context.Context, name string, hash [32]byte,
+	overlap time.Duration) (oldUntil time.Time, err error) {
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		const replace = `
 			update partners p
@@ -159,10 +162,12 @@ func (s *Store) RotateSecret(ctx context.Context, name string, hash [32]byte, ov
 		if err := tx.QueryRow(ctx, replace, name, hash[:], overlap).Scan(&id, &old, &oldUntil); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, "update old_secrets set ends_at = least(ends_at, $2) where partner_id = $1", id, oldUntil); err != nil {
+		if _, err := tx.Exec(ctx, "update old_secrets set ends_at = least(ends_at, $2) where partner_id = $1", id,
+			oldUntil); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, "insert into old_secrets (partner_id, secret_hash, ends_at) values ($1, $2, $3)", id, old, oldUntil); err != nil {
+		if _, err := tx.Exec(ctx, "insert into old_secrets (partner_id, secret_hash, ends_at) values ($1, $2, $3)", id,
+			old, oldUntil); err != nil {
 			return err
 		}
 		_, err := tx.Exec(ctx, "delete from old_secrets where partner_id = $1 and ends_at <= clock_timestamp()", id)

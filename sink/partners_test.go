@@ -19,11 +19,13 @@ func TestStore_Partners(t *testing.T) {
 	t.Parallel()
 	store, _ := open(t)
 	ctx := t.Context()
-	partner, err := store.AddPartner(ctx, intake.Partner{Name: "beta", Currency: "EUR", EntityTypes: []string{"A", "B"}}, [32]byte{1})
+	partner, err := store.AddPartner(ctx, intake.Partner{Name: "beta", Currency: "EUR",
+		EntityTypes: []string{"A", "B"}}, [32]byte{1})
 	if err != nil || partner.ID == 0 {
 		t.Fatal(partner, err)
 	}
-	if _, err := store.AddPartner(ctx, intake.Partner{Name: "beta", Currency: "USD"}, [32]byte{}); !errors.Is(err, sink.ErrPartnerExists) {
+	if _, err := store.AddPartner(ctx, intake.Partner{Name: "beta", Currency: "USD"}, [32]byte{}); !errors.Is(err,
+		sink.ErrPartnerExists) {
 		t.Errorf("a second beta: %v", err)
 	}
 	if _, err := store.RotateSecret(ctx, "beta", [32]byte{2}, 0); err != nil {
@@ -75,7 +77,8 @@ func TestStore_RotateSecret(t *testing.T) {
 		}
 		slices.Sort(got)
 		if acme.SecretHash != [32]byte{current} || !slices.Equal(got, old) || !acme.OldSecretUntil.Equal(until) {
-			t.Errorf("secret %d, old ones %d until %s, want %d, %d until %s", acme.SecretHash[0], got, acme.OldSecretUntil, current, old, until)
+			t.Errorf("secret %d, old ones %d until %s, want %d, %d until %s", acme.SecretHash[0], got,
+				acme.OldSecretUntil, current, old, until)
 		}
 		if other.SecretHash != [32]byte{9} || other.OldSecretHashes != nil {
 			t.Errorf("another's secrets are %+v", other)
@@ -85,7 +88,9 @@ func TestStore_RotateSecret(t *testing.T) {
 	expect(1, day, 0)
 	later := rotate(2, 48*time.Hour)
 	expect(2, later, 0, 1)
-	if _, err := conn.Exec(ctx, "update old_secrets set ends_at = clock_timestamp() - interval '1 s' where secret_hash = $1", make([]byte, 32)); err != nil {
+	if _, err := conn.Exec(ctx,
+		"update old_secrets set ends_at = clock_timestamp() - interval '1 s' where secret_hash = $1",
+		make([]byte, 32)); err != nil {
 		t.Fatal(err)
 	}
 	expect(2, later, 1)

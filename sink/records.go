@@ -29,13 +29,15 @@ func (s *Store) Records(ctx context.Context, partner int32, ids []string) ([]int
 
 // Record returns the record of a partner's client and the number of its claims; ok is
 // false if there is none.
-func (s *Store) Record(ctx context.Context, partner int32, id string) (r intake.Record, claims int, ok bool, err error) {
+func (s *Store) Record(ctx context.Context, partner int32, id string) (r intake.Record, claims int, ok bool,
+	err error) {
 	const query = `
 		select partner_client_id, fingerprint, saved_at, batch_id, item,
 		       (select count(*) from revenue_claims r where r.client_id = c.id), ` + awaitStandby + `
 		  from partner_clients c
 		 where partner_id = $1 and partner_client_id = $2`
-	err = s.pool.QueryRow(ctx, query, partner, id).Scan(&r.ID, (*[16]byte)(&r.Fingerprint), &r.SavedAt, &r.Batch, &r.Item, &claims, nil)
+	err = s.pool.QueryRow(ctx, query, partner, id).Scan(&r.ID, (*[16]byte)(&r.Fingerprint), &r.SavedAt, &r.Batch,
+		&r.Item, &claims, nil)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return r, 0, false, nil
 	}
@@ -44,7 +46,8 @@ func (s *Store) Record(ctx context.Context, partner int32, id string) (r intake.
 
 // KeysAfter returns the saved keys that follow last, ordered by partner and id, and the
 // timeline of the data store that they were read on. The zero SavedKey is before all.
-func (s *Store) KeysAfter(ctx context.Context, last intake.SavedKey, limit int) (keys []intake.SavedKey, onTimeline string, err error) {
+func (s *Store) KeysAfter(ctx context.Context, last intake.SavedKey, limit int) (keys []intake.SavedKey,
+	onTimeline string, err error) {
 	const query = `
 		select partner_id, partner_client_id, fingerprint, ` + awaitStandby + `
 		  from partner_clients

@@ -37,7 +37,8 @@ func checkSettings(ctx context.Context, conn *pgx.Conn) error {
 		pid uint32
 	)
 	// One message, as a pooler may route the next one to another session.
-	err := conn.QueryRow(ctx, query, pgx.QueryExecModeSimpleProtocol).Scan(&set.fsync, &set.fullPageWrites, &set.synchronousCommit,
+	err := conn.QueryRow(ctx, query, pgx.QueryExecModeSimpleProtocol).Scan(&set.fsync, &set.fullPageWrites,
+		&set.synchronousCommit,
 		&set.standbys, &set.version, &set.versionName, &pid)
 	if err != nil {
 		return fmt.Errorf("read the settings of Postgres: %w", err)
@@ -59,19 +60,24 @@ func (s settings) check() error {
 	}
 	if s.fsync != "on" {
 		wrong = append(wrong, &safety.Breach{Setting: "fsync in Postgres", Is: s.fsync,
-			Because: "a crash of the machine may take records that were Completed, or the whole database", Do: "set fsync = on"})
+			Because: "a crash of the machine may take records that were Completed, or the whole database",
+			Do:      "set fsync = on"})
 	}
 	if s.fullPageWrites != "on" {
 		wrong = append(wrong, &safety.Breach{Setting: "full_page_writes in Postgres", Is: s.fullPageWrites,
-			Because: "a crash of the machine may corrupt pages with records that were Completed", Do: "set full_page_writes = on"})
+			Because: "a crash of the machine may corrupt pages with records that were Completed",
+			Do:      "set full_page_writes = on"})
 	}
 	if s.synchronousCommit == "off" {
-		wrong = append(wrong, &safety.Breach{Setting: "synchronous_commit in Postgres (for this user and database)", Is: s.synchronousCommit,
+		wrong = append(wrong, &safety.Breach{Setting: "synchronous_commit in Postgres (for this user and database)",
+			Is:      s.synchronousCommit,
 			Because: "a crash may take records that were Completed a moment before", Do: "set synchronous_commit = on"})
 	}
 	if s.synchronousCommit == "local" && s.standbys != "" {
-		wrong = append(wrong, &safety.Breach{Setting: "synchronous_commit in Postgres (for this user and database)", Is: s.synchronousCommit,
-			Because: "a standby of synchronous_standby_names that is promoted may lack records that were Completed", Do: "set synchronous_commit = on"})
+		wrong = append(wrong, &safety.Breach{Setting: "synchronous_commit in Postgres (for this user and database)",
+			Is:      s.synchronousCommit,
+			Because: "a standby of synchronous_standby_names that is promoted may lack records that were Completed",
+			Do:      "set synchronous_commit = on"})
 	}
 	return errors.Join(wrong...)
 }
@@ -111,7 +117,8 @@ func (s *Store) admit(ctx context.Context, conn *pgx.Conn, opts Options) error {
 // processes run.
 func (s *Store) checkSchema(ctx context.Context, conn *pgx.Conn) error {
 	var version int64
-	err := conn.QueryRow(ctx, "select coalesce(max(version_id), 0) from goose_db_version where is_applied").Scan(&version)
+	err := conn.QueryRow(ctx,
+		"select coalesce(max(version_id), 0) from goose_db_version where is_applied").Scan(&version)
 	if answer := (*pgconn.PgError)(nil); errors.As(err, &answer) && answer.Code == undefinedTable {
 		return errors.New("there is no schema in Postgres yet: run intake migrate")
 	}
@@ -123,10 +130,12 @@ func (s *Store) checkSchema(ctx context.Context, conn *pgx.Conn) error {
 	case err != nil:
 		return err
 	case version < known:
-		return fmt.Errorf("the schema in Postgres has version %d, and this program needs %d: run intake migrate", version, known)
+		return fmt.Errorf("the schema in Postgres has version %d, and this program needs %d: run intake migrate",
+			version, known)
 	case version > known && !s.schemaKnown.Load():
 		return &safety.Breach{Setting: "the version of the schema in Postgres", Is: strconv.FormatInt(version, 10),
-			Because: fmt.Sprintf("this program knows versions up to %d, and may save what a newer one misreads", known), Do: "use the program that migrated it"}
+			Because: fmt.Sprintf("this program knows versions up to %d, and may save what a newer one misreads", known),
+			Do:      "use the program that migrated it"}
 	}
 	s.schemaKnown.Store(true)
 	return nil

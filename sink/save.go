@@ -161,7 +161,8 @@ func (g *gathering) assumeFree(ctx context.Context, s *Store, conn *pgx.Conn) ([
 	for i := range g.rows {
 		g.rows[i].setInserted()
 	}
-	clients := copyIn{"begin; " + copyClients, len(g.rows), func(b []byte, i int) []byte { return appendClient(b, &g.rows[i]) }}
+	clients := copyIn{"begin; " + copyClients, len(g.rows),
+		func(b []byte, i int) []byte { return appendClient(b, &g.rows[i]) }}
 	return []copyIn{clients, claimsOf(g.rows)}, nil
 }
 
@@ -402,7 +403,8 @@ func insertClients(ctx context.Context, tx pgx.Tx, rows []row) error {
 		identifiers[i] = client.OtherIdentifiers
 		fingerprints[i], batches[i], items[i] = client.Fingerprint, rows[i].chunk.Batch, int32(client.Item)
 	}
-	inserted, err := tx.Query(ctx, query, recordIDs, partners, ids, types, starts, identifiers, fingerprints, batches, items)
+	inserted, err := tx.Query(ctx, query, recordIDs, partners, ids, types, starts, identifiers, fingerprints, batches,
+		items)
 	if err != nil {
 		return err
 	}
@@ -493,7 +495,10 @@ func (g *gathering) conclude() {
 	}
 	for i := range g.chunks {
 		if !g.final[i] {
-			slices.SortFunc(g.outcomes[i].NotSaved, func(a, b intake.ItemVerdict) int { return cmp.Compare(a.Item, b.Item) })
+			slices.SortFunc(g.outcomes[i].NotSaved, func(a, b intake.ItemVerdict) int {
+				return cmp.Compare(a.Item,
+					b.Item)
+			})
 		}
 		g.outcomes[i] = g.outcomes[g.first[i]]
 	}

@@ -44,7 +44,8 @@ func BenchmarkStore_Save(b *testing.B) {
 			clients := benchClients(shape.items, shape.claims)
 			before := readUsage(b, conn)
 			for b.Loop() {
-				c := &intake.Chunk{Batch: uuid.Must(uuid.NewV7()), Chunks: 1, Partner: 1, Currency: "GBP", Len: len(clients), Clients: clients}
+				c := &intake.Chunk{Batch: uuid.Must(uuid.NewV7()), Chunks: 1, Partner: 1, Currency: "GBP",
+					Len: len(clients), Clients: clients}
 				for i := range clients {
 					clients[i].ID = uuid.NewString()
 				}
@@ -103,12 +104,15 @@ func benchClients(items, claims int) []intake.PartnerClient {
 		clients[i].StartDate = january(0, 0).Start
 		clients[i].OtherIdentifiers = []byte(`[{"key":"MerchantId","values":["123456"]}]`)
 		for n := range clients[i].Claims {
-			start, end, period := time.Date(2024, time.Month(1+n), 1, 0, 0, 0, 0, time.UTC), time.Date(2024, time.Month(2+n), 1, 0, 0, 0, 0, time.UTC), intake.Monthly
+			start, end, period := time.Date(2024, time.Month(1+n), 1, 0, 0, 0, 0, time.UTC),
+				time.Date(2024, time.Month(2+n), 1, 0, 0, 0, 0, time.UTC), intake.Monthly
 			if claims > 24 {
-				start, end, period = time.Date(2024, 1, 1+n, 0, 0, 0, 0, time.UTC), time.Date(2024, 1, 2+n, 0, 0, 0, 0, time.UTC), intake.Daily
+				start, end, period = time.Date(2024, 1, 1+n, 0, 0, 0, 0, time.UTC), time.Date(2024, 1, 2+n, 0, 0, 0, 0,
+					time.UTC), intake.Daily
 			}
 			clients[i].Claims[n] = intake.RevenueClaim{
-				Start: intake.Timestamp(start.UnixMicro()), End: intake.Timestamp(end.UnixMicro() - 1_000), Period: period,
+				Start: intake.Timestamp(start.UnixMicro()), End: intake.Timestamp(end.UnixMicro() - 1_000),
+				Period:      period,
 				TotalAmount: intake.Amount{Abs: uint64(300_002_500 + 7_100*i*n)}, TransactionCount: int64(150 + n),
 			}
 		}

@@ -63,12 +63,14 @@ func january(amount int64, count int64) intake.RevenueClaim {
 // client is an item whose data is named by data.
 func client(item int, id string, data byte, claims ...intake.RevenueClaim) intake.PartnerClient {
 	return intake.PartnerClient{
-		Item: item, ID: id, EntityType: "SoleTrader", StartDate: intake.NoTimestamp, Claims: claims, Fingerprint: intake.Fingerprint{data},
+		Item: item, ID: id, EntityType: "SoleTrader", StartDate: intake.NoTimestamp, Claims: claims,
+		Fingerprint: intake.Fingerprint{data},
 	}
 }
 
 func chunk(clients ...intake.PartnerClient) *intake.Chunk {
-	return &intake.Chunk{Batch: uuid.Must(uuid.NewV7()), Chunks: 1, Partner: 1, Currency: "GBP", Len: len(clients), Clients: clients}
+	return &intake.Chunk{Batch: uuid.Must(uuid.NewV7()), Chunks: 1, Partner: 1, Currency: "GBP", Len: len(clients),
+		Clients: clients}
 }
 
 func save(t *testing.T, store *sink.Store, chunks ...*intake.Chunk) intake.Saved {
@@ -111,7 +113,8 @@ func TestStore_Save(t *testing.T) {
 	saved := save(t, store, c)
 
 	wantNotSaved(t, saved.Outcomes[0], c.Rejected...)
-	if saved.Timeline == "" || len(saved.Keys) != 2 || saved.Keys[0] != (intake.SavedKey{Partner: 1, ID: "one", Fingerprint: one.Fingerprint}) {
+	if saved.Timeline == "" || len(saved.Keys) != 2 ||
+		saved.Keys[0] != (intake.SavedKey{Partner: 1, ID: "one", Fingerprint: one.Fingerprint}) {
 		t.Errorf("timeline %q, keys %v", saved.Timeline, saved.Keys)
 	}
 	var got string
@@ -244,7 +247,8 @@ func TestStore_SaveRefused(t *testing.T) {
 					wantNotSaved(t, outcome)
 					continue
 				}
-				if len(outcome.NotSaved) != 1 || outcome.NotSaved[0].Item != 3 || outcome.NotSaved[0].Code != intake.CodeRefused ||
+				if len(outcome.NotSaved) != 1 || outcome.NotSaved[0].Item != 3 ||
+					outcome.NotSaved[0].Code != intake.CodeRefused ||
 					!strings.Contains(outcome.NotSaved[0].Text, "no_thirteen") {
 					t.Errorf("not saved: %v", outcome.NotSaved)
 				}
@@ -303,7 +307,8 @@ func TestStore_SaveConcurrently(t *testing.T) {
 			for range 3 {
 				c := chunk()
 				for item, key := range random.Perm(keys)[:keys/2] {
-					c.Clients = append(c.Clients, client(item, fmt.Sprint(round, key), byte(random.IntN(2)), january(int64(key), 1)))
+					c.Clients = append(c.Clients, client(item, fmt.Sprint(round, key), byte(random.IntN(2)),
+						january(int64(key), 1)))
 				}
 				c.Len = len(c.Clients)
 				gatherings[n] = append(gatherings[n], c)
@@ -396,25 +401,30 @@ func TestStore_WithdrawReserved(t *testing.T) {
 		}
 	}
 	c.Batch = first
-	if ok, err := store.Withdraw(t.Context(), []*intake.Chunk{c}, &intake.Holder{Key: "k", Owner: first}); ok || !errors.Is(err, intake.ErrTakenOver) {
+	if ok, err := store.Withdraw(t.Context(), []*intake.Chunk{c}, &intake.Holder{Key: "k", Owner: first}); ok ||
+		!errors.Is(err, intake.ErrTakenOver) {
 		t.Errorf("the first one withdraws: %v %v", ok, err)
 	}
-	if err := store.Release(t.Context(), c.Partner, intake.Holder{Key: "k", Owner: first}); !errors.Is(err, intake.ErrTakenOver) {
+	if err := store.Release(t.Context(), c.Partner, intake.Holder{Key: "k", Owner: first}); !errors.Is(err,
+		intake.ErrTakenOver) {
 		t.Errorf("the first one gives up the key: %v", err)
 	}
 	if err := store.Renew(t.Context(), c.Partner, intake.Holder{Key: "k", Owner: first}, time.Hour); err != nil {
 		t.Error(err)
 	}
-	if got, err := store.Reserve(t.Context(), c.Partner, "k", [32]byte{1}, second, time.Hour); err != nil || got.State != intake.ReservationTakenOver {
+	if got, err := store.Reserve(t.Context(), c.Partner, "k", [32]byte{1}, second, time.Hour); err != nil ||
+		got.State != intake.ReservationTakenOver {
 		t.Errorf("the first one has renewed the second one's reservation: %+v %v", got, err)
 	}
 	if err := store.Renew(t.Context(), c.Partner, intake.Holder{Key: "k", Owner: second}, time.Hour); err != nil {
 		t.Error(err)
 	}
-	if got, err := store.Reserve(t.Context(), c.Partner, "k", [32]byte{1}, uuid.Must(uuid.NewV7()), time.Hour); err != nil || got.State != intake.ReservationRunning {
+	if got, err := store.Reserve(t.Context(), c.Partner, "k", [32]byte{1}, uuid.Must(uuid.NewV7()),
+		time.Hour); err != nil || got.State != intake.ReservationRunning {
 		t.Errorf("%+v %v", got, err)
 	}
-	if ok, err := store.Withdraw(t.Context(), []*intake.Chunk{c}, &intake.Holder{Key: "k", Owner: second}); !ok || err != nil {
+	if ok, err := store.Withdraw(t.Context(), []*intake.Chunk{c}, &intake.Holder{Key: "k", Owner: second}); !ok ||
+		err != nil {
 		t.Errorf("the second one withdraws: %v %v", ok, err)
 	}
 	if err := store.Release(t.Context(), c.Partner, intake.Holder{Key: "k", Owner: second}); err != nil {
@@ -450,7 +460,8 @@ func TestStore_SaveAmounts(t *testing.T) {
 	store, conn := open(t)
 	var n int
 	rapid.Check(t, func(rt *rapid.T) {
-		abs := rapid.OneOf(rapid.Uint64Range(0, 1e19-1), rapid.Uint64Range(0, 20_000), rapid.SampledFrom([]uint64{1e4, 1e8, 1e12, 1e16, 1e19 - 1, 12340000})).Draw(rt, "abs")
+		abs := rapid.OneOf(rapid.Uint64Range(0, 1e19-1), rapid.Uint64Range(0, 20_000),
+			rapid.SampledFrom([]uint64{1e4, 1e8, 1e12, 1e16, 1e19 - 1, 12340000})).Draw(rt, "abs")
 		claim := january(0, 0)
 		claim.TotalAmount = intake.Amount{Abs: abs, Neg: abs > 0 && rapid.Bool().Draw(rt, "negative")}
 		id := fmt.Sprint(n)

@@ -247,7 +247,8 @@ func TestStore_StandbyWaitCancelled(t *testing.T) {
 		{"a look at it", func() error { _, err := store.Finished(ctx, 1, a.Batch); return err }},
 		{"a withdrawal", func() error { _, err := store.Withdraw(ctx, []*intake.Chunk{withdrawn}, nil); return err }},
 		{"an answer", func() error {
-			_, err := store.KeepAnswer(ctx, 1, intake.Holder{Key: "key", Owner: first.Batch}, first.Batch, []byte("answer"))
+			_, err := store.KeepAnswer(ctx, 1, intake.Holder{Key: "key", Owner: first.Batch}, first.Batch,
+				[]byte("answer"))
 			return err
 		}},
 		{"a repeat", func() error { _, err := reserve(ctx); return err }},
@@ -267,7 +268,8 @@ func TestStore_StandbyWaitCancelled(t *testing.T) {
 		}
 	}
 	run(t, postgres, "alter system reset synchronous_standby_names", "select pg_reload_conf()")
-	if again, err := reserve(ctx); err != nil || again.State != intake.ReservationAnswered || again.Batch != first.Batch {
+	if again, err := reserve(ctx); err != nil || again.State != intake.ReservationAnswered ||
+		again.Batch != first.Batch {
 		t.Errorf("%+v, %v when no standby is required any more", again, err)
 	}
 }

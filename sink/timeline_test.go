@@ -59,7 +59,8 @@ func TestStore_Timeline_Refused(t *testing.T) {
 	if _, _, err := sink.Migrate(ctx, postgres.URL()); err != nil {
 		t.Fatal(err)
 	}
-	run(t, postgres, "create role plain login password 'secret'", "grant select on all tables in schema public to plain")
+	run(t, postgres, "create role plain login password 'secret'",
+		"grant select on all tables in schema public to plain")
 	plain := func() string {
 		u, err := url.Parse(postgres.URL())
 		if err != nil {
@@ -212,7 +213,8 @@ func TestStore_Pooler(t *testing.T) {
 			t.Errorf("%+v: %v", test, err)
 		}
 		breaches, others := safety.Find(store.Check(ctx))
-		if pooled := len(breaches) == 1 && strings.Contains(breaches[0].Error(), "one through a pooler"); pooled != test.pooled || others != nil {
+		if pooled := len(breaches) == 1 && strings.Contains(breaches[0].Error(),
+			"one through a pooler"); pooled != test.pooled || others != nil {
 			t.Errorf("%+v: %v, %v", test, breaches, others)
 		}
 	}

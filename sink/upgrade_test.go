@@ -31,7 +31,8 @@ func saveAsBefore(ctx context.Context, conn *pgx.Conn, first int64, c *intake.Ch
 		client := &c.Clients[i]
 		id := first + int64(i)
 		clients = append(clients, []any{
-			id, nil, uuid.UUID(client.Fingerprint), c.Batch, int32(client.Item), c.Partner, client.ID, client.EntityType, nil,
+			id, nil, uuid.UUID(client.Fingerprint), c.Batch, int32(client.Item), c.Partner, client.ID,
+			client.EntityType, nil,
 		})
 		for n, claim := range client.Claims {
 			amount := pgtype.Numeric{Int: new(big.Int).SetUint64(claim.TotalAmount.Abs), Exp: -4, Valid: true}
@@ -52,11 +53,14 @@ func saveAsBefore(ctx context.Context, conn *pgx.Conn, first int64, c *intake.Ch
 		}{
 			{"partner_clients", "id client_start_date fingerprint batch_id item partner_id partner_client_id entity_type other_identifiers", clients},
 			{"revenue_claims", "client_id start_date end_date transaction_count position total_amount time_period currency", claims},
-			{"batch_status", "batch_id chunk chunks partner_id first_item items completed withdrawn not_saved keys", [][]any{
-				{c.Batch, int32(c.Number), int32(c.Chunks), c.Partner, int32(c.First), int32(c.Len), int32(c.Len), false, nil, nil},
-			}},
+			{"batch_status", "batch_id chunk chunks partner_id first_item items completed withdrawn not_saved keys",
+				[][]any{
+					{c.Batch, int32(c.Number), int32(c.Chunks), c.Partner, int32(c.First), int32(c.Len), int32(c.Len),
+						false, nil, nil},
+				}},
 		} {
-			if _, err := tx.CopyFrom(ctx, pgx.Identifier{copy.table}, strings.Fields(copy.columns), pgx.CopyFromRows(copy.rows)); err != nil {
+			if _, err := tx.CopyFrom(ctx, pgx.Identifier{copy.table}, strings.Fields(copy.columns),
+				pgx.CopyFromRows(copy.rows)); err != nil {
 				return fmt.Errorf("%s: %w", copy.table, err)
 			}
 		}
@@ -73,7 +77,8 @@ func manyClaims() []intake.RevenueClaim {
 		}
 		return intake.Timestamp(t.UnixMicro())
 	}
-	claims := []intake.RevenueClaim{january(30000_2500, 150), january(-1, -1), january(0, 0), january(1, 1_000_000_000_000)}
+	claims := []intake.RevenueClaim{january(30000_2500, 150), january(-1, -1), january(0, 0),
+		january(1, 1_000_000_000_000)}
 	claims[3].TotalAmount.Abs = 9_999_999_999_999_999_999
 	for _, c := range [][2]string{
 		{"2024-02-01T00:00:00Z", "2024-02-29T23:59:59.999Z"},
@@ -85,14 +90,16 @@ func manyClaims() []intake.RevenueClaim {
 		{"0001-01-01T00:00:00Z", "0001-01-31T23:59:59.999Z"},
 		{"9999-12-01T00:00:00Z", "9999-12-31T23:59:59.999Z"},
 	} {
-		claims = append(claims, intake.RevenueClaim{Start: at(c[0]), End: at(c[1]), Period: intake.Monthly, TransactionCount: 1})
+		claims = append(claims, intake.RevenueClaim{Start: at(c[0]), End: at(c[1]), Period: intake.Monthly,
+			TransactionCount: 1})
 	}
 	for _, c := range [][2]string{
 		{"2024-02-29T00:00:00Z", "2024-02-29T23:59:59.999Z"},
 		{"1969-12-31T00:00:00Z", "1969-12-31T23:59:59.999Z"},
 		{"2025-10-26T00:00:00Z", "2025-10-26T23:59:59.999Z"},
 	} {
-		claims = append(claims, intake.RevenueClaim{Start: at(c[0]), End: at(c[1]), Period: intake.Daily, TotalAmount: intake.Amount{Abs: 5}})
+		claims = append(claims, intake.RevenueClaim{Start: at(c[0]), End: at(c[1]), Period: intake.Daily,
+			TotalAmount: intake.Amount{Abs: 5}})
 	}
 	return claims
 }
@@ -154,13 +161,15 @@ func TestStore_SaveBesideWorkersOfBefore(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer before.Close(context.WithoutCancel(ctx))
-	for _, sql := range []string{"set timezone to 'Australia/Eucla'", "insert into partners (name, currency, secret_hash) values ('acme', 'GBP', '')"} {
+	for _, sql := range []string{"set timezone to 'Australia/Eucla'",
+		"insert into partners (name, currency, secret_hash) values ('acme', 'GBP', '')"} {
 		if _, err := before.Exec(ctx, sql); err != nil {
 			t.Fatal(err)
 		}
 	}
 	newChunk := func(name string) *intake.Chunk {
-		c := chunk(client(0, name, 1, manyClaims()...), client(1, name+" to the microsecond", 2, inMicroseconds(manyClaims())...), client(2, name+" without", 3))
+		c := chunk(client(0, name, 1, manyClaims()...), client(1, name+" to the microsecond", 2,
+			inMicroseconds(manyClaims())...), client(2, name+" without", 3))
 		c.Currency = "EUR"
 		return c
 	}
@@ -197,7 +206,8 @@ func TestStore_SaveBesideWorkersOfBefore(t *testing.T) {
 	shown = claimRows(t, before)
 	for _, name := range []string{"second", "third"} {
 		for _, kind := range []string{"", " to the microsecond"} {
-			if diff := cmp.Diff(shown["first"+kind], shown[name+kind]); diff != "" || len(shown[name+kind]) != len(manyClaims()) {
+			if diff := cmp.Diff(shown["first"+kind], shown[name+kind]); diff != "" ||
+				len(shown[name+kind]) != len(manyClaims()) {
 				t.Errorf("%s%s:\n%s", name, kind, diff)
 			}
 		}

@@ -101,7 +101,8 @@ func TestWorker_DuplicateWindowPassed(t *testing.T) {
 		if _, err := r.js.UpdateStream(t.Context(), config); err != nil {
 			t.Fatal(err)
 		}
-		ack, err := r.js.PublishMsg(t.Context(), &nats.Msg{Subject: stored.Subject, Header: stored.Header, Data: stored.Data})
+		ack, err := r.js.PublishMsg(t.Context(), &nats.Msg{Subject: stored.Subject, Header: stored.Header,
+			Data: stored.Data})
 		return err == nil && !ack.Duplicate
 	})
 	start(t, r.worker(t, Options{}).Run)

@@ -67,7 +67,8 @@ func (w *Worker) fetchUntilError(ctx context.Context) error {
 func (w *Worker) fetchWaiting(ctx context.Context, consumer queue.LaneConsumer) error {
 	maxBytes := max(prefetchBytes, int(w.nc.MaxPayload())+queue.MessageOverhead)
 	for ctx.Err() == nil {
-		batch, err := consumer.Fetch(prefetchMessages, jetstream.FetchMaxBytes(maxBytes), jetstream.FetchMaxWait(fetchTime))
+		batch, err := consumer.Fetch(prefetchMessages, jetstream.FetchMaxBytes(maxBytes),
+			jetstream.FetchMaxWait(fetchTime))
 		if err == nil {
 			for h := range w.hold(consumer.Lane, batch, prefetchMessages) {
 				w.read(ctx, h)

@@ -92,7 +92,10 @@ func TestWorker_Lanes(t *testing.T) {
 	r.wantAllAcked(t)
 
 	at := func(partner int32) int {
-		return slices.IndexFunc(store.gathered, func(partners []int32) bool { return slices.Contains(partners, partner) })
+		return slices.IndexFunc(store.gathered, func(partners []int32) bool {
+			return slices.Contains(partners,
+				partner)
+		})
 	}
 	// The first gathering was begun before the others came.
 	if first := store.gathered[0]; len(first) > 2 {

@@ -216,7 +216,8 @@ func (r *recovery) reserve(ctx context.Context, chunks []*intake.Chunk) error {
 		if chunk.Holder == nil || chunk.Number > 0 {
 			continue
 		}
-		reservation, err := r.opts.Store.Reserve(ctx, chunk.Partner, chunk.Holder.Key, chunk.Holder.BodyHash, chunk.Batch, 0)
+		reservation, err := r.opts.Store.Reserve(ctx, chunk.Partner, chunk.Holder.Key, chunk.Holder.BodyHash,
+			chunk.Batch, 0)
 		if err != nil {
 			return err
 		}

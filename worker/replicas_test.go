@@ -60,7 +60,8 @@ func TestReplicas_TooFewServers(t *testing.T) {
 				t.Fatal(err)
 			}
 			if before {
-				if _, err := queue.SetUp(t.Context(), js, queue.StreamOptions{MaxBytes: 64 << 20}, time.Minute); err != nil {
+				if _, err := queue.SetUp(t.Context(), js, queue.StreamOptions{MaxBytes: 64 << 20},
+					time.Minute); err != nil {
 					t.Fatal(err)
 				}
 			}

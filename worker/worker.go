@@ -150,7 +150,8 @@ func (w *Worker) Run(ctx context.Context) error {
 	checked := make(chan struct{})
 	others.Go(func() {
 		passed := sync.OnceFunc(func() { close(checked) })
-		if breach := w.opts.Check.Watch(ctx, w.nc, w.opts.Stream, w.opts.Logger, func(uint64) { passed() }); breach != nil {
+		if breach := w.opts.Check.Watch(ctx, w.nc, w.opts.Stream, w.opts.Logger,
+			func(uint64) { passed() }); breach != nil {
 			end(breach)
 		}
 	})

@@ -153,7 +153,8 @@ func newBatch(ids ...string) *intake.Batch {
 	for i, id := range ids {
 		batch.Items = append(batch.Items, intake.Item{Raw: []byte(`{}`), Key: id, Client: intake.PartnerClient{
 			Item: i, ID: id, EntityType: "SoleTrader", StartDate: intake.NoTimestamp,
-			Claims: []intake.RevenueClaim{{Period: intake.Monthly, TotalAmount: intake.Amount{Abs: 1}, TransactionCount: 1}},
+			Claims: []intake.RevenueClaim{{Period: intake.Monthly, TotalAmount: intake.Amount{Abs: 1},
+				TransactionCount: 1}},
 		}})
 	}
 	batch.Verdicts = make([]intake.Verdict, len(ids))
@@ -406,7 +407,8 @@ func TestWorker_PurgeProcessed(t *testing.T) {
 	}
 	publish := func(n int) {
 		for range n {
-			if _, err := w.js.Publish(t.Context(), queue.SubjectPrefix+"waiting.acme.x.0", make([]byte, 100<<10)); err != nil {
+			if _, err := w.js.Publish(t.Context(), queue.SubjectPrefix+"waiting.acme.x.0",
+				make([]byte, 100<<10)); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -43,7 +43,8 @@ func TestSpread(t *testing.T) {
 // A ratio is of one round: the machine may be slower in another one.
 func TestResult_Ratio(t *testing.T) {
 	r := result{Rounds: []map[string]*measurement{
-		{"a": {Items: 100}, "b": {Items: 200}}, {"a": {Items: 10}, "b": {Items: 20}}, {"a": {Items: 1}, "b": {Items: 2}},
+		{"a": {Items: 100}, "b": {Items: 200}}, {"a": {Items: 10}, "b": {Items: 20}},
+		{"a": {Items: 1}, "b": {Items: 2}},
 	}}
 	if got, want := r.ratio("b", "a", itemsOf), (spread{2, 2, 2}); got != want {
 		t.Errorf("the ratio is %v, want %v", got, want)

@@ -43,7 +43,8 @@ func newSyncDelay() (*syncDelay, error) {
 	listener, _, errno := unix.Syscall(unix.SYS_SECCOMP,
 		unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&filter)))
 	if errno != 0 {
-		return nil, fmt.Errorf("delay syncs: seccomp needs Linux 5.19 and must not be blocked by a container: %w", errno)
+		return nil, fmt.Errorf("delay syncs: seccomp needs Linux 5.19 and must not be blocked by a container: %w",
+			errno)
 	}
 	d := new(syncDelay)
 	go d.serve(listener)
@@ -68,7 +69,8 @@ type seccompNotifResp struct {
 func (d *syncDelay) serve(listener uintptr) {
 	for {
 		var notif seccompNotif
-		_, _, errno := unix.Syscall(unix.SYS_IOCTL, listener, unix.SECCOMP_IOCTL_NOTIF_RECV, uintptr(unsafe.Pointer(&notif)))
+		_, _, errno := unix.Syscall(unix.SYS_IOCTL, listener, unix.SECCOMP_IOCTL_NOTIF_RECV,
+			uintptr(unsafe.Pointer(&notif)))
 		if errors.Is(errno, unix.EINTR) || errors.Is(errno, unix.ENOENT) { // ENOENT: it was killed
 			continue
 		}

@@ -132,7 +132,8 @@ func (b *bench) lanes(ctx context.Context, r *results) error {
 func measureLater(ctx context.Context, s *system) (took []time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
-	credentials := clientcredentials.Config{ClientID: s.client, ClientSecret: s.secret, TokenURL: s.url + "/oauth/token"}
+	credentials := clientcredentials.Config{ClientID: s.client, ClientSecret: s.secret,
+		TokenURL: s.url + "/oauth/token"}
 	client := credentials.Client(ctx)
 	call := func(method, path, body string, answer any) error {
 		request, err := http.NewRequestWithContext(ctx, method, s.url+path, strings.NewReader(body))

@@ -64,7 +64,8 @@ func run(ctx context.Context) error {
 	output := flag.String("json", "", "file for the results as JSON")
 	flag.IntVar(&b.rounds, "rounds", 5, "how many times a cell is measured")
 	flag.DurationVar(&b.seconds, "seconds", 2*time.Second, "how long a cell is measured in a round")
-	delay := flag.Duration("sync-delay", 0, "let each sync of Postgres and NATS take this much longer, like a slower disk")
+	delay := flag.Duration("sync-delay", 0,
+		"let each sync of Postgres and NATS take this much longer, like a slower disk")
 	flag.StringVar(&b.profiles, "profiles", "", "folder for CPU profiles of front and worker, one a cell")
 	flag.Usage = func() {
 		fmt.Fprint(flag.CommandLine.Output(), usage)

@@ -173,7 +173,8 @@ func (b *bench) profile(ctx context.Context, s *system, c cell) (done func() err
 	}
 	for name, address := range s.admins {
 		group.Go(func() error {
-			url := fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", address, max(int(b.duration(c).Seconds()), 1))
+			url := fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", address, max(int(b.duration(c).Seconds()),
+				1))
 			request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 			if err != nil {
 				return err

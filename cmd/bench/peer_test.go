@@ -90,7 +90,8 @@ func TestPeers(t *testing.T) {
 			halfMonth := strings.Replace(testClaim, "28T", "14T", 1)
 			items := []string{
 				`{"partner_client_id":"one","client_start_date":"2024-04-23T13:44:03.585Z","entity_type":"SoleTrader",` +
-					`"other_identifiers":[{"key":"MerchantId","values":["1"]}],"revenue_claims":[` + testClaim + `,` + testClaim + `]}`,
+					`"other_identifiers":[{"key":"MerchantId","values":["1"]}],"revenue_claims":[` + testClaim + `,` +
+					testClaim + `]}`,
 				`{"partner_client_id":"two","entity_type":"SoleTrader"}`,
 				`{"partner_client_id":"two","entity_type":"SoleTrader"}`,
 				`{"partner_client_id":"three","entity_type":"SoleTrader"}`,

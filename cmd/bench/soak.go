@@ -84,7 +84,8 @@ func (r *results) printSoak(out io.Writer) {
 		"messages behind", "front MiB", "worker MiB", "nats MiB")
 	for n, m := range r.Soak {
 		t.AppendRow(table.Row{
-			n + 1, fmt.Sprintf("%.0f", m.Items), fmt.Sprintf("%.1f", m.P50), fmt.Sprintf("%.1f", m.P99), m.Refused, m.Lag,
+			n + 1, fmt.Sprintf("%.0f", m.Items), fmt.Sprintf("%.1f", m.P50), fmt.Sprintf("%.1f", m.P99), m.Refused,
+			m.Lag,
 			fmt.Sprintf("%.0f", m.Memory["front"]), fmt.Sprintf("%.0f", m.Memory["worker"]),
 			fmt.Sprintf("%.0f", m.Memory["nats"]),
 		})

@@ -21,8 +21,10 @@ func TestSlowConnections(t *testing.T) {
 	t.Parallel()
 	s := startStack(t, stackOptions{})
 	address, admin := freeAddress(t), freeAddress(t)
-	cmd := command(t, "front", "--listen="+address, "--admin-listen="+admin, "--public-url=http://intake.test", "--max-connections-per-address=5000",
-		"--postgres-url="+s.flags.PostgresURL, "--nats-url="+s.flags.NATSURL, "--redis-url="+s.flags.RedisURL, "--allow-unsafe")
+	cmd := command(t, "front", "--listen="+address, "--admin-listen="+admin, "--public-url=http://intake.test",
+		"--max-connections-per-address=5000",
+		"--postgres-url="+s.flags.PostgresURL, "--nats-url="+s.flags.NATSURL, "--redis-url="+s.flags.RedisURL,
+		"--allow-unsafe")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +63,8 @@ func TestSlowConnections(t *testing.T) {
 	client := credentials("http://"+address, "acme", s.secret).Client(t.Context())
 	for n := range 20 {
 		var a answer
-		if status := call(t.Context(), t, client, http.MethodPost, "http://"+address+"/api/v1/clients", "["+itemOf(fmt.Sprint(n), 1)+"]", &a); status != http.StatusOK {
+		if status := call(t.Context(), t, client, http.MethodPost, "http://"+address+"/api/v1/clients",
+			"["+itemOf(fmt.Sprint(n), 1)+"]", &a); status != http.StatusOK {
 			t.Errorf("another one is answered %d", status)
 		}
 	}

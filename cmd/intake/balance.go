@@ -29,5 +29,6 @@ func (c balanceCommand) Run(ctx context.Context, logger *zap.Logger) error {
 	logger = logger.Named("balance")
 	logger.Info("balancer started", zap.String("listen", listener.Addr().String()), zap.String("fronts", c.Fronts))
 	defer logger.Info("balancer stopped")
-	return balance.Serve(ctx, listener, balance.Options{Host: host, Port: port, Grace: c.ShutdownTimeout, Logger: logger})
+	return balance.Serve(ctx, listener, balance.Options{Host: host, Port: port, Grace: c.ShutdownTimeout,
+		Logger: logger})
 }

@@ -109,12 +109,14 @@ func (c *conformanceCase) body() []byte {
 func compareItems(t *testing.T, c conformanceCase, a answer) {
 	t.Helper()
 	if a.http != http.StatusOK || a.Status != intake.Completed || len(a.Result) != len(c.Expect) {
-		t.Fatalf("answered %d %v (%s) with %d items, want %d", a.http, a.Status, a.refused.Detail, len(a.Result), len(c.Expect))
+		t.Fatalf("answered %d %v (%s) with %d items, want %d", a.http, a.Status, a.refused.Detail, len(a.Result),
+			len(c.Expect))
 	}
 	for i, want := range c.Expect {
 		got := a.Result[i]
 		if got.Status.State != want.State || got.Status.Code != want.Code {
-			t.Errorf("item %d is %s/%s (%s), want %s/%s", i, got.Status.State, got.Status.Code, got.Status.Reason, want.State, want.Code)
+			t.Errorf("item %d is %s/%s (%s), want %s/%s", i, got.Status.State, got.Status.Code, got.Status.Reason,
+				want.State, want.Code)
 		}
 		for _, says := range want.Says {
 			if !strings.Contains(got.Status.Reason, says) {

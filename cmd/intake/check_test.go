@@ -34,12 +34,15 @@ func TestUnsafeServers(t *testing.T) {
 			want: []string{"fsync in Postgres is off", "set fsync = on"}},
 		"full_page_writes": {do: "alter system set full_page_writes = off", undo: "alter system reset full_page_writes",
 			want: []string{"full_page_writes in Postgres is off"}},
-		"synchronous_commit": {do: "alter role postgres set synchronous_commit = off", undo: "alter role postgres reset synchronous_commit",
+		"synchronous_commit": {do: "alter role postgres set synchronous_commit = off",
+			undo: "alter role postgres reset synchronous_commit",
 			want: []string{"synchronous_commit in Postgres (for this user and database) is off"}},
-		"schema": {do: "insert into goose_db_version (version_id, is_applied) values (9999, true)", undo: "delete from goose_db_version where version_id = 9999",
+		"schema": {do: "insert into goose_db_version (version_id, is_applied) values (9999, true)",
+			undo: "delete from goose_db_version where version_id = 9999",
 			want: []string{"the version of the schema in Postgres is 9999"}},
 		"another monitor": {other: true,
-			want: []string{"is not the connected server (intake, whose ID is ", "give the monitoring URL of each server in --nats-url"}},
+			want: []string{"is not the connected server (intake, whose ID is ",
+				"give the monitoring URL of each server in --nats-url"}},
 		"sync_interval": {nats: local.NATSOptions{SyncInterval: 2 * time.Minute},
 			want: []string{"sync_interval of JetStream at http://127.0.0.1", "is 2m0s", "sync_interval: always"}},
 		"memory": {stream: func(c *jetstream.StreamConfig) { c.Storage = jetstream.MemoryStorage },
@@ -60,8 +63,10 @@ func TestUnsafeServers(t *testing.T) {
 			if test.other {
 				monitor = localtest.OwnNATS(t).MonitorURL()
 			}
-			for _, command := range [][]string{{"front", "--listen=127.0.0.1:0", "--public-url=http://intake.test"}, {"worker"}} {
-				args := append(command, "--admin-listen=127.0.0.1:0", "--postgres-url="+s.postgres.URL(), "--nats-url="+nats.URL(), "--nats-monitor-url="+monitor)
+			for _, command := range [][]string{{"front", "--listen=127.0.0.1:0", "--public-url=http://intake.test"},
+				{"worker"}} {
+				args := append(command, "--admin-listen=127.0.0.1:0", "--postgres-url="+s.postgres.URL(),
+					"--nats-url="+nats.URL(), "--nats-monitor-url="+monitor)
 				_, said := outputOf(t, 1, args...)
 				for _, want := range append(test.want, "intake: unsafe: ", "--allow-unsafe") {
 					if !strings.Contains(said, want) {
@@ -70,7 +75,8 @@ func TestUnsafeServers(t *testing.T) {
 				}
 				text := startCommand(t, append(args, "--allow-unsafe")...)
 				localtest.Eventually(t, "it goes on", func() bool {
-					return strings.Contains(text.String(), "going on as --allow-unsafe says") && strings.Contains(text.String(), test.want[0])
+					return strings.Contains(text.String(), "going on as --allow-unsafe says") &&
+						strings.Contains(text.String(), test.want[0])
 				})
 			}
 		})
@@ -85,9 +91,12 @@ func TestUnsafeServers_Several(t *testing.T) {
 		"insert into goose_db_version (version_id, is_applied) values (9999, true)")
 	nats := localtest.NATSWith(t, local.NATSOptions{SyncInterval: time.Minute})
 	makeStream(t, nats.URL(), func(c *jetstream.StreamConfig) { c.Storage = jetstream.MemoryStorage })
-	for _, command := range [][]string{{"front", "--listen=127.0.0.1:0", "--public-url=http://intake.test"}, {"worker"}} {
-		_, said := outputOf(t, 1, append(command, "--admin-listen=127.0.0.1:0", "--postgres-url="+s.postgres.URL(), "--nats-url="+nats.URL(), "--nats-monitor-url="+nats.MonitorURL())...)
-		for _, want := range []string{"fsync in Postgres is off", "full_page_writes in Postgres is off", "the version of the schema in Postgres is 9999",
+	for _, command := range [][]string{{"front", "--listen=127.0.0.1:0", "--public-url=http://intake.test"},
+		{"worker"}} {
+		_, said := outputOf(t, 1, append(command, "--admin-listen=127.0.0.1:0", "--postgres-url="+s.postgres.URL(),
+			"--nats-url="+nats.URL(), "--nats-monitor-url="+nats.MonitorURL())...)
+		for _, want := range []string{"fsync in Postgres is off", "full_page_writes in Postgres is off",
+			"the version of the schema in Postgres is 9999",
 			"sync_interval of JetStream", "the storage of stream INTAKE is Memory"} {
 			if n := strings.Count(said, "unsafe: "+want); n != 1 {
 				t.Errorf("%s says %d times %q:\n%s", command[0], n, want, said)
@@ -209,7 +218,8 @@ func makeStream(t *testing.T, natsURL string, change func(*jetstream.StreamConfi
 	if err != nil {
 		t.Fatal(err)
 	}
-	config := jetstream.StreamConfig{Name: queue.StreamName, Subjects: []string{"intake.batch.>"}, Discard: jetstream.DiscardNew, MaxBytes: 64 << 20}
+	config := jetstream.StreamConfig{Name: queue.StreamName, Subjects: []string{"intake.batch.>"},
+		Discard: jetstream.DiscardNew, MaxBytes: 64 << 20}
 	change(&config)
 	if _, err := js.CreateStream(t.Context(), config); err != nil {
 		t.Fatal(err)

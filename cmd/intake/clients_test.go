@@ -37,7 +37,8 @@ func TestClients(t *testing.T) {
 			}
 			outputIn(t, dir, nil, "./build", document)
 			for name, program := range programs {
-				environment := []string{"INTAKE_URL=" + s.fronts[0].url(), "INTAKE_CLIENT_ID=acme", "INTAKE_CLIENT_SECRET=" + s.secret}
+				environment := []string{"INTAKE_URL=" + s.fronts[0].url(), "INTAKE_CLIENT_ID=acme",
+					"INTAKE_CLIENT_SECRET=" + s.secret}
 				got := outputIn(t, dir, environment, append(program, amounts...)...)
 				checkClient(t, s, name, got)
 			}

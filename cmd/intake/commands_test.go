@@ -78,7 +78,8 @@ func (u *runningUp) output() string {
 // startUp starts an intake up and waits until it has said something.
 func startUp(t *testing.T, data, until string, args ...string) *runningUp {
 	t.Helper()
-	u := &runningUp{cmd: command(t, append([]string{"up", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--worker-admin-listen=127.0.0.1:0", "--data=" + data}, args...)...), ended: make(chan struct{})}
+	u := &runningUp{cmd: command(t, append([]string{"up", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0",
+		"--worker-admin-listen=127.0.0.1:0", "--data=" + data}, args...)...), ended: make(chan struct{})}
 	u.cmd.Stdout, u.cmd.Stderr = u, u
 	if err := u.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -124,7 +125,8 @@ func TestUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	u := startUp(t, data, "hotel-", "--demo")
-	for _, state := range []string{"Completed", "Duplicate", "Conflict", "Failed", "curl", "up.env", "intake.log", " send FILE", " partner add "} {
+	for _, state := range []string{"Completed", "Duplicate", "Conflict", "Failed", "curl", "up.env", "intake.log",
+		" send FILE", " partner add "} {
 		if !strings.Contains(u.output(), state) {
 			t.Errorf("the demo lacks %q:\n%s", state, u.output())
 		}
@@ -145,7 +147,8 @@ func TestUp(t *testing.T) {
 	}
 	wantStopped := func() {
 		t.Helper()
-		if _, errs := outputOf(t, 1, "send", "--data="+data, file); !strings.Contains(errs, "no intake up is running in "+data) {
+		if _, errs := outputOf(t, 1, "send", "--data="+data, file); !strings.Contains(errs,
+			"no intake up is running in "+data) {
 			t.Errorf("without a stack, send says %q", errs)
 		}
 	}
@@ -156,7 +159,8 @@ func TestUp(t *testing.T) {
 
 	for range 2 {
 		u = startUp(t, data, "Ctrl-C")
-		if out, _ := outputOf(t, 0, "send", "--data="+data, "--json", file); !strings.Contains(out, `"codes":{"duplicate_of_saved":3}`) {
+		if out, _ := outputOf(t, 0, "send", "--data="+data, "--json", file); !strings.Contains(out,
+			`"codes":{"duplicate_of_saved":3}`) {
 			t.Errorf("send says %s", out)
 		}
 		u.end(t, syscall.SIGKILL)
@@ -184,7 +188,8 @@ func TestUp_AddressTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	servers := []string{"--postgres-url=" + localtest.Postgres(t), "--nats-url=" + localtest.NATS(t), "--redis-url=" + localtest.Redis(t)}
+	servers := []string{"--postgres-url=" + localtest.Postgres(t), "--nats-url=" + localtest.NATS(t),
+		"--redis-url=" + localtest.Redis(t)}
 	for _, flag := range []string{"--listen", "--admin-listen", "--worker-admin-listen"} {
 		args := append([]string{"up", "--data=" + localtest.Dir(t), "--allow-unsafe",
 			"--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--worker-admin-listen=127.0.0.1:0"}, servers...)
@@ -234,8 +239,11 @@ func TestPartner(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &added); err != nil || added.ID != "beta" || len(added.Secret) != 43 {
 		t.Fatalf("%v: %s", err, out)
 	}
-	for _, wrong := range [][]string{{"add", "beta", "--currency=EUR"}, {"add", "Beta!", "--currency=EUR"}, {"add", "gamma", "--currency=XYZW"}, {"disable", "nobody"}, {"rotate", "nobody"}, {"rotate", "beta", "--overlap=-1s"}} {
-		if _, errs := outputOf(t, 1, append([]string{"partner", url}, wrong...)...); !strings.HasPrefix(errs, "intake: ") {
+	for _, wrong := range [][]string{{"add", "beta", "--currency=EUR"}, {"add", "Beta!", "--currency=EUR"},
+		{"add", "gamma", "--currency=XYZW"}, {"disable", "nobody"}, {"rotate", "nobody"},
+		{"rotate", "beta", "--overlap=-1s"}} {
+		if _, errs := outputOf(t, 1, append([]string{"partner", url}, wrong...)...); !strings.HasPrefix(errs,
+			"intake: ") {
 			t.Errorf("%v: %s", wrong, errs)
 		}
 	}
@@ -263,15 +271,18 @@ func TestPartner(t *testing.T) {
 	s.wantToken(t, "beta", second, false)
 	s.wantToken(t, "beta", added.Secret, true)
 	client := s.client(t.Context(), s.fronts[0], "beta", added.Secret)
-	if a, err := post(t.Context(), client, s.fronts[0], []byte(`[{"partner_client_id":"x","entity_type":"A"}]`), ""); err != nil || a.http != http.StatusOK {
+	if a, err := post(t.Context(), client, s.fronts[0], []byte(`[{"partner_client_id":"x","entity_type":"A"}]`),
+		""); err != nil || a.http != http.StatusOK {
 		t.Fatalf("%+v %v", a, err)
 	}
 	outputOf(t, 0, "partner", url, "disable", "beta")
 	s.wantToken(t, "beta", added.Secret, false)
-	if a, err := post(t.Context(), client, s.fronts[0], []byte(`[{"partner_client_id":"y","entity_type":"A"}]`), ""); err != nil || a.http != http.StatusUnauthorized {
+	if a, err := post(t.Context(), client, s.fronts[0], []byte(`[{"partner_client_id":"y","entity_type":"A"}]`),
+		""); err != nil || a.http != http.StatusUnauthorized {
 		t.Errorf("a token of before: %+v %v", a, err)
 	}
-	if out, _ := outputOf(t, 0, "partner", url, "list"); !regexp.MustCompile(`beta .* EUR .* A, B .* disabled`).MatchString(out) {
+	if out, _ := outputOf(t, 0, "partner", url,
+		"list"); !regexp.MustCompile(`beta .* EUR .* A, B .* disabled`).MatchString(out) {
 		t.Errorf("the list:\n%s", out)
 	}
 }
@@ -283,7 +294,8 @@ func (s *stack) wantToken(t *testing.T, partner, secret string, want bool) {
 	for _, f := range s.fronts {
 		for {
 			config := credentials(f.url(), partner, secret)
-			config.AuthStyle = oauth2.AuthStyleInHeader // one question a time: too many wrong secrets would shut everybody here out
+			// One question a time: too many wrong secrets would shut everybody here out.
+			config.AuthStyle = oauth2.AuthStyleInHeader
 			_, err := config.Token(t.Context())
 			if answer := (*oauth2.RetrieveError)(nil); err != nil && !errors.As(err, &answer) {
 				t.Fatal(err)
@@ -303,7 +315,8 @@ func (s *stack) wantToken(t *testing.T, partner, secret string, want bool) {
 func TestHelp(t *testing.T) {
 	t.Parallel()
 	for command, wants := range map[string][]string{
-		"front":  {"$INTAKE_POSTGRES_URL", "$INTAKE_LISTEN", "127.0.0.1:8080", "$INTAKE_MAX_INFLIGHT_BYTES", "268435456", "$INTAKE_SHUTDOWN_TIMEOUT", "10s"},
+		"front": {"$INTAKE_POSTGRES_URL", "$INTAKE_LISTEN", "127.0.0.1:8080", "$INTAKE_MAX_INFLIGHT_BYTES",
+			"268435456", "$INTAKE_SHUTDOWN_TIMEOUT", "10s"},
 		"worker": {"$INTAKE_NATS_URL", "$INTAKE_SAVERS", "$INTAKE_ACK_WAIT", "10s"},
 		"up":     {"$INTAKE_DATA", ".intake", "$INTAKE_DEMO"},
 		"send":   {"$INTAKE_URL", "$INTAKE_CLIENT_ID", "$INTAKE_CLIENT_SECRET"},
@@ -328,12 +341,14 @@ func TestMigrate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{fmt.Sprintf("version %d, %[1]d migrations taken", len(files)), " 0 migrations taken"} {
+	for _, want := range []string{fmt.Sprintf("version %d, %[1]d migrations taken", len(files)),
+		" 0 migrations taken"} {
 		if out, _ := outputOf(t, 0, "migrate", url); !strings.Contains(out, want) {
 			t.Errorf("migrate says %q, want %q", out, want)
 		}
 	}
-	if _, errs := outputOf(t, 1, "migrate", "--postgres-url=postgres://nobody:secret@127.0.0.1:1/none"); strings.Contains(errs, "secret@") {
+	if _, errs := outputOf(t, 1, "migrate",
+		"--postgres-url=postgres://nobody:secret@127.0.0.1:1/none"); strings.Contains(errs, "secret@") {
 		t.Errorf("the error shows the password: %s", errs)
 	}
 }

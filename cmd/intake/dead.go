@@ -104,7 +104,8 @@ func (deadListCommand) Run(ctx context.Context, all *commands, out output) error
 			if all.Dead.JSON {
 				return json.NewEncoder(out).Encode(l)
 			}
-			t.AppendRow(table.Row{l.Sequence, l.Time.UTC().Format(time.DateTime), l.Partner, l.Batch, l.Bytes, l.Reason})
+			t.AppendRow(table.Row{l.Sequence, l.Time.UTC().Format(time.DateTime), l.Partner, l.Batch, l.Bytes,
+				l.Reason})
 			return nil
 		})
 		if err != nil || all.Dead.JSON {
@@ -158,7 +159,8 @@ type chosen struct {
 }
 
 // each calls do with each of the chosen letters, and returns their number.
-func (c chosen) each(ctx context.Context, letters *worker.DeadLetters, do func(context.Context, *worker.DeadLetter) error) (n int, err error) {
+func (c chosen) each(ctx context.Context, letters *worker.DeadLetters,
+	do func(context.Context, *worker.DeadLetter) error) (n int, err error) {
 	counted := func(l *worker.DeadLetter) error {
 		err := do(ctx, l)
 		if err == nil {

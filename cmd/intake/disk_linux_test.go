@@ -85,10 +85,12 @@ func TestFullDisk(t *testing.T) {
 				const invalid = `[{"partner_client_id":"invalid"}]`
 				a, err := post(t.Context(), client, f, []byte(invalid), "")
 				if err != nil || a.http != http.StatusOK || a.Result[0].Status.Code != intake.CodeInvalid {
-					t.Errorf("%s: a batch that needs no saving is answered %d %s (%v)", when, a.http, a.refused.Detail, err)
+					t.Errorf("%s: a batch that needs no saving is answered %d %s (%v)", when, a.http, a.refused.Detail,
+						err)
 				}
 			}
-			localtest.Eventually(t, "the servers have elected leaders, and batches are saved", func() bool { return send("wait=30").http == http.StatusOK })
+			localtest.Eventually(t, "the servers have elected leaders, and batches are saved",
+				func() bool { return send("wait=30").http == http.StatusOK })
 			unlock := s.lockClients(t)
 			disk.Fill(t)
 			var pending []string

@@ -320,7 +320,8 @@ func (w *watched) check(t *testing.T, servers []string) {
 	}
 	for _, address := range w.asked {
 		parsed, err := url.Parse(address)
-		if err != nil || parsed.Scheme != "data" && parsed.Scheme != "blob" && !slices.Contains(servers, parsed.Scheme+"://"+parsed.Host) {
+		if err != nil || parsed.Scheme != "data" && parsed.Scheme != "blob" &&
+			!slices.Contains(servers, parsed.Scheme+"://"+parsed.Host) {
 			t.Errorf("the page has asked for %s", address)
 		}
 	}

@@ -65,13 +65,15 @@ func TestLong_Failover_StandbyBehind(t *testing.T) {
 	var servers failover
 	servers.primary, servers.standby = localtest.PostgresPair(t)
 	s := startStack(t, stackOptions{flags: serverFlags{PostgresURL: servers.url(t)}, none: true})
-	f, err := newFrontProcess(ctx, frontCommand{serverFlags: s.flags, Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", PublicURL: "http://intake.test"}, zap.NewNop())
+	f, err := newFrontProcess(ctx, frontCommand{serverFlags: s.flags, Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0",
+		PublicURL: "http://intake.test"}, zap.NewNop())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer start(t, f.Run)()
 	startWorker := func() (stop func()) {
-		w, err := newWorkerProcess(ctx, workerCommand{serverFlags: s.flags, AdminListen: "127.0.0.1:0", AckWait: time.Second, ShutdownTimeout: time.Second}, zap.NewNop())
+		w, err := newWorkerProcess(ctx, workerCommand{serverFlags: s.flags, AdminListen: "127.0.0.1:0",
+			AckWait: time.Second, ShutdownTimeout: time.Second}, zap.NewNop())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -109,7 +111,8 @@ func TestLong_Failover_StandbyBehind(t *testing.T) {
 	}
 	defer primary.Close(ctx)
 	waiting := func() (n int) {
-		if err := primary.QueryRow(ctx, "select count(*) from pg_stat_activity where wait_event = 'SyncRep'").Scan(&n); err != nil {
+		if err := primary.QueryRow(ctx,
+			"select count(*) from pg_stat_activity where wait_event = 'SyncRep'").Scan(&n); err != nil {
 			t.Fatal(err)
 		}
 		return n
@@ -121,12 +124,14 @@ func TestLong_Failover_StandbyBehind(t *testing.T) {
 	}
 	notCompleted("the worker has ended")
 	stop = startWorker()
-	if _, err := primary.Exec(ctx, "select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'"); err != nil {
+	if _, err := primary.Exec(ctx,
+		"select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'"); err != nil {
 		t.Fatal(err)
 	}
 	localtest.Eventually(t, "what was to wait is visible, and its worker waits again", func() bool {
 		var visible bool
-		err := primary.QueryRow(ctx, "select exists (select from partner_clients where partner_client_id = 'a')").Scan(&visible)
+		err := primary.QueryRow(ctx,
+			"select exists (select from partner_clients where partner_client_id = 'a')").Scan(&visible)
 		return err == nil && visible && waiting() > 0
 	})
 	notCompleted("the wait was cancelled")

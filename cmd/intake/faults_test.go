@@ -26,7 +26,8 @@ func TestServerAway(t *testing.T) {
 	t.Run("postgres", func(t *testing.T) {
 		t.Parallel()
 		postgres := localtest.OwnPostgres(t)
-		seen := serverAway(t, stackOptions{flags: serverFlags{PostgresURL: postgres.URL()}, fronts: 2, workers: 2}, postgres, "wait=1")
+		seen := serverAway(t, stackOptions{flags: serverFlags{PostgresURL: postgres.URL()}, fronts: 2, workers: 2},
+			postgres, "wait=1")
 		if seen.refused > 0 {
 			t.Errorf("%d batches were refused: the queue should have taken them", seen.refused)
 		}
@@ -37,7 +38,8 @@ func TestServerAway(t *testing.T) {
 	t.Run("nats", func(t *testing.T) {
 		t.Parallel()
 		nats := localtest.OwnNATS(t)
-		seen := serverAway(t, stackOptions{flags: serverFlags{NATSURL: nats.URL()}, fronts: 2, workers: 2}, nats, "wait=1")
+		seen := serverAway(t, stackOptions{flags: serverFlags{NATSURL: nats.URL()}, fronts: 2, workers: 2}, nats,
+			"wait=1")
 		if seen.refused == 0 {
 			t.Error("no batch was refused while NATS was away")
 		}
@@ -45,9 +47,11 @@ func TestServerAway(t *testing.T) {
 	t.Run("redis", func(t *testing.T) {
 		t.Parallel()
 		redis := localtest.OwnRedis(t)
-		seen := serverAway(t, stackOptions{flags: serverFlags{RedisURL: redis.URL()}, fronts: 2, workers: 2}, redis, "wait=30")
+		seen := serverAway(t, stackOptions{flags: serverFlags{RedisURL: redis.URL()}, fronts: 2, workers: 2}, redis,
+			"wait=30")
 		if seen.refused > 0 || len(seen.pending) > 0 {
-			t.Errorf("%d batches were refused, %d items were pending: Redis should not be needed", seen.refused, len(seen.pending))
+			t.Errorf("%d batches were refused, %d items were pending: Redis should not be needed", seen.refused,
+				len(seen.pending))
 		}
 	})
 }
@@ -188,5 +192,6 @@ func (s *stack) settled(t *testing.T, ctx context.Context, seen *observations) {
 	if n := s.count(t, "select count(*) from partner_clients"); n > len(accepted)+20*seen.unknown {
 		t.Errorf("%d records, %d were accepted and %d batches had no answer", n, len(accepted), seen.unknown)
 	}
-	t.Logf("%d Completed, %d pending first, %d batches refused, %d without an answer", len(seen.completed), len(seen.pending), seen.refused, seen.unknown)
+	t.Logf("%d Completed, %d pending first, %d batches refused, %d without an answer", len(seen.completed),
+		len(seen.pending), seen.refused, seen.unknown)
 }

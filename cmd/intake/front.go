@@ -90,7 +90,8 @@ func newFrontProcess(ctx context.Context, c frontCommand, logger *zap.Logger) (_
 		return nil, err
 	}
 	if p.queue, err = queue.New(p.nats, queue.Options{
-		Ledger: p.store, Stream: c.streamOptions(), Check: c.check(), MaxBacklog: c.MaxBacklog, Logger: logger, Registerer: p.metrics,
+		Ledger: p.store, Stream: c.streamOptions(), Check: c.check(), MaxBacklog: c.MaxBacklog, Logger: logger,
+		Registerer: p.metrics,
 	}); err != nil {
 		return nil, err
 	}
@@ -113,22 +114,25 @@ func newFrontProcess(ctx context.Context, c frontCommand, logger *zap.Logger) (_
 	}
 	p.limiter = limit.New(limit.Options{Redis: p.redis, Logger: logger, Registerer: p.metrics})
 	if p.auth, err = auth.New(auth.Options{
-		Registry: p.store, PublicURL: publicURL, Issuer: c.external(), NoBuiltinIssuer: c.NoBuiltinIssuer, Proxies: proxies,
-		Logger: logger, Registerer: p.metrics,
+		Registry: p.store, PublicURL: publicURL, Issuer: c.external(), NoBuiltinIssuer: c.NoBuiltinIssuer,
+		Proxies: proxies,
+		Logger:  logger, Registerer: p.metrics,
 	}); err != nil {
 		return nil, err
 	}
 	p.front, err = front.New(front.Options{
 		Queue: p.queue, Store: p.store, Questions: p.questions, SeenSet: p.seen, Auth: p.auth,
 		MaxInflightBytes: c.MaxInflightBytes, Limiter: p.limiter, Certificate: certificate, DrainDelay: c.DrainDelay,
-		Proxies: proxies, MaxConnectionsPerAddress: c.MaxConnections, Ready: p.health.ServeReady, Live: p.health.ServeLive,
+		Proxies: proxies, MaxConnectionsPerAddress: c.MaxConnections, Ready: p.health.ServeReady,
+		Live:   p.health.ServeLive,
 		Logger: logger, Registerer: p.metrics,
 	})
 	return p, err
 }
 
 // security reads what keeps strangers away.
-func (c *frontCommand) security(logger *zap.Logger) (certificate *front.Certificate, proxies origin.Proxies, err error) {
+func (c *frontCommand) security(logger *zap.Logger) (certificate *front.Certificate, proxies origin.Proxies,
+	err error) {
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		return nil, nil, errors.New("--tls-cert and --tls-key go together")
 	}

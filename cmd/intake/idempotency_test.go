@@ -33,7 +33,8 @@ func (a keyedAnswer) String() string {
 
 func postKeyed(t *testing.T, client *http.Client, f *frontProcess, key, body, prefer string) keyedAnswer {
 	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, f.url()+"/api/v1/clients", strings.NewReader(body))
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, f.url()+"/api/v1/clients",
+		strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +50,8 @@ func postKeyed(t *testing.T, client *http.Client, f *frontProcess, key, body, pr
 	if err != nil {
 		t.Fatal(err)
 	}
-	return keyedAnswer{response.StatusCode, response.Header.Get("Idempotent-Replayed") == "true", response.Header.Get("Retry-After"), string(text)}
+	return keyedAnswer{response.StatusCode, response.Header.Get("Idempotent-Replayed") == "true",
+		response.Header.Get("Retry-After"), string(text)}
 }
 
 func body(ids ...string) string {
@@ -95,7 +97,8 @@ func TestIdempotency(t *testing.T) {
 		if !test.checked {
 			continue
 		}
-		if other := postKeyed(t, client, s.fronts[1], test.name, test.body+" ", ""); other.status != 422 || other.replayed {
+		if other := postKeyed(t, client, s.fronts[1], test.name, test.body+" ", ""); other.status != 422 ||
+			other.replayed {
 			t.Errorf("%s: with another body %s", test.name, other)
 		}
 		_, id, _ := strings.Cut(first.body, `"status_check_id":"`)
@@ -114,7 +117,8 @@ func TestIdempotency(t *testing.T) {
 	if err := s.fronts[0].auth.Reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if a := postKeyed(t, s.client(t.Context(), s.fronts[0], "other", secret), s.fronts[0], "saved", body("c"), ""); a.status != 200 || a.replayed {
+	if a := postKeyed(t, s.client(t.Context(), s.fronts[0], "other", secret), s.fronts[0], "saved", body("c"),
+		""); a.status != 200 || a.replayed {
 		t.Errorf("another partner: %s", a)
 	}
 }
@@ -132,7 +136,8 @@ func TestIdempotency_Concurrently(t *testing.T) {
 		for n := range answers {
 			sending.Go(func() {
 				for range 1_000 {
-					if answers[n] = postKeyed(t, client, s.fronts[n%2], key, body(key), ""); answers[n].status != http.StatusConflict {
+					if answers[n] = postKeyed(t, client, s.fronts[n%2], key, body(key),
+						""); answers[n].status != http.StatusConflict {
 						return
 					}
 					if answers[n].retry == "" || answers[n].replayed {
@@ -172,7 +177,8 @@ func TestIdempotency_FirstDied(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if reservation, err := f.store.Reserve(t.Context(), partner, key, sha256.Sum256([]byte(text)), id, -time.Second); err != nil || reservation.State != intake.ReservationFresh {
+		if reservation, err := f.store.Reserve(t.Context(), partner, key, sha256.Sum256([]byte(text)), id,
+			-time.Second); err != nil || reservation.State != intake.ReservationFresh {
 			t.Fatal(reservation, err)
 		}
 		return id

@@ -50,13 +50,15 @@ func TestFront_ExternalIssuer(t *testing.T) {
 		if err := os.WriteFile(file, batch(id), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		outputOf(t, 0, command, "--url="+external.url(), "--token-url="+issuer.url()+"/oauth/token", "--client-id=acme", "--client-secret="+s.secret, file)
+		outputOf(t, 0, command, "--url="+external.url(), "--token-url="+issuer.url()+"/oauth/token", "--client-id=acme",
+			"--client-secret="+s.secret, file)
 	}
 	if n := s.count(t, "select count(*) from saved_clients where partner = 'acme'"); n != 5 {
 		t.Errorf("%d clients are saved, want 5", n)
 	}
 	_, err := credentials(external.url(), "acme", s.secret).Token(ctx)
-	if retrieve := (*oauth2.RetrieveError)(nil); !errors.As(err, &retrieve) || retrieve.Response.StatusCode != http.StatusNotFound {
+	if retrieve := (*oauth2.RetrieveError)(nil); !errors.As(err, &retrieve) ||
+		retrieve.Response.StatusCode != http.StatusNotFound {
 		t.Errorf("a token of the built-in issuer, which is off: %v", err)
 	}
 }
@@ -94,7 +96,8 @@ func TestCommand_IssuerFlags(t *testing.T) {
 	} {
 		args := strings.Fields(strings.ReplaceAll(flags, "DATA", t.TempDir()))
 		if args[0] == "front" {
-			args = append(args, "--postgres-url=postgres://127.0.0.1:1/x", "--nats-url=nats://127.0.0.1:1", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0")
+			args = append(args, "--postgres-url=postgres://127.0.0.1:1/x", "--nats-url=nats://127.0.0.1:1",
+				"--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0")
 		}
 		if _, stderr := outputOf(t, 1, args...); !strings.Contains(stderr, says) {
 			t.Errorf("%s: %s", flags, stderr)

@@ -45,7 +45,8 @@ type keyEntry struct {
 
 func newKeyEntry(k *sink.SigningKey, now time.Time) keyEntry {
 	entry := keyEntry{
-		ID: k.ID, State: "verifies", CreatedAt: k.CreatedAt.UTC(), SignsFrom: k.SignsFrom.UTC(), SignsUntil: utc(k.SignsUntil),
+		ID: k.ID, State: "verifies", CreatedAt: k.CreatedAt.UTC(), SignsFrom: k.SignsFrom.UTC(),
+		SignsUntil: utc(k.SignsUntil),
 	}
 	switch {
 	case k.Signs(now):
@@ -80,7 +81,8 @@ func (keyListCommand) Run(ctx context.Context, all *commands, out output) error 
 	t.SetStyle(table.StyleLight)
 	t.AppendHeader(table.Row{"kid", "state", "signs from", "signs until", "valid until"})
 	for _, e := range entries {
-		from, until, valid := e.SignsFrom.Format(time.DateTime), shownTime(e.SignsUntil, ""), shownTime(e.ValidUntil, "")
+		from, until, valid := e.SignsFrom.Format(time.DateTime), shownTime(e.SignsUntil, ""),
+			shownTime(e.ValidUntil, "")
 		t.AppendRow(table.Row{e.ID, e.State, from, until, valid})
 	}
 	t.Render()

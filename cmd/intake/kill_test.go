@@ -184,7 +184,8 @@ func startKillStack(ctx context.Context, t *testing.T) *killStack {
 	t.Helper()
 	dir := localtest.Dir(t)
 	s := &killStack{t: t, binary: filepath.Join(t.TempDir(), "intake"), parts: make(map[string]*part)}
-	if out, err := exec.CommandContext(ctx, "go", "build", "-tags", "failpoints", "-o", s.binary, ".").CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(ctx, "go", "build", "-tags", "failpoints", "-o", s.binary,
+		".").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	natsURL := make(chan string, 1)
@@ -213,14 +214,19 @@ func startKillStack(ctx context.Context, t *testing.T) *killStack {
 		t.Fatal(err)
 	}
 	// The stack makes the schema and the partner; its own parts are not used.
-	s.stack = startStack(t, stackOptions{flags: serverFlags{NATSURL: <-natsURL, PostgresURL: localtest.Postgres(t)}, none: true})
-	flags := []string{"--postgres-url=" + s.flags.PostgresURL, "--nats-url=" + s.flags.NATSURL, "--redis-url=" + s.flags.RedisURL, "--queue-max-bytes=268435456", "--allow-unsafe"}
+	s.stack = startStack(t, stackOptions{flags: serverFlags{NATSURL: <-natsURL, PostgresURL: localtest.Postgres(t)},
+		none: true})
+	flags := []string{"--postgres-url=" + s.flags.PostgresURL, "--nats-url=" + s.flags.NATSURL,
+		"--redis-url=" + s.flags.RedisURL, "--queue-max-bytes=268435456", "--allow-unsafe"}
 	for n := range 2 {
 		front, admin := freeAddress(t), freeAddress(t)
 		s.urls = append(s.urls, "http://"+front)
-		s.add(ctx, fmt.Sprintf("front %d", n+1), "http://"+admin, append([]string{"front", "--listen=" + front, "--admin-listen=" + admin, "--public-url=http://intake.test"}, flags...))
+		s.add(ctx, fmt.Sprintf("front %d", n+1), "http://"+admin,
+			append([]string{"front", "--listen=" + front, "--admin-listen=" + admin, "--public-url=http://intake.test"},
+				flags...))
 		admin = freeAddress(t)
-		s.add(ctx, fmt.Sprintf("worker %d", n+1), "http://"+admin, append([]string{"worker", "--admin-listen=" + admin, "--ack-wait=2s"}, flags...))
+		s.add(ctx, fmt.Sprintf("worker %d", n+1), "http://"+admin,
+			append([]string{"worker", "--admin-listen=" + admin, "--ack-wait=2s"}, flags...))
 	}
 	t.Cleanup(func() {
 		for _, p := range s.parts {
@@ -382,7 +388,8 @@ func (l *killLoad) note(ids []string, text []byte) {
 }
 
 // post returns an answer only if all of it arrived.
-func (l *killLoad) post(ctx context.Context, url string, body []byte, key, prefer string) (status int, text []byte, err error) {
+func (l *killLoad) post(ctx context.Context, url string, body []byte, key, prefer string) (status int, text []byte,
+	err error) {
 	ctx, cancel := context.WithTimeout(ctx, 40*time.Second)
 	defer cancel()
 	token, err := l.token(ctx)
@@ -456,7 +463,8 @@ func (l *killLoad) audit(ctx context.Context) {
 			if a.Status == intake.Completed {
 				for i := range a.Result {
 					if a.Result[i].Status.Code != intake.CodeSaved {
-						t.Errorf("batch %s: item %d is %s: %s", id, i, a.Result[i].Status.Code, a.Result[i].Status.Reason)
+						t.Errorf("batch %s: item %d is %s: %s", id, i, a.Result[i].Status.Code,
+							a.Result[i].Status.Reason)
 					}
 				}
 				break
@@ -475,7 +483,8 @@ func (l *killLoad) audit(ctx context.Context) {
 	if n := l.s.count(t, "select count(*) from (select from partner_clients group by partner_id, partner_client_id having count(*) > 1) t"); n > 0 {
 		t.Errorf("%d records are there twice", n)
 	}
-	if n, m := l.s.count(t, "select count(*) from revenue_claims"), l.s.count(t, "select count(*) from partner_clients"); n != m {
+	if n, m := l.s.count(t, "select count(*) from revenue_claims"),
+		l.s.count(t, "select count(*) from partner_clients"); n != m {
 		t.Errorf("%d claims of %d records", n, m)
 	}
 	for key, first := range l.answers {
@@ -484,7 +493,8 @@ func (l *killLoad) audit(ctx context.Context) {
 			t.Errorf("%s: answered %d %s (%v), at first %s", key, status, text, err, first)
 		}
 	}
-	t.Logf("%d items Completed, %d batches pending at first, %d items refused, %d unknown, %d keys", len(l.completed), len(l.pending), len(l.notSaved), l.unknown, len(l.answers))
+	t.Logf("%d items Completed, %d batches pending at first, %d items refused, %d unknown, %d keys", len(l.completed),
+		len(l.pending), len(l.notSaved), l.unknown, len(l.answers))
 }
 
 // auditFinal holds the answers that are final for their items against the
@@ -499,7 +509,8 @@ func (l *killLoad) auditFinal(t *testing.T) {
 			break
 		}
 	}
-	if n := l.s.count(t, "select count(*) from saved_clients where partner_client_id = any($1) and claims = 1", completed); n != len(completed) {
+	if n := l.s.count(t, "select count(*) from saved_clients where partner_client_id = any($1) and claims = 1",
+		completed); n != len(completed) {
 		t.Errorf("%d records of %d items that were Completed", n, len(completed))
 	}
 	if n := l.s.count(t, "select count(*) from partner_clients where partner_client_id = any($1)", notSaved); n > 0 {

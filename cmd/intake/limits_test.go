@@ -21,7 +21,8 @@ func TestLimits(t *testing.T) {
 	const rate, burst = 500, 10_000
 	partner := func(status int, args ...string) string {
 		t.Helper()
-		out, errs := outputOf(t, status, append([]string{"partner", "--postgres-url=" + s.flags.PostgresURL}, args...)...)
+		out, errs := outputOf(t, status, append([]string{"partner", "--postgres-url=" + s.flags.PostgresURL},
+			args...)...)
 		return out + errs
 	}
 	partner(0, "set", "acme", fmt.Sprint("--items-per-second=", rate), "--requests=16")
@@ -44,7 +45,8 @@ func TestLimits(t *testing.T) {
 				for i := range 200 {
 					items = append(items, itemOf(fmt.Sprintf("%d-%d-%d", n, batch, i), 1))
 				}
-				a, err := post(t.Context(), client, f, []byte("["+strings.Join(items, ",")+"]"), "wait=30, return=minimal")
+				a, err := post(t.Context(), client, f, []byte("["+strings.Join(items, ",")+"]"),
+					"wait=30, return=minimal")
 				if err != nil {
 					t.Error(err)
 					return
@@ -74,7 +76,8 @@ func TestLimits(t *testing.T) {
 	// knows nothing of it afterwards.
 	most := (len(s.fronts) + 1) * (burst + rate*int(time.Since(began).Seconds()+1))
 	if completed < burst || completed > most || refused == 0 {
-		t.Errorf("%d items were saved and %d requests refused; it may have %d at once and at most %d in that time", completed, refused, burst, most)
+		t.Errorf("%d items were saved and %d requests refused; it may have %d at once and at most %d in that time",
+			completed, refused, burst, most)
 	}
 	if n := s.count(t, "select count(*) from saved_clients where partner = 'acme'"); n != completed {
 		t.Errorf("%d records of %d items that were Completed", n, completed)
@@ -87,13 +90,15 @@ func TestPartner_Set(t *testing.T) {
 	s := startStack(t, stackOptions{})
 	partner := func(status int, args ...string) string {
 		t.Helper()
-		out, errs := outputOf(t, status, append([]string{"partner", "--postgres-url=" + s.flags.PostgresURL}, args...)...)
+		out, errs := outputOf(t, status, append([]string{"partner", "--postgres-url=" + s.flags.PostgresURL},
+			args...)...)
 		return out + errs
 	}
 	if out := partner(0, "show", "acme"); !strings.Contains(out, "no limit") || !strings.Contains(out, "enabled") {
 		t.Error(out)
 	}
-	if out := partner(0, "set", "acme", "--items-per-second=20000", "--bytes=1000000"); !strings.Contains(out, "20000") || !strings.Contains(out, "40000") {
+	if out := partner(0, "set", "acme", "--items-per-second=20000", "--bytes=1000000"); !strings.Contains(out,
+		"20000") || !strings.Contains(out, "40000") {
 		t.Error(out)
 	}
 	partner(0, "set", "acme", "--burst=10000", "--requests=7")
@@ -105,14 +110,16 @@ func TestPartner_Set(t *testing.T) {
 		t.Errorf("%+v, want %+v", shown, want)
 	}
 	partner(0, "set", "acme", "--items-per-second=0")
-	if err := json.Unmarshal([]byte(partner(0, "--json", "show", "acme")), &shown); err != nil || shown.Limits != (limitEntry{0, 0, 7, 1_000_000}) {
+	if err := json.Unmarshal([]byte(partner(0, "--json", "show", "acme")), &shown); err != nil ||
+		shown.Limits != (limitEntry{0, 0, 7, 1_000_000}) {
 		t.Errorf("%+v %v", shown, err)
 	}
 	for _, args := range [][]string{
 		{"set", "acme"}, {"set", "acme", "--requests=-1"}, {"set", "acme", "--items-per-second=5", "--burst=9999"},
 		{"set", "nobody", "--requests=1"}, {"show", "nobody"}, {"set", "acme", "--bytes=x"},
 	} {
-		if status := map[bool]int{true: statusUsage, false: statusFailed}[args[len(args)-1] == "--bytes=x"]; partner(status, args...) == "" {
+		if status := map[bool]int{true: statusUsage,
+			false: statusFailed}[args[len(args)-1] == "--bytes=x"]; partner(status, args...) == "" {
 			t.Errorf("%v says nothing", args)
 		}
 	}

@@ -95,7 +95,8 @@ func (c tokenCommand) Run(ctx context.Context, out output) error {
 	}
 	if c.JSON {
 		return json.NewEncoder(out).Encode(map[string]any{
-			"access_token": token.AccessToken, "token_type": token.Type(), "expires_at": token.Expiry.UTC().Format(time.RFC3339),
+			"access_token": token.AccessToken, "token_type": token.Type(),
+			"expires_at": token.Expiry.UTC().Format(time.RFC3339),
 		})
 	}
 	_, err = fmt.Fprintln(out, token.AccessToken)

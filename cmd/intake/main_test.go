@@ -117,7 +117,8 @@ func TestFlags_Empty(t *testing.T) {
 		return cli
 	}
 	servers := []string{"--postgres-url=p", "--nats-url=n"}
-	for _, args := range [][]string{append([]string{"front"}, servers...), append([]string{"worker"}, servers...), {"up"}, {"migrate", servers[0]}, {"healthcheck"}, {"generate"}} {
+	for _, args := range [][]string{append([]string{"front"}, servers...), append([]string{"worker"}, servers...),
+		{"up"}, {"migrate", servers[0]}, {"healthcheck"}, {"generate"}} {
 		for variable := range variables {
 			t.Setenv(variable, "")
 			os.Unsetenv(variable)

@@ -134,7 +134,8 @@ func sendBatch(ctx context.Context, client *http.Client, f *frontProcess, batch 
 		return nil, err
 	}
 	if a.http != http.StatusOK || len(a.Result) != len(batch) {
-		return nil, fmt.Errorf("answered %d (%s) with %d items for %d", a.http, a.refused.Detail, len(a.Result), len(batch))
+		return nil, fmt.Errorf("answered %d (%s) with %d items for %d", a.http, a.refused.Detail, len(a.Result),
+			len(batch))
 	}
 	judged := make([]judgement, len(batch))
 	for i, item := range a.Result {
@@ -171,7 +172,8 @@ func checkOnce(t *testing.T, s *stack, judged []judgement) {
 		t.Errorf("%d keys were Completed, want %d", len(winner), onceKeys)
 	}
 	wrong := 0
-	rows, err := s.conn.Query(t.Context(), "select partner_client_id, claims, trunc(total_amount)::int from saved_clients")
+	rows, err := s.conn.Query(t.Context(),
+		"select partner_client_id, claims, trunc(total_amount)::int from saved_clients")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,7 +201,8 @@ func checkOnce(t *testing.T, s *stack, judged []judgement) {
 func TestCreate_Refused(t *testing.T) {
 	t.Parallel()
 	s := startStack(t, stackOptions{})
-	if _, err := s.conn.Exec(t.Context(), "alter table client_claims add constraint not_thirteen check (13.5 <> all (total_amounts))"); err != nil {
+	if _, err := s.conn.Exec(t.Context(),
+		"alter table client_claims add constraint not_thirteen check (13.5 <> all (total_amounts))"); err != nil {
 		t.Fatal(err)
 	}
 	batch := []sending{{1, 1}, {2, 2}, {3, 13}, {4, 4}}
@@ -228,11 +231,13 @@ func TestCreate_DataAsSent(t *testing.T) {
 	f := s.fronts[0]
 	item := "{ \"partner_client_id\" :\t\"caf\\u00e9 \u2028 \\/\",\n \"entity_type\":\"A\"  ,\"revenue_claims\": null }"
 	a, err := post(t.Context(), s.client(t.Context(), f, "acme", s.secret), f, []byte(" [ "+item+" ]\n"), "")
-	if err != nil || a.http != http.StatusOK || string(a.Result[0].Data) != item || a.Result[0].Status.Code != intake.CodeSaved {
+	if err != nil || a.http != http.StatusOK || string(a.Result[0].Data) != item ||
+		a.Result[0].Status.Code != intake.CodeSaved {
 		t.Fatalf("%+v %v", a, err)
 	}
 	var id string
-	if err := s.conn.QueryRow(t.Context(), "select partner_client_id from saved_clients").Scan(&id); err != nil || id != "café \u2028 /" {
+	if err := s.conn.QueryRow(t.Context(), "select partner_client_id from saved_clients").Scan(&id); err != nil ||
+		id != "café \u2028 /" {
 		t.Errorf("saved as %q %v", id, err)
 	}
 	if !json.Valid(a.Result[0].Data) || a.ID == "" || !strings.HasSuffix(a.URI, a.ID) {

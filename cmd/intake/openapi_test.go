@@ -126,8 +126,10 @@ func (d *documented) check(r *http.Request, sent []byte, response *http.Response
 	}
 }
 
-func (d *documented) report(r *http.Request, response *http.Response, answered []byte, what string, errs []*validation.ValidationError) {
-	d.t.Errorf("%s %s, answered %d %.300s: the %s is not as documented", r.Method, r.URL.Path, response.StatusCode, answered, what)
+func (d *documented) report(r *http.Request, response *http.Response, answered []byte, what string,
+	errs []*validation.ValidationError) {
+	d.t.Errorf("%s %s, answered %d %.300s: the %s is not as documented", r.Method, r.URL.Path, response.StatusCode,
+		answered, what)
 	for _, err := range errs {
 		d.t.Errorf("  %s: %s %v", err.Message, err.Reason, err.SchemaValidationErrors)
 	}
@@ -181,7 +183,8 @@ func (d *documented) checkMeaning(response *http.Response, text []byte) {
 	if strings.HasPrefix(a.Type, "/problems/") && (a.Type != "/problems/"+a.Code || !slices.Contains(d.codes, a.Code)) {
 		d.t.Errorf("%s: the code or the type is not documented", text)
 	}
-	if (a.Status == "Pending" || response != nil && response.StatusCode == http.StatusAccepted) && (a.Status != "Pending" || a.ID == nil) && a.Result != nil {
+	if (a.Status == "Pending" || response != nil && response.StatusCode == http.StatusAccepted) &&
+		(a.Status != "Pending" || a.ID == nil) && a.Result != nil {
 		d.t.Errorf("%s: pending, with no place to look", text)
 	}
 	for _, item := range a.Result {
@@ -394,12 +397,14 @@ func TestOpenAPI_Problems(t *testing.T) {
 	}
 	both, reader, writer := client(), client("clients:read"), client("clients:write")
 	const create, typed = "/api/v1/clients", "application/json"
-	if status, _ := ask(t, both, "POST", f.url()+create, body("once"), "Content-Type", typed, "Idempotency-Key", "once"); status != 200 {
+	if status, _ := ask(t, both, "POST", f.url()+create, body("once"), "Content-Type", typed, "Idempotency-Key",
+		"once"); status != 200 {
 		t.Fatal(status)
 	}
 	claimed := sha256.Sum256([]byte(body("a")))
 	acme := s.count(t, "select id from partners where name = 'acme'")
-	if _, err := f.store.Reserve(t.Context(), int32(acme), "running", claimed, uuid.Must(uuid.NewV7()), time.Minute); err != nil {
+	if _, err := f.store.Reserve(t.Context(), int32(acme), "running", claimed, uuid.Must(uuid.NewV7()),
+		time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	form := func(values ...string) string {
@@ -420,28 +425,37 @@ func TestOpenAPI_Problems(t *testing.T) {
 		headers []string
 	}{
 		{"no_token", 401, bare, "POST", create, body("a"), []string{"Content-Type", typed}},
-		{"bad_token", 401, bare, "POST", create, body("a"), []string{"Content-Type", typed, "Authorization", "Bearer x"}},
+		{"bad_token", 401, bare, "POST", create, body("a"), []string{"Content-Type", typed, "Authorization",
+			"Bearer x"}},
 		{"no_write", 403, reader, "POST", create, body("a"), []string{"Content-Type", typed}},
 		{"no_read", 403, writer, "GET", "/api/v1/clients/a", "", nil},
 		{"not_json", 400, both, "POST", create, `[`, []string{"Content-Type", typed}},
 		{"not_an_array", 400, both, "POST", create, `{}`, []string{"Content-Type", typed}},
 		{"empty_array", 400, both, "POST", create, `[]`, []string{"Content-Type", typed}},
 		{"bad_key", 400, both, "POST", create, body("a"), []string{"Content-Type", typed, "Idempotency-Key", "a b"}},
-		{"other_body", 422, both, "POST", create, body("twice"), []string{"Content-Type", typed, "Idempotency-Key", "once"}},
-		{"still_running", 409, both, "POST", create, body("a"), []string{"Content-Type", typed, "Idempotency-Key", "running"}},
-		{"too_many_items", 413, both, "POST", create, "[" + strings.Repeat("1,", 10_000) + "1]", []string{"Content-Type", typed}},
+		{"other_body", 422, both, "POST", create, body("twice"), []string{"Content-Type", typed, "Idempotency-Key",
+			"once"}},
+		{"still_running", 409, both, "POST", create, body("a"), []string{"Content-Type", typed, "Idempotency-Key",
+			"running"}},
+		{"too_many_items", 413, both, "POST", create, "[" + strings.Repeat("1,", 10_000) + "1]",
+			[]string{"Content-Type", typed}},
 		{"too_large", 413, both, "POST", create, strings.Repeat(" ", 32<<20+1), []string{"Content-Type", typed}},
 		{"other_type", 415, both, "POST", create, body("a"), []string{"Content-Type", "text/csv"}},
-		{"other_type_of_entries", 415, both, "POST", create + "/reconcile", `["a"]`, []string{"Content-Type", "application/x-ndjson"}},
-		{"other_encoding", 415, both, "POST", create, body("a"), []string{"Content-Type", typed, "Content-Encoding", "br"}},
+		{"other_type_of_entries", 415, both, "POST", create + "/reconcile", `["a"]`,
+			[]string{"Content-Type", "application/x-ndjson"}},
+		{"other_encoding", 415, both, "POST", create, body("a"), []string{"Content-Type", typed, "Content-Encoding",
+			"br"}},
 		{"no_batch", 404, both, "GET", "/api/v1/clients/status/01a208f5-f9be-79d4-a8a5-3f955255d837", "", nil},
 		{"no_record", 404, both, "GET", "/api/v1/clients/nobody", "", nil},
 		{"no_record", 404, both, "GET", "/api/v1/clients/reconcile", "", nil},
 		{"no_problem", 404, bare, "GET", "/problems/unheard_of", "", nil},
 		{"no_grant_type", 400, bare, "POST", "/oauth/token", form(), []string{"Content-Type", formType}},
-		{"other_grant_type", 400, bare, "POST", "/oauth/token", form("grant_type", "password"), []string{"Content-Type", formType}},
-		{"other_scope", 400, bare, "POST", "/oauth/token", form("grant_type", "client_credentials", "scope", "x"), []string{"Content-Type", formType}},
-		{"wrong_secret", 401, bare, "POST", "/oauth/token", form("client_secret", "x"), []string{"Content-Type", formType}},
+		{"other_grant_type", 400, bare, "POST", "/oauth/token", form("grant_type", "password"),
+			[]string{"Content-Type", formType}},
+		{"other_scope", 400, bare, "POST", "/oauth/token", form("grant_type", "client_credentials", "scope", "x"),
+			[]string{"Content-Type", formType}},
+		{"wrong_secret", 401, bare, "POST", "/oauth/token", form("client_secret", "x"),
+			[]string{"Content-Type", formType}},
 	} {
 		status, got := ask(t, c.client, c.method, f.url()+c.path, c.body, c.headers...)
 		if diff := cmp.Diff(masked(answers[c.example]), masked(got)); diff != "" || status != c.status {
@@ -471,12 +485,15 @@ func TestOpenAPI_TooMany(t *testing.T) {
 		if err := json.NewDecoder(response.Body).Decode(&got); err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(masked(answers[example]), masked(got)); diff != "" || response.StatusCode != status || response.Header.Get("Retry-After") == "" {
-			t.Errorf("answered %d %v; the example (-) and the answer (+) differ:\n%s", response.StatusCode, response.Header, diff)
+		if diff := cmp.Diff(masked(answers[example]), masked(got)); diff != "" || response.StatusCode != status ||
+			response.Header.Get("Retry-After") == "" {
+			t.Errorf("answered %d %v; the example (-) and the answer (+) differ:\n%s", response.StatusCode,
+				response.Header, diff)
 		}
 	}
 	const create = "/api/v1/clients"
-	client, undocumented := s.client(d.context(t.Context()), f, "acme", s.secret), s.client(t.Context(), f, "acme", s.secret)
+	client, undocumented := s.client(d.context(t.Context()), f, "acme", s.secret), s.client(t.Context(), f, "acme",
+		s.secret)
 	send := func(client *http.Client, method, path, contentType string, body io.Reader) *http.Response {
 		t.Helper()
 		request, err := http.NewRequestWithContext(t.Context(), method, f.url()+path, body)
@@ -509,7 +526,8 @@ func TestOpenAPI_TooMany(t *testing.T) {
 	limits("--requests=0", "--items-per-second=5000")
 	first := send(client, "POST", create, "application/json", strings.NewReader(body("a")))
 	first.Body.Close()
-	if header := first.Header; first.StatusCode != 200 || header.Get("RateLimit-Limit") != "10000" || header.Get("RateLimit-Remaining") != "9999" || header.Get("RateLimit-Reset") != "1" {
+	if header := first.Header; first.StatusCode != 200 || header.Get("RateLimit-Limit") != "10000" ||
+		header.Get("RateLimit-Remaining") != "9999" || header.Get("RateLimit-Reset") != "1" {
 		t.Errorf("%d %v", first.StatusCode, first.Header)
 	}
 	most := "[" + strings.Repeat("1,", intake.MaxBatchItems-1) + "1]"
@@ -523,11 +541,13 @@ func TestOpenAPI_TooMany(t *testing.T) {
 	bare := &http.Client{Transport: d}
 	const form = "grant_type=client_credentials&client_id=acme&client_secret=x"
 	localtest.Eventually(t, "no more secrets are looked at", func() bool {
-		response := send(http.DefaultClient, "POST", "/oauth/token", "application/x-www-form-urlencoded", strings.NewReader(form))
+		response := send(http.DefaultClient, "POST", "/oauth/token", "application/x-www-form-urlencoded",
+			strings.NewReader(form))
 		defer response.Body.Close()
 		return response.StatusCode == 429
 	})
-	want(send(bare, "POST", "/oauth/token", "application/x-www-form-urlencoded", strings.NewReader(form)), 429, "slow_down")
+	want(send(bare, "POST", "/oauth/token", "application/x-www-form-urlencoded", strings.NewReader(form)), 429,
+		"slow_down")
 }
 
 // What is told when nothing can be queued, or an answer needs no endpoint, is as
@@ -543,7 +563,8 @@ func TestOpenAPI_Unavailable(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, headers := range [][]string{{}, {"Prefer", "respond-async"}, {"Idempotency-Key", "k"}} {
-		status, got := ask(t, client, "POST", f.url()+"/api/v1/clients", body("a"), append(headers, "Content-Type", "application/json")...)
+		status, got := ask(t, client, "POST", f.url()+"/api/v1/clients", body("a"), append(headers, "Content-Type",
+			"application/json")...)
 		if diff := cmp.Diff(masked(answers["not_queued"]), masked(got)); diff != "" || status != 503 {
 			t.Errorf("%v: answered %d; the example (-) and the answer (+) differ:\n%s", headers, status, diff)
 		}

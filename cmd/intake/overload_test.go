@@ -22,7 +22,8 @@ func TestLong_Overload(t *testing.T) {
 	defer cancel()
 	postgres := localtest.Postgres(t)
 	proxy := proxyTo(t, &postgres)
-	s := startStack(t, stackOptions{flags: serverFlags{PostgresURL: postgres, AllowUnsafe: true}, fronts: 2, maxBacklog: time.Second})
+	s := startStack(t, stackOptions{flags: serverFlags{PostgresURL: postgres, AllowUnsafe: true}, fronts: 2,
+		maxBacklog: time.Second})
 	const slow = `{"name":"slow","type":"latency","attributes":{"latency":150}}`
 	if _, err := proxy.Toxics.AddToxicJson(strings.NewReader(slow)); err != nil {
 		t.Fatal(err)
@@ -58,7 +59,8 @@ func TestLong_Overload(t *testing.T) {
 					ids[i] = fmt.Sprintf("%d-%d-%d", n, batch, i)
 					items[i] = itemOf(ids[i], 1)
 				}
-				a, err := post(ctx, client, f, []byte("["+strings.Join(items, ",")+"]"), "respond-async, return=minimal")
+				a, err := post(ctx, client, f, []byte("["+strings.Join(items, ",")+"]"),
+					"respond-async, return=minimal")
 				mu.Lock()
 				switch {
 				case err == nil && a.http == http.StatusAccepted:
@@ -100,7 +102,8 @@ func TestLong_Overload(t *testing.T) {
 			t.Errorf("%.0f bytes are still set aside", held)
 		}
 	}
-	if n := s.count(t, "select count(*) from partner_clients where partner_client_id = any($1)", slices.Concat(refused, accepted)); n != len(accepted) {
+	if n := s.count(t, "select count(*) from partner_clients where partner_client_id = any($1)",
+		slices.Concat(refused, accepted)); n != len(accepted) {
 		t.Errorf("%d records, of %d that were accepted and %d that were refused", n, len(accepted), len(refused))
 	}
 	t.Logf("%d items accepted, %d batches refused", len(accepted), refusals)
@@ -115,7 +118,8 @@ func TestLong_Overload_AfterAnOutage(t *testing.T) {
 	defer cancel()
 	postgres := localtest.Postgres(t)
 	proxy := proxyTo(t, &postgres)
-	s := startStack(t, stackOptions{flags: serverFlags{PostgresURL: postgres, AllowUnsafe: true}, fronts: 2, maxBacklog: time.Second})
+	s := startStack(t, stackOptions{flags: serverFlags{PostgresURL: postgres, AllowUnsafe: true}, fronts: 2,
+		maxBacklog: time.Second})
 	clients := make(map[*frontProcess]*http.Client)
 	for _, f := range s.fronts {
 		clients[f] = s.client(ctx, f, "acme", s.secret)

@@ -81,7 +81,8 @@ func (c partnerAddCommand) Run(ctx context.Context, all *commands, out output) e
 	}
 	defer store.Close()
 	secret, hash := auth.NewSecret()
-	partner, err := store.AddPartner(ctx, intake.Partner{Name: c.Name, Currency: c.Currency, EntityTypes: c.EntityTypes}, hash)
+	partner, err := store.AddPartner(ctx, intake.Partner{Name: c.Name, Currency: c.Currency,
+		EntityTypes: c.EntityTypes}, hash)
 	if errors.Is(err, sink.ErrPartnerExists) {
 		return fmt.Errorf("there is a partner %s already: choose another name, or make a new secret with intake partner rotate", c.Name)
 	}
@@ -102,7 +103,8 @@ func (c clientSecret) print(out output, asJSON bool) error {
 	if asJSON {
 		return json.NewEncoder(out).Encode(c)
 	}
-	_, err := fmt.Fprintf(out, "client id      %s\nclient secret  %s\n\nThe secret is shown only this once.\n", c.ClientID, c.Secret)
+	_, err := fmt.Fprintf(out, "client id      %s\nclient secret  %s\n\nThe secret is shown only this once.\n",
+		c.ClientID, c.Secret)
 	if err == nil && c.OldSecretUntil != nil {
 		_, err = fmt.Fprintf(out, "The old one works until %s UTC.\n", c.OldSecretUntil.Format(time.DateTime))
 	}
@@ -166,7 +168,8 @@ func (c *partnerCommand) setDisabled(ctx context.Context, name string, disabled 
 	return err
 }
 
-func (c *partnerCommand) change(ctx context.Context, name string, change func(context.Context, *sink.Store) error) error {
+func (c *partnerCommand) change(ctx context.Context, name string,
+	change func(context.Context, *sink.Store) error) error {
 	ctx, cancel := context.WithTimeout(ctx, partnerTimeout)
 	defer cancel()
 	store, err := openRegistry(ctx, c.PostgresURL)
@@ -204,7 +207,8 @@ type limitEntry struct {
 func newPartnerEntry(p *sink.PartnerRecord) partnerEntry {
 	l := p.Limits
 	return partnerEntry{
-		ClientID: p.Name, Currency: p.Currency, EntityTypes: p.EntityTypes, Disabled: p.Disabled, CreatedAt: p.CreatedAt.UTC(),
+		ClientID: p.Name, Currency: p.Currency, EntityTypes: p.EntityTypes, Disabled: p.Disabled,
+		CreatedAt:      p.CreatedAt.UTC(),
 		OldSecretUntil: utc(p.OldSecretUntil), Limits: limitEntry{l.ItemsPerSecond, l.Burst, l.Requests, l.Bytes},
 	}
 }
@@ -272,10 +276,12 @@ func (c *partnerCommand) show(ctx context.Context, store *sink.Store, name strin
 	if p.Disabled {
 		state = "disabled"
 	}
-	_, err = fmt.Fprintf(out, "partner              %s\ncurrency             %s\nentity types         %s\nstate                %s\nsince                %s\n"+
-		"old secret until     %s\nitems a second       %s\nburst, items         %s\nrequests in flight   %s\nbytes in flight      %s\n",
+	_, err = fmt.Fprintf(out,
+		"partner              %s\ncurrency             %s\nentity types         %s\nstate                %s\nsince                %s\n"+
+			"old secret until     %s\nitems a second       %s\nburst, items         %s\nrequests in flight   %s\nbytes in flight      %s\n",
 		p.ClientID, p.Currency, types, state, p.CreatedAt.Format(time.DateTime), shownTime(p.OldSecretUntil, "none"),
-		none(int64(p.Limits.ItemsPerSecond)), none(int64(p.Limits.Burst)), none(int64(p.Limits.Requests)), none(p.Limits.Bytes))
+		none(int64(p.Limits.ItemsPerSecond)), none(int64(p.Limits.Burst)), none(int64(p.Limits.Requests)),
+		none(p.Limits.Bytes))
 	return err
 }
 
@@ -323,12 +329,14 @@ func (c partnerSetCommand) limits(l intake.Limits) (intake.Limits, error) {
 	}
 	const most = 1 << 30
 	switch {
-	case l.ItemsPerSecond < 0 || l.Burst < 0 || l.Requests < 0 || l.Bytes < 0 || l.ItemsPerSecond > most || l.Burst > most || l.Requests > most:
+	case l.ItemsPerSecond < 0 || l.Burst < 0 || l.Requests < 0 || l.Bytes < 0 || l.ItemsPerSecond > most ||
+		l.Burst > most || l.Requests > most:
 		return l, fmt.Errorf("limits are between 0 and %d", most)
 	case l.ItemsPerSecond == 0:
 		l.Burst = 0
 	case l.Burst < intake.MaxBatchItems:
-		return l, fmt.Errorf("--burst %d: it must be at least %d, as a batch may have so many items", l.Burst, intake.MaxBatchItems)
+		return l, fmt.Errorf("--burst %d: it must be at least %d, as a batch may have so many items", l.Burst,
+			intake.MaxBatchItems)
 	}
 	return l, nil
 }
@@ -362,7 +370,8 @@ func (partnerListCommand) Run(ctx context.Context, all *commands, out output) er
 		if p.Disabled {
 			state = "disabled"
 		}
-		t.AppendRow(table.Row{p.Name, p.Currency, types, state, p.CreatedAt.UTC().Format(time.DateTime), shownTime(utc(p.OldSecretUntil), "")})
+		t.AppendRow(table.Row{p.Name, p.Currency, types, state, p.CreatedAt.UTC().Format(time.DateTime),
+			shownTime(utc(p.OldSecretUntil), "")})
 	}
 	t.Render()
 	return nil

@@ -82,7 +82,8 @@ func connect(ctx context.Context, f serverFlags, name string, conns int, logger 
 	if p.redis, err = dedupe.NewClient(f.RedisURL); err != nil {
 		return p, err
 	}
-	p.seen, err = dedupe.NewSeenSet(p.redis, dedupe.SeenSetOptions{Timeline: p.store, Logger: logger, Registerer: p.metrics})
+	p.seen, err = dedupe.NewSeenSet(p.redis, dedupe.SeenSetOptions{Timeline: p.store, Logger: logger,
+		Registerer: p.metrics})
 	return p, err
 }
 

@@ -37,7 +37,8 @@ func showProgress(text func() string) *progress {
 }
 
 func newProgress(out io.Writer, terminal bool, text func() string) *progress {
-	p := &progress{out: out, terminal: terminal, text: text, ended: make(chan struct{}), said: make(map[string]time.Time)}
+	p := &progress{out: out, terminal: terminal, text: text, ended: make(chan struct{}),
+		said: make(map[string]time.Time)}
 	every := printEvery
 	if terminal {
 		every = redrawEvery

@@ -74,13 +74,15 @@ func TestQuestions_PostgresHangs(t *testing.T) {
 	for _, q := range questions {
 		for range each {
 			asking.Go(func() {
-				if status, retry := ask(q.method, q.path, q.body, q.prefer); status != http.StatusServiceUnavailable || retry == "" {
+				if status, retry := ask(q.method, q.path, q.body, q.prefer); status != http.StatusServiceUnavailable ||
+					retry == "" {
 					t.Errorf("%s %s is answered %d, Retry-After %q", q.method, q.path, status, retry)
 				}
 			})
 		}
 	}
-	localtest.Eventually(t, "all have asked", func() bool { return gauge(t, f.metrics, "intake_front_question_bytes") >= 2*each*16<<10 })
+	localtest.Eventually(t, "all have asked",
+		func() bool { return gauge(t, f.metrics, "intake_front_question_bytes") >= 2*each*16<<10 })
 	var ids []string
 	for n, prefer := range []string{"respond-async", "wait=1", "respond-async"} {
 		a, err := post(ctx, client, f, []byte("["+itemOf(fmt.Sprint("new-", n), 1)+"]"), prefer)

@@ -57,7 +57,8 @@ func settingsTable(t *testing.T) string {
 			if f.Name == "help" || f.Name == "version" || f.Hidden {
 				continue
 			}
-			s := setting{f.Name, strings.Join(f.Envs, ", "), cmp.Or(f.Default, map[bool]string{true: "required"}[f.Required]), f.Help}
+			s := setting{f.Name, strings.Join(f.Envs, ", "),
+				cmp.Or(f.Default, map[bool]string{true: "required"}[f.Required]), f.Help}
 			if commandsOf[s] == "" {
 				settings = append(settings, s)
 				commandsOf[s] = command
@@ -79,7 +80,8 @@ func settingsTable(t *testing.T) string {
 		if fallback != "" && fallback != "required" {
 			fallback = "`" + fallback + "`"
 		}
-		cells := []string{"`--" + s.flag + "` `" + s.variable + "`", commandsOf[s], fallback, strings.ReplaceAll(s.help, "|", `\|`)}
+		cells := []string{"`--" + s.flag + "` `" + s.variable + "`", commandsOf[s], fallback,
+			strings.ReplaceAll(s.help, "|", `\|`)}
 		table.WriteString("| " + strings.Join(cells, " | ") + " |\n")
 	}
 	return table.String()

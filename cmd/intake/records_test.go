@@ -53,7 +53,8 @@ func TestCases_DryRun(t *testing.T) {
 			}
 			a, err := post(t.Context(), client, f, c.body(), "")
 			if err != nil || dry.http != a.http || len(dry.Result) != len(a.Result) {
-				t.Fatalf("answered %d with %d items, and %d with %d in earnest: %v", dry.http, len(dry.Result), a.http, len(a.Result), err)
+				t.Fatalf("answered %d with %d items, and %d with %d in earnest: %v", dry.http, len(dry.Result), a.http,
+					len(a.Result), err)
 			}
 			for i := range a.Result {
 				want, got := a.Result[i].Status, dry.Result[i].Status
@@ -128,7 +129,8 @@ func TestRecords(t *testing.T) {
 		if status != http.StatusOK || r.SavedAt == "" {
 			t.Errorf("%q: %d %+v", id, status, r)
 		}
-		want := record{ID: id, Fingerprint: fmt.Sprintf("%x", fingerprint[:]), Claims: 1, SavedAt: r.SavedAt, Batch: saved.ID, Item: i}
+		want := record{ID: id, Fingerprint: fmt.Sprintf("%x", fingerprint[:]), Claims: 1, SavedAt: r.SavedAt,
+			Batch: saved.ID, Item: i}
 		if diff := cmp.Diff(want, r); diff != "" {
 			t.Errorf("%q (-want +got):\n%s", id, diff)
 		}
@@ -155,10 +157,13 @@ func TestRecords(t *testing.T) {
 		} `json:"result"`
 	}
 	reordered := `{"entity_type":"X","partner_client_id":"plain","revenue_claims":[{"start_date":"2025-01-01T00:00:00.000Z","end_date":"2025-01-31T23:59:59.999Z","time_period":"Monthly","currency":"GBP","total_amount":1.50,"transaction_count":1}]}`
-	list := `["plain", "none", ` + items[1] + `, {"partner_client_id":"plain"}, ` + reordered + `, 7, "", {}, "\u0000", "\ud800", {"partner_client_id":"none","entity_type":"X"}]`
-	wants := []string{"saved", "missing", "saved_same", "saved_different", "saved_same", "invalid", "invalid", "invalid", "missing", "missing", "missing"}
+	list := `["plain", "none", ` + items[1] + `, {"partner_client_id":"plain"}, ` + reordered +
+		`, 7, "", {}, "\u0000", "\ud800", {"partner_client_id":"none","entity_type":"X"}]`
+	wants := []string{"saved", "missing", "saved_same", "saved_different", "saved_same", "invalid", "invalid",
+		"invalid", "missing", "missing", "missing"}
 	var got reconciled
-	if status := call(t.Context(), t, client, http.MethodPost, f.url()+"/api/v1/clients/reconcile", list, &got); status != http.StatusOK || len(got.Result) != len(wants) {
+	if status := call(t.Context(), t, client, http.MethodPost, f.url()+"/api/v1/clients/reconcile", list,
+		&got); status != http.StatusOK || len(got.Result) != len(wants) {
 		t.Fatalf("%d %+v", status, got)
 	}
 	for i, want := range wants {
@@ -170,12 +175,14 @@ func TestRecords(t *testing.T) {
 	if diff := cmp.Diff(counts, got); diff != "" {
 		t.Errorf("the counts differ (-want +got):\n%s", diff)
 	}
-	if call(t.Context(), t, stranger, http.MethodPost, f.url()+"/api/v1/clients/reconcile", batch, &got); got.Missing != len(ids) {
+	if call(t.Context(), t, stranger, http.MethodPost, f.url()+"/api/v1/clients/reconcile", batch,
+		&got); got.Missing != len(ids) {
 		t.Errorf("another partner's: %+v", got)
 	}
 	tooMany := "[" + strings.Repeat(`"x",`, 10_000) + `"x"]`
 	for body, want := range map[string]int{tooMany: 413, `{}`: 400, `[]`: 400, `["x"`: 400} {
-		if status := call(t.Context(), t, client, http.MethodPost, f.url()+"/api/v1/clients/reconcile", body, nil); status != want {
+		if status := call(t.Context(), t, client, http.MethodPost, f.url()+"/api/v1/clients/reconcile", body,
+			nil); status != want {
 			t.Errorf("%.20s: %d, want %d", body, status, want)
 		}
 	}
@@ -216,7 +223,8 @@ func TestSend_DryRunAndCheck(t *testing.T) {
 	}
 	send := func(status int, want string, flags ...string) {
 		t.Helper()
-		args := append([]string{"send", file, "--json", "--url=" + s.fronts[0].url(), "--client-id=acme", "--client-secret=" + s.secret}, flags...)
+		args := append([]string{"send", file, "--json", "--url=" + s.fronts[0].url(), "--client-id=acme",
+			"--client-secret=" + s.secret}, flags...)
 		if out, _ := outputOf(t, status, args...); !strings.Contains(out, want) {
 			t.Errorf("send %v says %s, want %s", flags, out, want)
 		}

@@ -72,7 +72,8 @@ func (c recoverCommand) print(out output, r *worker.Recovered) {
 		begins := r.LogBegins.UTC().Format(time.RFC3339)
 		fmt.Fprintf(out, "the log begins at %s: what was queued before can't be recovered\n", begins)
 	}
-	fmt.Fprintf(out, "found %d messages with %d items; %d parts of batches were missing\n", r.Messages, r.Items, r.MissingChunks)
+	fmt.Fprintf(out, "found %d messages with %d items; %d parts of batches were missing\n", r.Messages, r.Items,
+		r.MissingChunks)
 	fmt.Fprintf(out, "saved %d records, and %d Idempotency-Keys\n", r.Saved, r.Keys)
 	for _, code := range slices.Sorted(maps.Keys(r.NotSaved)) {
 		fmt.Fprintf(out, "not saved: %d items, %s\n", r.NotSaved[code], code)

@@ -89,7 +89,8 @@ func TestLong_Recover(t *testing.T) {
 	for n := range 40 {
 		sending.Go(func() {
 			// Of two that are sent at once one has a duplicate.
-			body := fmt.Sprintf(`[%s,%s,{"partner_client_id":"bad-%d"}]`, itemOf(fmt.Sprintf("small-%d", n/2), 1), itemOf(fmt.Sprintf("own-%d", n), 1), n)
+			body := fmt.Sprintf(`[%s,%s,{"partner_client_id":"bad-%d"}]`, itemOf(fmt.Sprintf("small-%d", n/2), 1),
+				itemOf(fmt.Sprintf("own-%d", n), 1), n)
 			send(body, []string{"wait=30", "respond-async"}[n%2])
 		})
 	}
@@ -102,7 +103,8 @@ func TestLong_Recover(t *testing.T) {
 	if err := s.fronts[0].auth.Reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if a, err := post(t.Context(), s.client(t.Context(), s.fronts[0], "late", late), s.fronts[0], []byte("["+string(itemOf("late", 1))+"]"), ""); err != nil || a.http != http.StatusOK {
+	if a, err := post(t.Context(), s.client(t.Context(), s.fronts[0], "late", late), s.fronts[0],
+		[]byte("["+string(itemOf("late", 1))+"]"), ""); err != nil || a.http != http.StatusOK {
 		t.Fatalf("%+v %v", a, err)
 	}
 	after := s.count(t, "select count(*) from partner_clients") - 1 // without the late one's
@@ -116,7 +118,8 @@ func TestLong_Recover(t *testing.T) {
 	}
 	recover := func() (r worker.Recovered) {
 		t.Helper()
-		out, _ := outputOf(t, 1, "recover", "--json", "--since="+since.Format(time.RFC3339Nano), "--postgres-url="+s.flags.PostgresURL, "--nats-url="+s.flags.NATSURL)
+		out, _ := outputOf(t, 1, "recover", "--json", "--since="+since.Format(time.RFC3339Nano),
+			"--postgres-url="+s.flags.PostgresURL, "--nats-url="+s.flags.NATSURL)
 		if err := json.Unmarshal([]byte(out), &r); err != nil {
 			t.Fatal(err)
 		}
@@ -202,7 +205,8 @@ func TestDead(t *testing.T) {
 	// one that can't be read.
 	client := s.client(t.Context(), s.fronts[0], "acme", s.secret)
 	item := itemOf("a", 1)
-	if a, err := post(t.Context(), client, s.fronts[0], []byte("["+string(item)+"]"), ""); err != nil || a.http != http.StatusOK {
+	if a, err := post(t.Context(), client, s.fronts[0], []byte("["+string(item)+"]"), ""); err != nil ||
+		a.http != http.StatusOK {
 		t.Fatalf("%+v %v", a, err)
 	}
 	stream := s.stream(t)
@@ -237,11 +241,13 @@ func TestDead(t *testing.T) {
 		t.Errorf("%+v %v", shown, err)
 	}
 	postgres := "--postgres-url=" + s.flags.PostgresURL
-	for _, args := range [][]string{{"show", "9"}, {"retry", "9"}, {"drop", postgres, "9"}, {"retry"}, {"drop", postgres}, {"drop", postgres, "1", "--all"}} {
+	for _, args := range [][]string{{"show", "9"}, {"retry", "9"}, {"drop", postgres, "9"}, {"retry"},
+		{"drop", postgres}, {"drop", postgres, "1", "--all"}} {
 		dead(1, args...)
 	}
 	dead(0, "retry", "--all")
-	localtest.Eventually(t, "the batch is saved", func() bool { return s.count(t, "select count(*) from saved_clients where claims = 1") == 1 })
+	localtest.Eventually(t, "the batch is saved",
+		func() bool { return s.count(t, "select count(*) from saved_clients where claims = 1") == 1 })
 	localtest.Eventually(t, "the unreadable one is back", func() bool { letters = list(); return len(letters) == 1 })
 	if letters[0].Sequence != 3 {
 		t.Errorf("%+v", letters)
@@ -282,7 +288,8 @@ func TestSeenRebuild(t *testing.T) {
 		for i := range items {
 			batch = append(batch, string(itemOf(fmt.Sprintf("%d", i), 1)))
 		}
-		if a, err := post(t.Context(), s.client(t.Context(), s.fronts[0], name, secret), s.fronts[0], []byte("["+strings.Join(batch, ",")+"]"), "wait=30"); err != nil || a.http != http.StatusOK {
+		if a, err := post(t.Context(), s.client(t.Context(), s.fronts[0], name, secret), s.fronts[0],
+			[]byte("["+strings.Join(batch, ",")+"]"), "wait=30"); err != nil || a.http != http.StatusOK {
 			t.Fatalf("%d %v", a.http, err)
 		}
 	}
@@ -309,11 +316,13 @@ func TestSeenRebuild(t *testing.T) {
 	}
 	rebuild := func(status int, flags ...string) string {
 		t.Helper()
-		out, errs := outputOf(t, status, append([]string{"seen", "rebuild", "--postgres-url=" + s.flags.PostgresURL, "--redis-url=" + s.flags.RedisURL}, flags...)...)
+		out, errs := outputOf(t, status, append([]string{"seen", "rebuild", "--postgres-url=" + s.flags.PostgresURL,
+			"--redis-url=" + s.flags.RedisURL}, flags...)...)
 		return out + errs
 	}
 	for range 2 {
-		if out, want := rebuild(0), fmt.Sprintf("%d keys marked, %[1]d verified, 0 missing", 2*items); !strings.Contains(out, want) {
+		if out, want := rebuild(0), fmt.Sprintf("%d keys marked, %[1]d verified, 0 missing",
+			2*items); !strings.Contains(out, want) {
 			t.Errorf("says %q, want %q", out, want)
 		}
 		if n := marked(); n != 2*items {

@@ -54,7 +54,8 @@ func (c replayCommand) Run(ctx context.Context, out output) error {
 	}
 	options := traffic.ReplayOptions{
 		URL: c.URL, ClientID: c.ClientID, ClientSecret: c.ClientSecret, TokenURL: c.TokenURL, Batches: batches,
-		Rate: c.Rate, Concurrency: c.Concurrency, Duration: c.Duration, Loop: c.Loop, FreshKeys: c.FreshKeys, Async: c.Async, Echo: c.Echo, Keep: c.Verify,
+		Rate: c.Rate, Concurrency: c.Concurrency, Duration: c.Duration, Loop: c.Loop, FreshKeys: c.FreshKeys,
+		Async: c.Async, Echo: c.Echo, Keep: c.Verify,
 	}
 	if c.FreshKeys {
 		options.Salt = int(time.Now().UnixMicro())

@@ -48,7 +48,8 @@ func TestSeenSetAheadOfStore(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if a, err := post(ctx, client, f, []byte("["+itemOf("kept", 1)+"]"), "wait=30"); err != nil || a.http != http.StatusOK {
+	if a, err := post(ctx, client, f, []byte("["+itemOf("kept", 1)+"]"), "wait=30"); err != nil ||
+		a.http != http.StatusOK {
 		t.Fatalf("%d %s (%v)", a.http, a.refused.Detail, err)
 	}
 	backup := filepath.Join(localtest.Dir(t), "backup")

@@ -47,7 +47,8 @@ func TestRoles(t *testing.T) {
 	}
 	first, said := do(http.MethodPost, "/api/v1/clients", "["+itemOf("a", 1)+"]")
 	again, saidAgain := do(http.MethodPost, "/api/v1/clients", "["+itemOf("a", 1)+"]")
-	if said != saidAgain || first.Header.Get("Idempotent-Replayed") != "" || again.Header.Get("Idempotent-Replayed") != "true" {
+	if said != saidAgain || first.Header.Get("Idempotent-Replayed") != "" ||
+		again.Header.Get("Idempotent-Replayed") != "true" {
 		t.Errorf("a repeat is answered %v %s, first %s", again.Header, saidAgain, said)
 	}
 	_, uri, _ := strings.Cut(said, `"status_check_uri":"`)

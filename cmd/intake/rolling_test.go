@@ -47,7 +47,8 @@ func TestLong_RollingRestart(t *testing.T) {
 		t.Fatal("the load did not end in time")
 	}
 	if load.unknown > 0 || len(load.notSaved) > 0 {
-		t.Errorf("of %d items nothing is known (%v), %d were refused for good", load.unknown, load.unsure, len(load.notSaved))
+		t.Errorf("of %d items nothing is known (%v), %d were refused for good", load.unknown, load.unsure,
+			len(load.notSaved))
 	}
 	load.audit(ctx)
 }

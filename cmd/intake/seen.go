@@ -90,7 +90,8 @@ type keyWalk struct {
 
 // all calls each with all keys, a page at a time, and returns their number. The
 // workers mark the keys that are saved in the meantime.
-func (w *keyWalk) all(ctx context.Context, each func(context.Context, string, []intake.SavedKey) error) (n int, err error) {
+func (w *keyWalk) all(ctx context.Context, each func(context.Context, string, []intake.SavedKey) error) (n int,
+	err error) {
 	var last intake.SavedKey
 	for {
 		if err := w.limit.WaitN(ctx, seenPage); err != nil {

@@ -124,5 +124,6 @@ func (f *frontFlags) connect() (*client.Client, error) {
 	if _, err := f.findFront(); err != nil {
 		return nil, err
 	}
-	return client.New(client.Options{URL: f.URL, ClientID: f.ClientID, ClientSecret: f.ClientSecret, TokenURL: f.TokenURL})
+	return client.New(client.Options{URL: f.URL, ClientID: f.ClientID, ClientSecret: f.ClientSecret,
+		TokenURL: f.TokenURL})
 }

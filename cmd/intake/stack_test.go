@@ -108,14 +108,16 @@ func startStack(t testing.TB, opts stackOptions) *stack {
 		return flags
 	}
 	for range opts.workers {
-		w, err := newWorkerProcess(ctx, workerCommand{serverFlags: flagsFor(opts.workerURL), AdminListen: "127.0.0.1:0"}, logger)
+		w, err := newWorkerProcess(ctx, workerCommand{serverFlags: flagsFor(opts.workerURL),
+			AdminListen: "127.0.0.1:0"}, logger)
 		if err != nil {
 			t.Fatal(err)
 		}
 		run(w.Run, workCtx)
 	}
 	for range opts.fronts {
-		f, err := newFrontProcess(ctx, frontCommand{serverFlags: flagsFor(opts.frontURL), Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", PublicURL: "http://intake.test", MaxBacklog: opts.maxBacklog}, logger)
+		f, err := newFrontProcess(ctx, frontCommand{serverFlags: flagsFor(opts.frontURL), Listen: "127.0.0.1:0",
+			AdminListen: "127.0.0.1:0", PublicURL: "http://intake.test", MaxBacklog: opts.maxBacklog}, logger)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -31,8 +31,10 @@ func TestStart_ServersAway(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	s := &stack{flags: serverFlags{PostgresURL: postgres.URL(), NATSURL: nats.URL(), RedisURL: redis.URL(), QueueMaxBytes: 256 << 20}}
-	f, err := newFrontProcess(ctx, frontCommand{serverFlags: s.flags, Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", PublicURL: "http://intake.test"}, zap.NewNop())
+	s := &stack{flags: serverFlags{PostgresURL: postgres.URL(), NATSURL: nats.URL(), RedisURL: redis.URL(),
+		QueueMaxBytes: 256 << 20}}
+	f, err := newFrontProcess(ctx, frontCommand{serverFlags: s.flags, Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0",
+		PublicURL: "http://intake.test"}, zap.NewNop())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +66,8 @@ func TestStart_ServersAway(t *testing.T) {
 	}
 	admins := []string{f.url(), "http://" + f.admin.Addr().String(), "http://" + w.admin.Addr().String()}
 	for _, admin := range admins {
-		if live, ready := status(admin+"/livez"), status(admin+"/readyz"); live != http.StatusOK || ready != http.StatusServiceUnavailable {
+		if live, ready := status(admin+"/livez"), status(admin+"/readyz"); live != http.StatusOK ||
+			ready != http.StatusServiceUnavailable {
 			t.Errorf("%s: /livez answers %d, /readyz %d", admin, live, ready)
 		}
 	}
@@ -102,14 +105,16 @@ func TestStart_OldSchema(t *testing.T) {
 	}
 	execute(t, flags.PostgresURL, fmt.Sprintf("delete from goose_db_version where version_id = %d", version))
 	f, w := runParts(t, flags)
-	want := fmt.Sprintf("the schema in Postgres has version %d, and this program needs %d: run intake migrate", version-1, version)
+	want := fmt.Sprintf("the schema in Postgres has version %d, and this program needs %d: run intake migrate",
+		version-1, version)
 	for name, health := range map[string]*admin.Handler{"front": f.health, "worker": w.health} {
 		localtest.Eventually(t, "the "+name+" says what to do", func() bool {
 			err := health.Ready(ctx)
 			return err != nil && strings.Contains(err.Error(), want)
 		})
 	}
-	execute(t, flags.PostgresURL, fmt.Sprintf("insert into goose_db_version (version_id, is_applied) values (%d, true)", version))
+	execute(t, flags.PostgresURL, fmt.Sprintf("insert into goose_db_version (version_id, is_applied) values (%d, true)",
+		version))
 	if err := waitReady(ctx, f.health, w.health); err != nil {
 		t.Error(err)
 	}
@@ -136,7 +141,8 @@ func runParts(t *testing.T, flags serverFlags) (*frontProcess, *workerProcess) {
 func runPartsToTheEnd(t *testing.T, flags serverFlags) (*frontProcess, *workerProcess, <-chan error) {
 	t.Helper()
 	logger := zaptest.NewLogger(t, zaptest.Level(zap.ErrorLevel))
-	f, err := newFrontProcess(t.Context(), frontCommand{serverFlags: flags, Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", PublicURL: "http://intake.test"}, logger)
+	f, err := newFrontProcess(t.Context(), frontCommand{serverFlags: flags, Listen: "127.0.0.1:0",
+		AdminListen: "127.0.0.1:0", PublicURL: "http://intake.test"}, logger)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -83,10 +83,12 @@ func TestStatus_InEachPlace(t *testing.T) {
 			}
 		}
 		// As if the others had not been saved yet.
-		if _, err := s.conn.Exec(t.Context(), "delete from batch_status where batch_id = $1 and chunk > 0", a.ID); err != nil {
+		if _, err := s.conn.Exec(t.Context(), "delete from batch_status where batch_id = $1 and chunk > 0",
+			a.ID); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.conn.Exec(t.Context(), "delete from partner_clients where batch_id = $1 and item >= 1000", a.ID); err != nil {
+		if _, err := s.conn.Exec(t.Context(), "delete from partner_clients where batch_id = $1 and item >= 1000",
+			a.ID); err != nil {
 			t.Fatal(err)
 		}
 		return a.ID
@@ -165,7 +167,8 @@ func TestStatus_LargeItems(t *testing.T) {
 		{items[2:], "nothing-to-save", []intake.Code{intake.CodeInvalid}},
 	} {
 		body := strings.NewReader("[" + strings.Join(test.items, ",") + "]")
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.fronts[0].url()+"/api/v1/clients", body)
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.fronts[0].url()+"/api/v1/clients",
+			body)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -187,7 +190,8 @@ func TestStatus_LargeItems(t *testing.T) {
 		a := final(t, client, s.fronts[0], first.ID)
 		for i, item := range test.items {
 			if got := a.Result[i]; got.Status.Code != test.want[i] || string(got.Data) != item {
-				t.Errorf("item %d is %s, and comes back with %d bytes of %d", i, got.Status.Code, len(got.Data), len(item))
+				t.Errorf("item %d is %s, and comes back with %d bytes of %d", i, got.Status.Code, len(got.Data),
+					len(item))
 			}
 		}
 	}

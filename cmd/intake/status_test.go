@@ -62,7 +62,8 @@ func TestCases_Async(t *testing.T) {
 		t.Run(c.Name, func(t *testing.T) {
 			client := s.client(d.context(t.Context()), s.fronts[0], partner, secret)
 			if len(c.Saved) > 0 {
-				if a, err := post(t.Context(), client, s.fronts[0], join(c.Saved), ""); err != nil || a.http != http.StatusOK {
+				if a, err := post(t.Context(), client, s.fronts[0], join(c.Saved), ""); err != nil ||
+					a.http != http.StatusOK {
 					t.Fatalf("saved before: %+v %v", a, err)
 				}
 			}
@@ -93,7 +94,8 @@ func TestStatus(t *testing.T) {
 	client := s.client(t.Context(), s.fronts[0], "acme", s.secret)
 	bodies := make([][]byte, 40)
 	for n := range bodies {
-		bodies[n] = fmt.Appendf(nil, `[{"partner_client_id":"%d \u00e9 \"x\"","entity_type":"X"}, {"partner_client_id":"bad-%[1]d"}, 7]`, n)
+		bodies[n] = fmt.Appendf(nil,
+			`[{"partner_client_id":"%d \u00e9 \"x\"","entity_type":"X"}, {"partner_client_id":"bad-%[1]d"}, 7]`, n)
 	}
 	var large bytes.Buffer
 	for i := range 2_500 {
@@ -107,7 +109,8 @@ func TestStatus(t *testing.T) {
 	for n, body := range bodies {
 		sending.Go(func() {
 			var err error
-			if answers[n], err = post(t.Context(), client, s.fronts[0], body, "respond-async"); err != nil || answers[n].http != http.StatusAccepted {
+			if answers[n], err = post(t.Context(), client, s.fronts[0], body, "respond-async"); err != nil ||
+				answers[n].http != http.StatusAccepted {
 				t.Errorf("%+v %v", answers[n], err)
 			}
 		})
@@ -150,7 +153,8 @@ func TestStatus(t *testing.T) {
 			}
 			var data, kept map[string]any
 			_ = json.Unmarshal(answers[n].Result[i].Data, &data)
-			if err := json.Unmarshal(a.Result[i].Data, &kept); err != nil || kept["partner_client_id"] != data["partner_client_id"] || len(kept) > 1 {
+			if err := json.Unmarshal(a.Result[i].Data, &kept); err != nil ||
+				kept["partner_client_id"] != data["partner_client_id"] || len(kept) > 1 {
 				t.Errorf("batch %d: item %d is %s (%v)", n, i, a.Result[i].Data, err)
 			}
 		}
@@ -175,7 +179,8 @@ func TestStatus_Pending(t *testing.T) {
 	s := startStack(t, stackOptions{})
 	client := s.client(t.Context(), s.fronts[0], "acme", s.secret)
 	lock := s.lockClients(t)
-	a, err := post(t.Context(), client, s.fronts[0], []byte(`[{"partner_client_id":"a","entity_type":"X"},{"partner_client_id":"b"}]`), "respond-async")
+	a, err := post(t.Context(), client, s.fronts[0],
+		[]byte(`[{"partner_client_id":"a","entity_type":"X"},{"partner_client_id":"b"}]`), "respond-async")
 	if err != nil || a.http != http.StatusAccepted {
 		t.Fatalf("%+v %v", a, err)
 	}
@@ -184,7 +189,8 @@ func TestStatus_Pending(t *testing.T) {
 			t.Fatalf("%+v %v", a, err)
 		}
 		codes := []intake.Code{a.Result[0].Status.Code, a.Result[1].Status.Code}
-		if diff := cmp.Diff([]intake.Code{intake.CodePending, intake.CodeInvalid}, codes); diff != "" || a.Status != intake.Pending {
+		if diff := cmp.Diff([]intake.Code{intake.CodePending, intake.CodeInvalid}, codes); diff != "" ||
+			a.Status != intake.Pending {
 			t.Fatalf("status %s, codes (-want +got):\n%s", a.Status, diff)
 		}
 	}

@@ -60,12 +60,14 @@ func TestStop_SilentServer(t *testing.T) {
 			flags := s.flags
 			silence := throughProxy(t, test.flag(&flags))
 			f, err := newFrontProcess(ctx, frontCommand{
-				serverFlags: flags, Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", PublicURL: "http://intake.test", ShutdownTimeout: test.timeout,
+				serverFlags: flags, Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", PublicURL: "http://intake.test",
+				ShutdownTimeout: test.timeout,
 			}, zap.NewNop())
 			if err != nil {
 				t.Fatal(err)
 			}
-			w, err := newWorkerProcess(ctx, workerCommand{serverFlags: flags, AdminListen: "127.0.0.1:0", ShutdownTimeout: test.timeout}, zap.NewNop())
+			w, err := newWorkerProcess(ctx, workerCommand{serverFlags: flags, AdminListen: "127.0.0.1:0",
+				ShutdownTimeout: test.timeout}, zap.NewNop())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -155,7 +157,8 @@ func TestStop_SecondSignal(t *testing.T) {
 	}
 	defer conn.Close()
 	// A request whose body doesn't come is in for as long as a slow client is given.
-	if _, err := io.WriteString(conn, "POST /livez HTTP/1.1\r\nHost: intake.test\r\nContent-Length: 2\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(conn,
+		"POST /livez HTTP/1.1\r\nHost: intake.test\r\nContent-Length: 2\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}
 	says("/metrics", `intake_front_requests_total{status="405"} 1`)
@@ -171,7 +174,8 @@ func TestStop_SecondSignal(t *testing.T) {
 	case <-time.After(30 * time.Second):
 		t.Fatal("it does not end")
 	}
-	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !status.Signaled() || status.Signal() != syscall.SIGTERM {
+	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !status.Signaled() ||
+		status.Signal() != syscall.SIGTERM {
 		t.Errorf("it ended with %s", cmd.ProcessState)
 	}
 }

@@ -21,7 +21,8 @@ func asStranger(t testing.TB) (client *http.Client, theirs, nobodys []string) {
 	if err := f.auth.Reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	saved, err := post(t.Context(), s.client(t.Context(), f, "acme", s.secret), f, []byte("["+itemOf("theirs", 1)+"]"), "")
+	saved, err := post(t.Context(), s.client(t.Context(), f, "acme", s.secret), f, []byte("["+itemOf("theirs", 1)+"]"),
+		"")
 	if err != nil || saved.http != http.StatusOK {
 		t.Fatalf("%+v %v", saved, err)
 	}

@@ -39,7 +39,8 @@ func TestLong_TakenOver(t *testing.T) {
 		go func() {
 			for {
 				var g given
-				g.status, g.text, g.err = load.post(ctx, s.urls[front], []byte("["+itemOf("a", 1)+"]"), "key", "wait=10")
+				g.status, g.text, g.err = load.post(ctx, s.urls[front], []byte("["+itemOf("a", 1)+"]"), "key",
+					"wait=10")
 				if g.err != nil || !slices.Contains(again, g.status) {
 					answered <- g
 					return

@@ -102,8 +102,10 @@ func (c upCommand) serve(ctx context.Context, data string, logger *zap.Logger, o
 	if _, _, err := sink.Migrate(ctx, c.PostgresURL); err != nil {
 		return err
 	}
-	flags := serverFlags{PostgresURL: c.PostgresURL, NATSURL: c.NATSURL, RedisURL: c.RedisURL, NATSMonitorURL: c.NATSMonitorURL, AllowUnsafe: c.AllowUnsafe}
-	w, err := newWorkerProcess(ctx, workerCommand{serverFlags: flags, AdminListen: c.WorkerAdminListen}, logger.Named("worker"))
+	flags := serverFlags{PostgresURL: c.PostgresURL, NATSURL: c.NATSURL, RedisURL: c.RedisURL,
+		NATSMonitorURL: c.NATSMonitorURL, AllowUnsafe: c.AllowUnsafe}
+	w, err := newWorkerProcess(ctx, workerCommand{serverFlags: flags, AdminListen: c.WorkerAdminListen},
+		logger.Named("worker"))
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return addressError("--worker-admin-listen", errors.Unwrap(err))
 	}
@@ -111,7 +113,8 @@ func (c upCommand) serve(ctx context.Context, data string, logger *zap.Logger, o
 		return err
 	}
 	f, err := newFrontProcess(ctx, frontCommand{
-		serverFlags: flags, issuerFlags: c.issuerFlags, Listen: c.Listen, PublicURL: c.PublicURL, AdminListen: c.AdminListen,
+		serverFlags: flags, issuerFlags: c.issuerFlags, Listen: c.Listen, PublicURL: c.PublicURL,
+		AdminListen: c.AdminListen,
 	}, logger.Named("front"))
 	if err != nil {
 		w.close()
@@ -231,7 +234,8 @@ func readUpEnv(data string) (map[string]string, error) {
 }
 
 // welcome waits until batches can be sent, and says how.
-func (c upCommand) welcome(ctx context.Context, data string, env map[string]string, f *frontProcess, w *workerProcess, out output) error {
+func (c upCommand) welcome(ctx context.Context, data string, env map[string]string, f *frontProcess, w *workerProcess,
+	out output) error {
 	if err := waitReady(ctx, f.health, w.health); err != nil {
 		return err
 	}
@@ -312,7 +316,8 @@ func (s *localStack) start(ctx context.Context, c *upCommand) error {
 	group, ctx := errgroup.WithContext(ctx)
 	if c.PostgresURL == "" {
 		group.Go(func() (err error) {
-			if s.postgres, err = local.StartPostgres(ctx, local.PostgresOptions{Dir: filepath.Join(s.data, "postgres")}); err == nil {
+			if s.postgres, err = local.StartPostgres(ctx,
+				local.PostgresOptions{Dir: filepath.Join(s.data, "postgres")}); err == nil {
 				c.PostgresURL = s.postgres.URL()
 			}
 			return err
@@ -320,7 +325,8 @@ func (s *localStack) start(ctx context.Context, c *upCommand) error {
 	}
 	if c.RedisURL == "" {
 		group.Go(func() (err error) {
-			if s.redis, err = local.StartRedis(ctx, local.RedisOptions{Dir: filepath.Join(s.data, "redis")}); err == nil {
+			if s.redis, err = local.StartRedis(ctx,
+				local.RedisOptions{Dir: filepath.Join(s.data, "redis")}); err == nil {
 				c.RedisURL = s.redis.URL()
 			}
 			return err

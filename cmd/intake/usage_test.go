@@ -27,7 +27,8 @@ import (
 func TestUsage(t *testing.T) {
 	t.Parallel()
 	for args, want := range map[string]string{
-		"sned":                              `intake: unexpected argument sned, did you mean one of "send", "seen"?` + "\nRun \"intake --help\" for help.\n",
+		"sned": `intake: unexpected argument sned, did you mean one of "send", "seen"?` +
+			"\nRun \"intake --help\" for help.\n",
 		"partner list":                      "intake: missing: --postgres-url (or $INTAKE_POSTGRES_URL)\nRun \"intake partner list --help\" for help.\n",
 		"partner --postgres-url=p add acme": "intake: missing: --currency\nRun \"intake partner add --help\" for help.\n",
 		"front":                             "intake: missing: --postgres-url (or $INTAKE_POSTGRES_URL), --nats-url (or $INTAKE_NATS_URL)\nRun \"intake front --help\" for help.\n",
@@ -45,7 +46,8 @@ func TestUsage(t *testing.T) {
 func TestUsage_Asked(t *testing.T) {
 	t.Parallel()
 	help, _ := outputOf(t, 0, "send", "--help")
-	for args, want := range map[string]string{"help send": help, "--version": versionText() + "\n", "-v": versionText() + "\n"} {
+	for args, want := range map[string]string{"help send": help, "--version": versionText() + "\n",
+		"-v": versionText() + "\n"} {
 		if out, _ := outputOf(t, 0, strings.Fields(args)...); out != want {
 			t.Errorf("intake %s prints\n%swant\n%s", args, out, want)
 		}
@@ -68,7 +70,8 @@ func TestCompletion(t *testing.T) {
 		"intake --vers":                     "--version",
 	} {
 		words := strings.Fields(line)
-		ask := fmt.Sprintf("%s\nCOMP_WORDS=(%s) COMP_CWORD=%d\n_intake\necho ${COMPREPLY[*]}", script, line, len(words)-1)
+		ask := fmt.Sprintf("%s\nCOMP_WORDS=(%s) COMP_CWORD=%d\n_intake\necho ${COMPREPLY[*]}", script, line,
+			len(words)-1)
 		out, err := exec.CommandContext(t.Context(), "bash", "-c", ask).CombinedOutput()
 		if got := strings.TrimSpace(string(out)); err != nil || got != want {
 			t.Errorf("%s is completed with %q (%v), want %q", line, got, err, want)
@@ -205,7 +208,8 @@ func writeFile(t *testing.T, content string) string {
 func TestReplay_FailIf(t *testing.T) {
 	t.Parallel()
 	front, _ := refusingFront(t, http.StatusForbidden)
-	replay := append([]string{"replay", writeFile(t, `[{"partner_client_id":"a"}] [{"partner_client_id":"b"}]`)}, front...)
+	replay := append([]string{"replay", writeFile(t, `[{"partner_client_id":"a"}] [{"partner_client_id":"b"}]`)},
+		front...)
 	out, errs := outputOf(t, statusFailed, replay...)
 	if !strings.Contains(out, "answered 403") || errs != "intake: failed is 2 (--fail-if 'failed>0')\n" {
 		t.Errorf("%s%s", out, errs)
@@ -252,7 +256,8 @@ func TestSend_Interrupted(t *testing.T) {
 	if code := cmd.ProcessState.ExitCode(); code != statusInterrupted || out.Len() > 0 {
 		t.Errorf("exit status %d, standard output %q", code, &out)
 	}
-	for _, want := range []string{"batch 1: 503 Service Unavailable; trying again in ", "(--retry-for 2m0s)", "interrupted; batches without an answer may still be saved"} {
+	for _, want := range []string{"batch 1: 503 Service Unavailable; trying again in ", "(--retry-for 2m0s)",
+		"interrupted; batches without an answer may still be saved"} {
 		if !strings.Contains(errs.String(), want) {
 			t.Errorf("standard error lacks %q:\n%s", want, &errs)
 		}
@@ -265,7 +270,8 @@ func TestLookups(t *testing.T) {
 	s := startStack(t, stackOptions{})
 	front := []string{"--url=" + s.fronts[0].url(), "--client-id=acme", "--client-secret=" + s.secret}
 	client := s.client(t.Context(), s.fronts[0], "acme", s.secret)
-	a, err := post(t.Context(), client, s.fronts[0], []byte("["+itemOf("a", 1)+`,{"partner_client_id":"b"},5]`), "wait=30")
+	a, err := post(t.Context(), client, s.fronts[0], []byte("["+itemOf("a", 1)+`,{"partner_client_id":"b"},5]`),
+		"wait=30")
 	if err != nil || a.ID == "" {
 		t.Fatalf("%+v %v", a, err)
 	}
@@ -275,13 +281,16 @@ func TestLookups(t *testing.T) {
 			t.Errorf("the status lacks %q:\n%s", want, out)
 		}
 	}
-	if out, _ = outputOf(t, 0, append([]string{"get", "a"}, front...)...); !strings.Contains(out, `"partner_client_id": "a"`) {
+	if out, _ = outputOf(t, 0, append([]string{"get", "a"}, front...)...); !strings.Contains(out,
+		`"partner_client_id": "a"`) {
 		t.Errorf("the record:\n%s", out)
 	}
-	if _, errs := outputOf(t, statusFailed, append([]string{"get", "nobody"}, front...)...); !strings.HasPrefix(errs, "intake: 404 Not Found: ") {
+	if _, errs := outputOf(t, statusFailed, append([]string{"get", "nobody"}, front...)...); !strings.HasPrefix(errs,
+		"intake: 404 Not Found: ") {
 		t.Errorf("no record: %s", errs)
 	}
-	if out, _ = outputOf(t, 0, append([]string{"token"}, front...)...); strings.Count(out, ".") != 2 || strings.ContainsAny(strings.TrimSuffix(out, "\n"), " \n") {
+	if out, _ = outputOf(t, 0, append([]string{"token"}, front...)...); strings.Count(out, ".") != 2 ||
+		strings.ContainsAny(strings.TrimSuffix(out, "\n"), " \n") {
 		t.Errorf("the token: %s", out)
 	}
 }

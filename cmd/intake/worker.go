@@ -62,7 +62,8 @@ func newWorkerProcess(ctx context.Context, c workerCommand, logger *zap.Logger) 
 	if p.worker, err = worker.New(p.nats, options); err != nil {
 		return nil, err
 	}
-	p.health = admin.New(p.metrics, admin.Check{Name: "postgres", Check: p.store.Ping}, admin.Check{Name: "queue", Check: p.worker.Ready})
+	p.health = admin.New(p.metrics, admin.Check{Name: "postgres", Check: p.store.Ping},
+		admin.Check{Name: "queue", Check: p.worker.Ready})
 	if p.admin, err = net.Listen("tcp", c.AdminListen); err != nil {
 		return nil, addressError("--admin-listen", err)
 	}

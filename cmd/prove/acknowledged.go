@@ -21,7 +21,8 @@ func (s *stack) waitAcknowledged(ctx context.Context) error {
 			return nil
 		}
 		if !sleep.For(ctx, 100*time.Millisecond) {
-			return fmt.Errorf("%d messages are not acknowledged, and the consumers %v are missing (%v)", left, missing, err)
+			return fmt.Errorf("%d messages are not acknowledged, and the consumers %v are missing (%v)", left, missing,
+				err)
 		}
 	}
 }

@@ -45,7 +45,8 @@ func (l *load) checkAdmission(ctx context.Context, r *Report, fault string) erro
 			for _, k := range kinds {
 				for try := 0; !l.knock(asking, front, k, fmt.Sprintf("%s-%d-%d", fault, n, try)); try++ {
 					if !sleep.For(asking, 100*time.Millisecond) && ctx.Err() == nil {
-						l.complain("%v after %s, front-%d still refuses batches sent as %s", admissionBound, fault, n+1, k.name)
+						l.complain("%v after %s, front-%d still refuses batches sent as %s", admissionBound, fault, n+1,
+							k.name)
 						return nil
 					}
 				}

@@ -142,7 +142,8 @@ func checkRecords(attempts []attempt, records map[string]record, r *Report) {
 			if !there || is.variant != a.data() {
 				r.violate("%s was Completed with data %d, and what is there is %d", a.key, a.data(), is.variant)
 			} else if is.batch != a.batch || is.position != a.position {
-				r.violate("%s was Completed as item %d of batch %s, and what is there is item %d of batch %s", a.key, a.position, a.batch, is.position, is.batch)
+				r.violate("%s was Completed as item %d of batch %s, and what is there is item %d of batch %s", a.key,
+					a.position, a.batch, is.position, is.batch)
 			}
 			explained[a.key] = true
 		case unknown:
@@ -151,7 +152,8 @@ func checkRecords(attempts []attempt, records map[string]record, r *Report) {
 			}
 		case same, different:
 			if !there || (is.variant == a.data()) != (a.end == same) {
-				r.violate("%s with data %d was told to be a %s, and what is there is %d", a.key, a.data(), a.end, is.variant)
+				r.violate("%s with data %d was told to be a %s, and what is there is %d", a.key, a.data(), a.end,
+					is.variant)
 			}
 		}
 	}
@@ -173,7 +175,8 @@ func checkHistories(attempts []attempt, records map[string]record, r *Report) {
 		created[a.key] = created[a.key] || a.end == saved
 	}
 	for _, a := range attempts {
-		op := porcupine.Operation{ClientId: a.client, Input: a.data(), Call: int64(a.sent), Output: a.end, Return: int64(a.was)}
+		op := porcupine.Operation{ClientId: a.client, Input: a.data(), Call: int64(a.sent), Output: a.end,
+			Return: int64(a.was)}
 		switch a.end {
 		case saved, same, different:
 		case unknown:
@@ -189,7 +192,8 @@ func checkHistories(attempts []attempt, records map[string]record, r *Report) {
 		histories[a.key] = append(histories[a.key], op)
 	}
 	for key, history := range histories {
-		history = append(history, porcupine.Operation{ClientId: -1, Input: 0, Call: last + 2, Output: records[key].variant, Return: last + 3})
+		history = append(history, porcupine.Operation{ClientId: -1, Input: 0, Call: last + 2,
+			Output: records[key].variant, Return: last + 3})
 		switch porcupine.CheckOperationsTimeout(createOnce, history, 10*time.Second) {
 		case porcupine.Illegal:
 			r.violate("what was told of %s fits no order of events", key)

@@ -12,7 +12,8 @@ import (
 func TestAudit(t *testing.T) {
 	t.Parallel()
 	of := func(variant int, sent, told time.Duration, end end) attempt {
-		return attempt{item: item{key: "k", variant: variant}, batch: "b", client: int(sent), sent: sent, was: told, end: end}
+		return attempt{item: item{key: "k", variant: variant}, batch: "b", client: int(sent), sent: sent, was: told,
+			end: end}
 	}
 	there := func(variant int) map[string]record { return map[string]record{"k": {variant: variant, batch: "b"}} }
 	for name, test := range map[string]struct {
@@ -20,24 +21,40 @@ func TestAudit(t *testing.T) {
 		records  map[string]record
 		want     string // "" when all is well
 	}{
-		"completed, and a duplicate of it":              {[]attempt{of(1, 1, 2, saved), of(1, 3, 4, same), of(2, 5, 6, different)}, there(1), ""},
-		"cut off, and there":                            {[]attempt{of(1, 1, 2, unknown), of(1, 3, 4, same)}, there(1), ""},
-		"cut off, and not there":                        {[]attempt{of(1, 1, 2, unknown), of(2, 3, 4, saved)}, there(2), ""},
-		"refused, then completed":                       {[]attempt{of(1, 1, 2, refused), of(1, 3, 4, saved)}, there(1), ""},
-		"two at once":                                   {[]attempt{of(1, 1, 5, different), of(2, 2, 4, saved)}, there(2), ""},
-		"completed, and missing":                        {[]attempt{of(1, 1, 2, saved)}, nil, "what is there is 0"},
-		"completed, with other data":                    {[]attempt{of(1, 1, 2, saved)}, there(2), "what is there is 2"},
-		"completed twice":                               {[]attempt{of(1, 1, 2, saved), of(1, 3, 4, saved)}, there(1), "was Completed 2 times"},
-		"completed, and of another batch":               {[]attempt{of(1, 1, 2, saved)}, map[string]record{"k": {variant: 1, batch: "c"}}, "item 0 of batch c"},
-		"completed, and of another item":                {[]attempt{of(1, 1, 2, saved)}, map[string]record{"k": {1, "b", 7}}, "item 7 of batch b"},
-		"cut off, and there, and completed for another": {[]attempt{of(1, 1, 2, unknown), of(1, 3, 4, saved)}, there(1), ""},
-		"refused by Postgres, else a duplicate":         {[]attempt{of(1, 1, 2, saved), {item: item{key: "k", variant: 1, flaw: unwanted}, sent: 3, was: 4, end: different}}, there(1), ""},
-		"failed, and there":                             {[]attempt{of(1, 1, 2, failed)}, there(1), "nobody was told so"},
-		"refused, and there":                            {[]attempt{of(1, 1, 2, refused)}, there(1), "nobody was told so"},
-		"duplicate of nothing":                          {[]attempt{of(1, 1, 2, same)}, nil, "what is there is 0"},
-		"duplicate of the same data, and it isn't":      {[]attempt{of(1, 1, 2, saved), of(2, 3, 4, same)}, there(1), "told to be a duplicate, same data"},
-		"duplicate before it was sent":                  {[]attempt{of(1, 1, 2, same), of(1, 3, 4, saved)}, there(1), "fits no order of events"},
-		"duplicate of one that was refused":             {[]attempt{of(1, 1, 2, refused), of(1, 3, 4, same), of(1, 5, 6, unknown)}, there(1), "fits no order of events"},
+		"completed, and a duplicate of it": {[]attempt{of(1, 1, 2, saved), of(1, 3, 4, same),
+			of(2, 5, 6, different)}, there(1), ""},
+		"cut off, and there": {[]attempt{of(1, 1, 2, unknown), of(1, 3, 4, same)}, there(1),
+			""},
+		"cut off, and not there": {[]attempt{of(1, 1, 2, unknown), of(2, 3, 4, saved)}, there(2),
+			""},
+		"refused, then completed": {[]attempt{of(1, 1, 2, refused), of(1, 3, 4, saved)}, there(1),
+			""},
+		"two at once": {[]attempt{of(1, 1, 5, different), of(2, 2, 4, saved)},
+			there(2), ""},
+		"completed, and missing": {[]attempt{of(1, 1, 2, saved)}, nil, "what is there is 0"},
+		"completed, with other data": {[]attempt{of(1, 1, 2, saved)}, there(2),
+			"what is there is 2"},
+		"completed twice": {[]attempt{of(1, 1, 2, saved), of(1, 3, 4, saved)}, there(1),
+			"was Completed 2 times"},
+		"completed, and of another batch": {[]attempt{of(1, 1, 2, saved)},
+			map[string]record{"k": {variant: 1, batch: "c"}}, "item 0 of batch c"},
+		"completed, and of another item": {[]attempt{of(1, 1, 2, saved)},
+			map[string]record{"k": {1, "b", 7}}, "item 7 of batch b"},
+		"cut off, and there, and completed for another": {[]attempt{of(1, 1, 2, unknown), of(1, 3, 4, saved)}, there(1),
+			""},
+		"refused by Postgres, else a duplicate": {[]attempt{of(1, 1, 2, saved),
+			{item: item{key: "k", variant: 1, flaw: unwanted}, sent: 3, was: 4, end: different}}, there(1), ""},
+		"failed, and there": {[]attempt{of(1, 1, 2, failed)}, there(1),
+			"nobody was told so"},
+		"refused, and there": {[]attempt{of(1, 1, 2, refused)}, there(1),
+			"nobody was told so"},
+		"duplicate of nothing": {[]attempt{of(1, 1, 2, same)}, nil, "what is there is 0"},
+		"duplicate of the same data, and it isn't": {[]attempt{of(1, 1, 2, saved), of(2, 3, 4, same)}, there(1),
+			"told to be a duplicate, same data"},
+		"duplicate before it was sent": {[]attempt{of(1, 1, 2, same), of(1, 3, 4, saved)}, there(1),
+			"fits no order of events"},
+		"duplicate of one that was refused": {[]attempt{of(1, 1, 2, refused), of(1, 3, 4, same),
+			of(1, 5, 6, unknown)}, there(1), "fits no order of events"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := new(Report)
@@ -56,7 +73,8 @@ func TestAudit(t *testing.T) {
 func TestReadEnds(t *testing.T) {
 	t.Parallel()
 	a, b := item{key: "a", variant: 1}, item{key: "b", variant: 2}
-	other, spoilt, unasked := item{key: "a", variant: 2}, item{key: "b", variant: 2, flaw: invalid}, item{key: "b", variant: 2, flaw: unwanted}
+	other, spoilt, unasked := item{key: "a", variant: 2}, item{key: "b", variant: 2, flaw: invalid},
+		item{key: "b", variant: 2, flaw: unwanted}
 	const (
 		completed = `"state":"Completed","code":"saved","validation_errors":""`
 		pending   = `"state":"Pending","code":"pending","validation_errors":""`
@@ -72,12 +90,18 @@ func TestReadEnds(t *testing.T) {
 		states []string
 		want   []end // nil when it is wrong
 	}{
-		"saved":                          {[]item{a, b}, "Completed", []string{completed, duplicate}, []end{saved, same}},
-		"pending":                        {[]item{a, b}, "Pending", []string{completed, pending}, []end{saved, unknown}},
-		"the same twice":                 {[]item{a, a, b}, "Completed", []string{completed, again, completed}, []end{saved, repeated, saved}},
-		"conflict":                       {[]item{a, other}, "Completed", []string{conflicts, conflicts}, []end{conflict, conflict}},
-		"invalid":                        {[]item{a, spoilt}, "Completed", []string{completed, isInvalid}, []end{saved, failed}},
-		"refused by Postgres":            {[]item{a, unasked}, "Completed", []string{completed, isRefused}, []end{saved, declined}},
+		"saved": {[]item{a, b}, "Completed", []string{completed, duplicate},
+			[]end{saved, same}},
+		"pending": {[]item{a, b}, "Pending", []string{completed, pending},
+			[]end{saved, unknown}},
+		"the same twice": {[]item{a, a, b}, "Completed", []string{completed, again, completed},
+			[]end{saved, repeated, saved}},
+		"conflict": {[]item{a, other}, "Completed", []string{conflicts, conflicts},
+			[]end{conflict, conflict}},
+		"invalid": {[]item{a, spoilt}, "Completed", []string{completed, isInvalid},
+			[]end{saved, failed}},
+		"refused by Postgres": {[]item{a, unasked}, "Completed", []string{completed, isRefused},
+			[]end{saved, declined}},
 		"the same twice, both saved":     {[]item{a, a}, "Completed", []string{completed, completed}, nil},
 		"conflict, one saved":            {[]item{a, other}, "Completed", []string{completed, conflicts}, nil},
 		"invalid, and saved":             {[]item{a, spoilt}, "Completed", []string{completed, completed}, nil},
@@ -91,7 +115,8 @@ func TestReadEnds(t *testing.T) {
 			for i, state := range test.states {
 				results = append(results, `{"data":`+test.items[i].text()+`,"status":{`+state+`}}`)
 			}
-			ends, _, _, err := readEnds([]byte(`{"status_check_id":"i","status":"`+test.status+`","result":[`+strings.Join(results, ",")+`]}`), test.items)
+			ends, _, _, err := readEnds([]byte(`{"status_check_id":"i","status":"`+test.status+`","result":[`+
+				strings.Join(results, ",")+`]}`), test.items)
 			if (err == nil) != (test.want != nil) || err == nil && !slices.Equal(ends, test.want) {
 				t.Errorf("%v (%v), want %v", ends, err, test.want)
 			}

@@ -97,7 +97,8 @@ func (l *load) postUntilAnswered(ctx context.Context, front string, b *batch) (s
 			return status, text, nil
 		}
 		if !sleep.For(ctx, 100*time.Millisecond) {
-			return 0, nil, fmt.Errorf("a batch (Idempotency-Key %q) is not answered: %d %.200s (%v)", b.key, status, text, err)
+			return 0, nil, fmt.Errorf("a batch (Idempotency-Key %q) is not answered: %d %.200s (%v)", b.key, status,
+				text, err)
 		}
 	}
 }

@@ -43,7 +43,8 @@ func (s *stack) startNATSCluster(ctx context.Context) error {
 			if i == j {
 				continue
 			}
-			address, err := s.link(fmt.Sprintf("%s to nats-%d", name, j+1), "127.0.0.1:0", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+			address, err := s.link(fmt.Sprintf("%s to nats-%d", name, j+1), "127.0.0.1:0",
+				net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 			if err != nil {
 				return err
 			}
@@ -83,7 +84,8 @@ func (s *stack) startRedisCluster(ctx context.Context) error {
 		if node.AnnouncePort, err = strconv.Atoi(port); err != nil {
 			return err
 		}
-		started, err := local.StartRedis(ctx, local.RedisOptions{Dir: filepath.Join(s.opts.Dir, name), Password: password, Node: node})
+		started, err := local.StartRedis(ctx, local.RedisOptions{Dir: filepath.Join(s.opts.Dir, name),
+			Password: password, Node: node})
 		if err != nil {
 			return err
 		}

@@ -16,7 +16,8 @@ import (
 func TestLong_Run_Cluster(t *testing.T) {
 	dir := localtest.Dir(t)
 	program := plant{}.build(t)
-	report, err := Run(t.Context(), Options{Program: program, Dir: dir, Duration: 10 * time.Second, Seed: 4, Cluster: true, Out: t.Output()})
+	report, err := Run(t.Context(), Options{Program: program, Dir: dir, Duration: 10 * time.Second, Seed: 4,
+		Cluster: true, Out: t.Output()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -97,7 +97,8 @@ func (l *load) compareCounts(ctx context.Context, r *Report, try int) (different
 // codes are the labels by which a front counts items.
 var codes = map[end]intake.Code{
 	saved: intake.CodeSaved, same: intake.CodeDuplicateOfSaved, different: intake.CodeDuplicateOfSaved,
-	repeated: intake.CodeDuplicateInRequest, conflict: intake.CodeConflictInRequest, failed: intake.CodeInvalid, declined: intake.CodeRefused,
+	repeated: intake.CodeDuplicateInRequest, conflict: intake.CodeConflictInRequest, failed: intake.CodeInvalid,
+	declined: intake.CodeRefused,
 }
 
 // A tally is how many items a process counts, by code. A front's also has the items
@@ -126,7 +127,8 @@ func (s *stack) balanced(ctx context.Context, r *Report) (counts map[string]tall
 		var unbalanced []string
 		for name, count := range counts {
 			if all := count.all(); strings.HasPrefix(name, "front") && count["received"] != all {
-				unbalanced = append(unbalanced, fmt.Sprintf("%s has received %d items and counts the outcome of %d", name, count["received"], all))
+				unbalanced = append(unbalanced, fmt.Sprintf("%s has received %d items and counts the outcome of %d",
+					name, count["received"], all))
 			}
 		}
 		if len(unbalanced) == 0 {
@@ -151,7 +153,8 @@ func (s *stack) counts(ctx context.Context) (map[string]tally, error) {
 			return nil, fmt.Errorf("read the metrics of %s: %w", p.name, err)
 		}
 		count := make(tally)
-		for _, name := range []string{"intake_front_items_total", "intake_front_items_stateless_total", "intake_worker_items_total"} {
+		for _, name := range []string{"intake_front_items_total", "intake_front_items_stateless_total",
+			"intake_worker_items_total"} {
 			for _, metric := range families[name].GetMetric() {
 				count[metric.Label[0].GetValue()] += int(metric.Counter.GetValue())
 			}

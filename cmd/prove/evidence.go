@@ -26,7 +26,8 @@ func (l *load) keepEvidence(file string) error {
 	for n, b := range l.batches {
 		batches[n] = batchEvidence{ID: b.id, Key: b.key, Sent: b.sent, Told: b.told, Pending: b.pending}
 		for i := range b.items {
-			batches[n].Items = append(batches[n].Items, itemEvidence{b.items[i].key, b.items[i].variant, b.ends[i].String()})
+			batches[n].Items = append(batches[n].Items, itemEvidence{b.items[i].key, b.items[i].variant,
+				b.ends[i].String()})
 		}
 	}
 	text, err := json.MarshalIndent(batches, "", "\t")

@@ -135,10 +135,12 @@ func (e end) String() string {
 // the verdict that the batch alone decides, or the item.
 func endOf(told, decided intake.Verdict, i item) (end, error) {
 	switch {
-	case decided.Code == intake.CodeInvalid && told.Code == intake.CodeInvalid && strings.HasPrefix(told.Text, "entity_type: "):
+	case decided.Code == intake.CodeInvalid && told.Code == intake.CodeInvalid &&
+		strings.HasPrefix(told.Text, "entity_type: "):
 		return failed, nil
 	case decided.Code != intake.CodePending && told == decided:
-		return map[intake.Code]end{intake.CodeDuplicateInRequest: repeated, intake.CodeConflictInRequest: conflict}[told.Code], nil
+		return map[intake.Code]end{intake.CodeDuplicateInRequest: repeated,
+			intake.CodeConflictInRequest: conflict}[told.Code], nil
 	case decided.Code != intake.CodePending:
 	case told.Code == intake.CodePending:
 		return unknown, nil

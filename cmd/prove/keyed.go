@@ -54,7 +54,8 @@ func (l *load) misuse(ctx context.Context, random *rand.Rand, key, prefer string
 	other.told = time.Since(l.began)
 	switch {
 	case err != nil:
-	case status == http.StatusUnprocessableEntity, status == http.StatusServiceUnavailable, status == http.StatusConflict:
+	case status == http.StatusUnprocessableEntity, status == http.StatusServiceUnavailable,
+		status == http.StatusConflict:
 	default:
 		l.complain("%s, sent with another batch, is answered %d %.300s", key, status, text)
 	}

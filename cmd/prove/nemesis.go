@@ -137,7 +137,8 @@ func (n *nemesis) note(f fault, began, ended time.Duration, failed, left error) 
 	if err := errors.Join(failed, left); err != nil {
 		note = ": " + strings.ReplaceAll(err.Error(), "\n", "; ")
 	}
-	text := fmt.Sprintf("%6.1f s  %-8s %s, for %.1f s%s", began.Seconds(), f.kind, f.where, (ended - began).Seconds(), note)
+	text := fmt.Sprintf("%6.1f s  %-8s %s, for %.1f s%s", began.Seconds(), f.kind, f.where, (ended - began).Seconds(),
+		note)
 	n.print(faultLine{began, text})
 	if failed != nil {
 		n.report.Failed++
@@ -167,7 +168,8 @@ func (n *nemesis) processFaults() (faults []fault) {
 	for _, name := range slices.Sorted(maps.Keys(servers)) { // in a fixed order, so that a seed repeats a run
 		other := servers[name]
 		faults = append(faults,
-			fault{"kill", name, 2 * time.Second, func(context.Context) error { other.Kill(); return nil }, other.Start, true},
+			fault{"kill", name, 2 * time.Second, func(context.Context) error { other.Kill(); return nil }, other.Start,
+				true},
 			fault{"stop", name, 3 * ackWait,
 				func(context.Context) error { other.Signal(syscall.SIGSTOP); return nil },
 				func(context.Context) error { other.Signal(syscall.SIGCONT); return nil }, true})

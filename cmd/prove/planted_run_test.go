@@ -20,7 +20,8 @@ func TestPlanted(t *testing.T) {
 	run := func(t *testing.T, program string, seed uint64, standby bool) *Report {
 		dir := localtest.Dir(t)
 		report, err := Run(t.Context(), Options{
-			Program: program, Dir: dir, Duration: 40 * time.Second, Seed: seed, Standby: standby || seed%2 == 0, Failpoints: true, Out: t.Output(),
+			Program: program, Dir: dir, Duration: 40 * time.Second, Seed: seed, Standby: standby || seed%2 == 0,
+			Failpoints: true, Out: t.Output(),
 		})
 		if err != nil {
 			t.Fatal(err)

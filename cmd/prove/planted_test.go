@@ -74,7 +74,8 @@ var plants = []plant{
 `},
 	}, false},
 	{"no key order", "transactions have waited for each other", []edit{
-		{"sink/save.go", "strings.Compare(g.clientAt(a).ID, g.clientAt(b).ID)", "0 * strings.Compare(g.clientAt(a).ID, g.clientAt(b).ID)"},
+		{"sink/save.go", "strings.Compare(g.clientAt(a).ID, g.clientAt(b).ID)",
+			"0 * strings.Compare(g.clientAt(a).ID, g.clientAt(b).ID)"},
 		{"sink/save.go", "place{prefixOf(chunk.Clients[j].ID), ", "place{0 * prefixOf(chunk.Clients[j].ID), "},
 	}, false},
 	{"first statement's snapshot for owners", "was told to be a duplicate, different data", []edit{
@@ -131,10 +132,12 @@ var plants = []plant{
 `},
 	}, false},
 	{"Redis keys without the timeline", "was lost, as Postgres was put back", []edit{
-		{"dedupe/slot.go", "digest := sha256.Sum256([]byte(timeline))", "digest := sha256.Sum256([]byte(timeline[:0]))"},
+		{"dedupe/slot.go", "digest := sha256.Sum256([]byte(timeline))",
+			"digest := sha256.Sum256([]byte(timeline[:0]))"},
 	}, false},
 	{"refusal without withdrawal", "nobody was told so", []edit{
-		{"worker/queue/publish.go", "\tok, err := q.opts.Ledger.Withdraw(ctx, g.chunks(), g[0].holder)\n", "\tok, err := true, ctx.Err()\n"},
+		{"worker/queue/publish.go", "\tok, err := q.opts.Ledger.Withdraw(ctx, g.chunks(), g[0].holder)\n",
+			"\tok, err := true, ctx.Err()\n"},
 	}, false},
 	{"Completed on the strength of the queue", "was completed and is|what is there is|was Completed as item", []edit{
 		{"cmd/intake/internal/front/request.go", "\tfailpoint.Hit(\"front/queued\")\n", `
@@ -161,7 +164,8 @@ var plants = []plant{
 		{"sink/idempotency.go", "and exists (select from batch_status where batch_id = $4 and withdrawn)", "and false"},
 	}, false},
 	{"an answer is kept on another request's key", "was duplicate, same data and is completed", []edit{
-		{"sink/idempotency.go", "and batch_id = $4 and (owner = $3 or answer is not null)", "and $3::uuid is not null and $4::uuid is not null"},
+		{"sink/idempotency.go", "and batch_id = $4 and (owner = $3 or answer is not null)",
+			"and $3::uuid is not null and $4::uuid is not null"},
 	}, false},
 	{"any body with an Idempotency-Key", "sent with another batch, is answered", []edit{
 		{"cmd/intake/internal/front/request.go", "sha256.Sum256(q.body)", "sha256.Sum256(nil)"},
@@ -187,7 +191,8 @@ func (p plant) overlay(t *testing.T, root string) (file string) {
 			t.Fatalf("%s has %d times: %s", e.file, n, e.old)
 		}
 		replaced[path] = filepath.Join(dir, strings.ReplaceAll(e.file, "/", "_"))
-		if err := os.WriteFile(replaced[path], []byte(strings.Replace(string(content), e.old, e.new, 1)), 0o600); err != nil {
+		if err := os.WriteFile(replaced[path], []byte(strings.Replace(string(content), e.old, e.new, 1)),
+			0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -216,7 +221,8 @@ func (p plant) build(t *testing.T) (program string) {
 	t.Helper()
 	root := moduleRoot(t)
 	program = filepath.Join(t.TempDir(), "intake")
-	build := exec.CommandContext(t.Context(), "go", "build", "-tags", "failpoints", "-overlay", p.overlay(t, root), "-o", program, "./cmd/intake")
+	build := exec.CommandContext(t.Context(), "go", "build", "-tags", "failpoints", "-overlay", p.overlay(t, root),
+		"-o", program, "./cmd/intake")
 	build.Dir = root
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)

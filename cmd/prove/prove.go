@@ -35,7 +35,8 @@ func Run(ctx context.Context, opts Options) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	report := &Report{Seed: opts.Seed, Cluster: opts.Cluster, Standby: opts.Standby || opts.Cluster, Began: time.Now().UTC(), Seconds: opts.Duration.Seconds(), Faults: make(map[string]int)}
+	report := &Report{Seed: opts.Seed, Cluster: opts.Cluster, Standby: opts.Standby || opts.Cluster,
+		Began: time.Now().UTC(), Seconds: opts.Duration.Seconds(), Faults: make(map[string]int)}
 	defer func() {
 		s.stop()
 		if report.Holds() || ctx.Err() != nil {

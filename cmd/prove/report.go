@@ -178,7 +178,8 @@ type bar struct {
 // HTML writes the report as one page, with a picture of what was saved and of the
 // faults at that time.
 func (r *Report) HTML(out io.Writer) error {
-	x, y := plot.Ticks(max(float64(len(r.Rate)), 1), 10), plot.Ticks(float64(slices.Max(append([]int{1}, r.Rate...))), 4)
+	x, y := plot.Ticks(max(float64(len(r.Rate)), 1), 10), plot.Ticks(float64(slices.Max(append([]int{1}, r.Rate...))),
+		4)
 	end, highest := x[len(x)-1], y[len(y)-1]
 	var line strings.Builder
 	for second, n := range r.Rate {

@@ -87,7 +87,8 @@ func (s *stack) unmarked(ctx context.Context, timeline string, records map[strin
 	keys := make([]intake.SavedKey, 0, len(records))
 	for key, variant := range records {
 		it := item{key: key, variant: variant}
-		keys = append(keys, intake.SavedKey{Partner: partner, ID: key, Fingerprint: decode.Fingerprint([]byte(it.text()))})
+		keys = append(keys, intake.SavedKey{Partner: partner, ID: key,
+			Fingerprint: decode.Fingerprint([]byte(it.text()))})
 	}
 	return seen.Unmarked(ctx, timeline, keys)
 }

@@ -85,7 +85,8 @@ func startStack(ctx context.Context, opts Options) (_ *stack, err error) {
 			s.removePostgres()
 		}
 	}()
-	if s.postgres, err = local.StartPostgres(ctx, local.PostgresOptions{Dir: filepath.Join(opts.Dir, "postgres"), Settings: standbySettings}); err != nil {
+	if s.postgres, err = local.StartPostgres(ctx, local.PostgresOptions{Dir: filepath.Join(opts.Dir, "postgres"),
+		Settings: standbySettings}); err != nil {
 		return nil, err
 	}
 	s.postgresURL = s.postgres.URL()
@@ -102,7 +103,8 @@ func startStack(ctx context.Context, opts Options) (_ *stack, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if out, err := exec.CommandContext(ctx, opts.Program, "migrate", "--postgres-url="+s.postgresURL).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(ctx, opts.Program, "migrate",
+		"--postgres-url="+s.postgresURL).CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("intake migrate: %w\n%s", err, out)
 	}
 	if err := s.addPartner(ctx); err != nil {
@@ -114,11 +116,13 @@ func startStack(ctx context.Context, opts Options) (_ *stack, err error) {
 	if _, err := s.pool.Exec(ctx, unwantedConstraint); err != nil {
 		return nil, err
 	}
-	queue := []string{fmt.Sprintf("--queue-max-bytes=%d", queueBytes), fmt.Sprintf("--queue-replicas=%d", len(strings.Split(s.natsURL, ",")))}
+	queue := []string{fmt.Sprintf("--queue-max-bytes=%d", queueBytes), fmt.Sprintf("--queue-replicas=%d",
+		len(strings.Split(s.natsURL, ",")))}
 	for n := range 2 {
 		if err := s.addPart("front", n, func(listen string) []string {
 			s.direct = append(s.direct, "http://"+listen)
-			return append([]string{"--listen=" + listen, "--public-url=http://intake.prove", "--max-backlog=" + maxBacklog.String()}, queue...)
+			return append([]string{"--listen=" + listen, "--public-url=http://intake.prove",
+				"--max-backlog=" + maxBacklog.String()}, queue...)
 		}); err != nil {
 			return nil, err
 		}
@@ -162,14 +166,16 @@ func (s *stack) startServers(ctx context.Context) error {
 
 // startNATS starts a NATS, and returns its URL.
 func (s *stack) startNATS(ctx context.Context, name string, flags ...string) (natsURL string, err error) {
-	dir, file, log := filepath.Join(s.opts.Dir, name), filepath.Join(s.opts.Dir, name+".url"), filepath.Join(s.opts.Dir, name+".log")
+	dir, file, log := filepath.Join(s.opts.Dir, name), filepath.Join(s.opts.Dir, name+".url"),
+		filepath.Join(s.opts.Dir, name+".log")
 	self, err := os.Executable()
 	if err != nil {
 		return "", err
 	}
 	p := &part{name: name}
 	p.start = func() (*local.Program, error) {
-		return local.StartProgram(exec.Command(self, append([]string{"nats", dir, file, fmt.Sprintf("--max-payload=%d", maxPayload)}, flags...)...), log)
+		return local.StartProgram(exec.Command(self,
+			append([]string{"nats", dir, file, fmt.Sprintf("--max-payload=%d", maxPayload)}, flags...)...), log)
 	}
 	s.parts = append(s.parts, p)
 	if err := p.begin(); err != nil {
@@ -191,7 +197,8 @@ func (s *stack) startNATS(ctx context.Context, name string, flags ...string) (na
 }
 
 func (s *stack) addPartner(ctx context.Context) error {
-	out, err := exec.CommandContext(ctx, s.opts.Program, "partner", "add", partnerName, "--currency=GBP", "--json", "--postgres-url="+s.postgresURL).Output()
+	out, err := exec.CommandContext(ctx, s.opts.Program, "partner", "add", partnerName, "--currency=GBP", "--json",
+		"--postgres-url="+s.postgresURL).Output()
 	if err != nil {
 		return fmt.Errorf("intake partner add: %w", err)
 	}
@@ -289,7 +296,8 @@ func (s *stack) waitReady(ctx context.Context) error {
 			select {
 			case <-time.After(50 * time.Millisecond):
 			case <-ctx.Done():
-				return fmt.Errorf("%s is not ready (%v); its log ends with:\n%s", p.name, p.crashed(), s.logTail(p.name))
+				return fmt.Errorf("%s is not ready (%v); its log ends with:\n%s", p.name, p.crashed(),
+					s.logTail(p.name))
 			}
 		}
 	}

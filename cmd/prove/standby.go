@@ -28,7 +28,8 @@ func (s *stack) startStandby(ctx context.Context) error {
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	const name = "postgres-2"
-	for _, sql := range []string{"alter system set synchronous_standby_names = 'postgres, \"" + name + "\"'", "select pg_reload_conf()"} {
+	for _, sql := range []string{"alter system set synchronous_standby_names = 'postgres, \"" + name + "\"'",
+		"select pg_reload_conf()"} {
 		if _, err := conn.Exec(ctx, sql); err != nil {
 			return err
 		}
@@ -38,7 +39,8 @@ func (s *stack) startStandby(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.standby, err = local.StartStandby(ctx, local.PostgresOptions{Dir: filepath.Join(s.opts.Dir, name), Settings: standbySettings}, first)
+	s.standby, err = local.StartStandby(ctx, local.PostgresOptions{Dir: filepath.Join(s.opts.Dir, name),
+		Settings: standbySettings}, first)
 	if err != nil {
 		return err
 	}

@@ -36,7 +36,8 @@ func (l *load) runStream(ctx context.Context, random *rand.Rand, client, n int) 
 
 // exchangeStream sends batches as a stream, and reads their answers. It returns how
 // many of the batches were sent.
-func (l *load) exchangeStream(ctx context.Context, front string, batches []*batch, prefer string, pauses time.Duration) (sent int) {
+func (l *load) exchangeStream(ctx context.Context, front string, batches []*batch, prefer string,
+	pauses time.Duration) (sent int) {
 	if _, err := l.tokens.Token(ctx); err != nil {
 		return 0
 	}

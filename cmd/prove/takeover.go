@@ -23,7 +23,8 @@ const reservationLease = 5 * time.Second
 // Idempotency-Key lasts, so that a repeat over the other front takes over.
 func (n *nemesis) takeoverFaults() []fault {
 	first, second := n.stack.part("front-1"), n.stack.part("front-2")
-	reserved := []*stopping{{stack: n.stack, part: first, step: "front/reserved"}, {stack: n.stack, part: second, step: "front/gone-on"}}
+	reserved := []*stopping{{stack: n.stack, part: first, step: "front/reserved"}, {stack: n.stack, part: second,
+		step: "front/gone-on"}}
 	withdrawing := []*stopping{{stack: n.stack, part: first, step: "sink/withdrawing"}}
 	return []fault{
 		// The front that takes over is paused when it has saved the batch, and resumes last.

@@ -230,7 +230,8 @@ func (c *Client) call(ctx context.Context, method, path string, header http.Head
 }
 
 // send makes a request with a token. A refusal is an error.
-func (c *Client) send(ctx context.Context, method, path string, header http.Header, body io.Reader) (*http.Response, error) {
+func (c *Client) send(ctx context.Context, method, path string, header http.Header, body io.Reader) (*http.Response,
+	error) {
 	token, err := c.Token(ctx)
 	if err != nil {
 		return nil, err

@@ -89,7 +89,8 @@ func TestClient_TokenCanceled(t *testing.T) {
 	second, cancelSecond := context.WithCancel(t.Context())
 	cancelSecond()
 	var tokenErr *client.TokenError
-	if _, err := c.Create(second, []byte("[]"), client.BatchOptions{}); !errors.Is(err, context.Canceled) || !errors.As(err, &tokenErr) {
+	if _, err := c.Create(second, []byte("[]"), client.BatchOptions{}); !errors.Is(err, context.Canceled) ||
+		!errors.As(err, &tokenErr) {
 		t.Errorf("the one who waits: %v", err)
 	}
 	cancelFirst()
@@ -111,7 +112,8 @@ func TestClient_Problem(t *testing.T) {
 		"of a front": {
 			503, map[string]string{"Content-Type": "application/problem+json", "Retry-After": "8000"},
 			`{"type":"/problems/backlog","code":"backlog","title":"Service Unavailable","status":503,"detail":"too much is queued"}`,
-			client.Problem{Status: 503, Code: "backlog", Title: "Service Unavailable", Detail: "too much is queued", RetryAfter: 8000 * time.Second},
+			client.Problem{Status: 503, Code: "backlog", Title: "Service Unavailable", Detail: "too much is queued",
+				RetryAfter: 8000 * time.Second},
 			true, "503 Service Unavailable: too much is queued (Retry-After: 8000 s)",
 		},
 		"of a proxy": {
@@ -120,7 +122,8 @@ func TestClient_Problem(t *testing.T) {
 		},
 		"of something else": {
 			404, map[string]string{"Content-Type": "text/plain"}, "404 page not found",
-			client.Problem{Status: 404, Detail: `the answer is not an Intake's (Content-Type: "text/plain"), check the URL`},
+			client.Problem{Status: 404,
+				Detail: `the answer is not an Intake's (Content-Type: "text/plain"), check the URL`},
 			false, `404 Not Found: the answer is not an Intake's (Content-Type: "text/plain"), check the URL`,
 		},
 		"redirect": {
@@ -168,8 +171,10 @@ func TestClient_TokenRefused(t *testing.T) {
 			401, `{"error":"invalid_client","error_description":"unknown client, or wrong secret"}`,
 			"get a token: 401 Unauthorized: invalid_client, unknown client, or wrong secret", false,
 		},
-		"no issuer":  {404, "404 page not found", "get a token: 404 Not Found: the answer is not an issuer's, check the URL http://", false},
-		"overloaded": {503, `{"error":"temporarily_unavailable"}`, "get a token: 503 Service Unavailable: temporarily_unavailable (Retry-After: 7 s)", true},
+		"no issuer": {404, "404 page not found",
+			"get a token: 404 Not Found: the answer is not an issuer's, check the URL http://", false},
+		"overloaded": {503, `{"error":"temporarily_unavailable"}`,
+			"get a token: 503 Service Unavailable: temporarily_unavailable (Retry-After: 7 s)", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -183,7 +188,8 @@ func TestClient_TokenRefused(t *testing.T) {
 			defer server.Close()
 			_, err := open(t, server.URL).Record(t.Context(), "a")
 			var tokenErr *client.TokenError
-			if !errors.As(err, &tokenErr) || !strings.HasPrefix(err.Error(), test.says) || client.IsTemporary(err) != test.temporary {
+			if !errors.As(err, &tokenErr) || !strings.HasPrefix(err.Error(), test.says) ||
+				client.IsTemporary(err) != test.temporary {
 				t.Errorf("%v, want %s", err, test.says)
 			}
 		})
@@ -249,7 +255,8 @@ func TestClient_Stream(t *testing.T) {
 
 func TestNew_Errors(t *testing.T) {
 	for _, opts := range []client.Options{
-		{URL: "127.0.0.1:8080", ClientID: "a", ClientSecret: "s"}, {URL: "http://a", ClientID: "a"}, {URL: "http://a", ClientSecret: "s"},
+		{URL: "127.0.0.1:8080", ClientID: "a", ClientSecret: "s"}, {URL: "http://a", ClientID: "a"},
+		{URL: "http://a", ClientSecret: "s"},
 	} {
 		if _, err := client.New(opts); err == nil {
 			t.Errorf("%+v: no error", opts)

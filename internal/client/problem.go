@@ -47,7 +47,8 @@ func (p *Problem) Temporary() bool {
 
 // readProblem reads an answer that is a refusal. A proxy's may have any form.
 func readProblem(response *http.Response) *Problem {
-	p := &Problem{Status: response.StatusCode, RetryAfter: parseRetryAfter(response.Header.Get("Retry-After"), time.Now())}
+	p := &Problem{Status: response.StatusCode, RetryAfter: parseRetryAfter(response.Header.Get("Retry-After"),
+		time.Now())}
 	p.Body, _ = io.ReadAll(io.LimitReader(response.Body, 64<<10)) // what has come is all that can be told
 	media, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type"))
 	switch location := response.Header.Get("Location"); {

@@ -20,7 +20,8 @@ func TestAmount_IsExact(t *testing.T) {
 		units := new(big.Rat).Mul(value, big.NewRat(10_000, 1))
 		fits := units.IsInt() && len(strings.TrimLeft(units.Num().String(), "-")) <= 19
 
-		items, err := decode.Batch([]byte("["+claiming(claim("total_amount", text, "transaction_count", "0"))+"]"), gbp, now)
+		items, err := decode.Batch([]byte("["+claiming(claim("total_amount", text, "transaction_count", "0"))+"]"), gbp,
+			now)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -50,7 +51,8 @@ func TestTransactionCount_IsExact(t *testing.T) {
 		default:
 			want = ""
 		}
-		items, err := decode.Batch([]byte("["+claiming(claim("total_amount", "0", "transaction_count", text))+"]"), gbp, now)
+		items, err := decode.Batch([]byte("["+claiming(claim("total_amount", "0", "transaction_count", text))+"]"), gbp,
+			now)
 		if err != nil || items[0].Errors != want {
 			t.Fatalf("%s: %v, %q, want %q", text, err, items[0].Errors, want)
 		}

@@ -94,7 +94,8 @@ func (d *decoder) batch() ([]intake.Item, error) {
 			return nil, &SyntaxError{Code: NotJSON, Offset: start, Reason: "the body is empty"}
 		}
 		if t := d.value(); d.err == nil {
-			return nil, &SyntaxError{Code: NotAnArray, Offset: start, Reason: "must be a JSON array of items, not " + t.kind.String()}
+			return nil, &SyntaxError{Code: NotAnArray, Offset: start, Reason: "must be a JSON array of items, not " +
+				t.kind.String()}
 		}
 		return nil, d.err
 	}

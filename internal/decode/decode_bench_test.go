@@ -26,7 +26,8 @@ func monthsOfClaims(items, months int) []byte {
 	for i := range items {
 		b.WriteByte(',')
 		fmt.Fprintf(&b, `{"partner_client_id":"1b7901db-4879-4616-8052-%012d","client_start_date":"2024-04-23T13:44:03.585Z",`+
-			`"entity_type":"SoleTrader","other_identifiers":[{"key":"MerchantId","values":["%d"]}],"revenue_claims":[`, i, 100_000+i)
+			`"entity_type":"SoleTrader","other_identifiers":[{"key":"MerchantId","values":["%d"]}],"revenue_claims":[`,
+			i, 100_000+i)
 		for m := range months {
 			start := time.Date(2024, time.Month(1+m), 1, 0, 0, 0, 0, time.UTC)
 			end := start.AddDate(0, 1, 0).Add(-time.Millisecond)

@@ -46,7 +46,8 @@ func item(but ...string) string {
 // claim returns a valid claim for February 2025, but for some members.
 func claim(but ...string) string {
 	return with(append([]string{"start_date", `"2025-02-01T00:00:00.000Z"`, "end_date", `"2025-02-28T23:59:59.999Z"`,
-		"time_period", `"Monthly"`, "currency", `"GBP"`, "total_amount", "30000.25", "transaction_count", "150"}, but...)...)
+		"time_period", `"Monthly"`, "currency", `"GBP"`, "total_amount", "30000.25", "transaction_count", "150"},
+		but...)...)
 }
 
 // claiming returns an item that has these claims.
@@ -78,7 +79,8 @@ func decodeOne(t *testing.T, p *intake.Partner, text string) intake.Item {
 
 func TestBatch_Valid(t *testing.T) {
 	second := item("partner_client_id", `"caf\u00e9 \ud83d\ude00"`)
-	first := ` {"revenue_claims" : [` + claim() + ", " + claim("start_date", `"2025-01-31T00:00:00.000Z"`, "end_date", `"2025-01-31T23:59:59.999999Z"`,
+	first := ` {"revenue_claims" : [` + claim() + ", " + claim("start_date", `"2025-01-31T00:00:00.000Z"`, "end_date",
+		`"2025-01-31T23:59:59.999999Z"`,
 		"time_period", `"D\u0061ily"`, "total_amount", "-15e-1", "transaction_count", "-2.0") + `],
 		"other_identifiers":[ {"values":["1", "2"],"key":"MerchantId"} ], "client_start_date":"2024-04-23T13:44:03.585123+01:00",
 		"entity_type":"SoleTrader","partner_client_id":"A"} `
@@ -370,16 +372,20 @@ func TestBatch_Fingerprint(t *testing.T) {
 	}
 	oneOf := func(t *rapid.T, texts ...string) string { return rapid.SampledFrom(texts).Draw(t, "text") }
 	claim := func(t *rapid.T) string {
-		return object(t, "start_date", oneOf(t, `"2025-02-01T00:00:00Z"`, `"2025-02-01T00:00:00:000"`), "end_date", oneOf(t, `"2025-02-28T23:59:59.999Z"`, `"2025-02-28T23:59:59.9999999Z"`),
+		return object(t, "start_date", oneOf(t, `"2025-02-01T00:00:00Z"`, `"2025-02-01T00:00:00:000"`), "end_date",
+			oneOf(t, `"2025-02-28T23:59:59.999Z"`, `"2025-02-28T23:59:59.9999999Z"`),
 			"time_period", oneOf(t, `"Monthly"`, `"\u004donthly"`), "currency", oneOf(t, `"GBP"`, `"G\u0042P"`),
-			"total_amount", oneOf(t, "1", "1.50", "15e-1", "0.000e99999999999999999999", "123456789012345.6789"), "transaction_count", oneOf(t, "1", "0", "-0", "10e-1"))
+			"total_amount", oneOf(t, "1", "1.50", "15e-1", "0.000e99999999999999999999", "123456789012345.6789"),
+			"transaction_count", oneOf(t, "1", "0", "-0", "10e-1"))
 	}
 	identifier := func(t *rapid.T) string {
 		return object(t, "key", oneOf(t, `"K"`, `"\u00e9"`), "values", oneOf(t, `["v"]`, `["\ud83d\ude00","\n"]`))
 	}
 	rapid.Check(t, func(t *rapid.T) {
-		text := object(t, "partner_client_id", oneOf(t, `"A"`, `"\u0041"`, `"é"`), "entity_type", oneOf(t, `"X"`, `"X\u0041"`),
-			"client_start_date", oneOf(t, "", "null", `"2024-04-23T13:44:03.585Z"`), "other_identifiers", oneOf(t, "", "null", "[]", list(t, identifier)),
+		text := object(t, "partner_client_id", oneOf(t, `"A"`, `"\u0041"`, `"é"`), "entity_type",
+			oneOf(t, `"X"`, `"X\u0041"`),
+			"client_start_date", oneOf(t, "", "null", `"2024-04-23T13:44:03.585Z"`), "other_identifiers",
+			oneOf(t, "", "null", "[]", list(t, identifier)),
 			"revenue_claims", oneOf(t, "", "null", " [ ]", list(t, claim)))
 		// The second of two, so that it is seen what the first one leaves behind.
 		items, err := decode.Batch([]byte("["+item("revenue_claims", "["+claim(t)+"]")+","+text+"]"), gbp, now)
@@ -393,8 +399,10 @@ func TestBatch_Fingerprint(t *testing.T) {
 }
 
 func FuzzBatch(f *testing.F) {
-	f.Add([]byte(`[` + item() + `,` + claiming(claim(), claim("total_amount", "-1e-2", "transaction_count", "-0")) + `]`))
-	f.Add([]byte(`[` + identifying(`{"values":["1","\u0000\ud800"],"key":"MerchantId"}`) + `, {"x":[[[{}]],null,true,false,-0.5E+3]} , "A", 5]`))
+	f.Add([]byte(`[` + item() + `,` + claiming(claim(), claim("total_amount", "-1e-2", "transaction_count", "-0")) +
+		`]`))
+	f.Add([]byte(`[` + identifying(`{"values":["1","\u0000\ud800"],"key":"MerchantId"}`) +
+		`, {"x":[[[{}]],null,true,false,-0.5E+3]} , "A", 5]`))
 	f.Add([]byte(`[{"partner_client_id":"\ud83d\ude00","entity\u005ftype":"X","entity_type":"Y","client_start_date":null}]`))
 	f.Add([]byte(`[` + times(5, claiming(claim(), claim("total_amount", "-1.5", "transaction_count", "-3"))) + `]`))
 	f.Add([]byte("[{\"a\":\"\xff\"}]"))
@@ -415,7 +423,8 @@ func FuzzBatch(f *testing.F) {
 			if !bytes.Equal(items[i].Raw, raws[i]) {
 				t.Fatalf("item %d is %q, not %q", i, items[i].Raw, raws[i])
 			}
-			if client := &items[i].Client; items[i].Errors == "" && (client.Item != i || client.Fingerprint != decode.Fingerprint(raws[i])) {
+			if client := &items[i].Client; items[i].Errors == "" &&
+				(client.Item != i || client.Fingerprint != decode.Fingerprint(raws[i])) {
 				t.Fatalf("item %d: %+v has another fingerprint than its text", i, client)
 			}
 		}
@@ -460,12 +469,14 @@ func TestBatch_RepeatedClaims(t *testing.T) {
 		claim := func() string {
 			month := draw("01", "03", "0\\u0035")
 			values := map[string]string{
-				"start_date": `"2025-` + month + `-01T00:00:00.000Z"`, "end_date": `"2025-` + month + `-31T23:59:59.999Z"`,
+				"start_date":  `"2025-` + month + `-01T00:00:00.000Z"`,
+				"end_date":    `"2025-` + month + `-31T23:59:59.999Z"`,
 				"time_period": `"Monthly"`, "currency": `"GBP"`, "total_amount": anyNumber.Draw(t, "amount"),
 				"transaction_count": draw("0", "1", "150", "12345678", "123456789", "-3", "3.0", "1e2", `"1"`, "1.5"),
 			}
 			if rapid.IntRange(0, 9).Draw(t, "mistake") == 0 {
-				values[rapid.SampledFrom(names).Draw(t, "member")] = draw(`"EUR"`, "null", `"2025-02-28T23:59:59.999Z"`, "5", `"\ud800"`)
+				values[rapid.SampledFrom(names).Draw(t, "member")] = draw(`"EUR"`, "null", `"2025-02-28T23:59:59.999Z"`,
+					"5", `"\ud800"`)
 			}
 			var members []string
 			for _, name := range names {
@@ -495,7 +506,8 @@ func TestBatch_RepeatedClaims(t *testing.T) {
 // A claim that would repeat others if its numbers were JSON is refused where it is not.
 func TestBatch_RepeatedClaimsSyntaxError(t *testing.T) {
 	others := times(5, claiming(claim())) + ","
-	for _, number := range []string{"", "01", "-", "-01", "1.", ".5", "1.e1", "1e", "+1", "1 2", "1x", "1,", "1}", "123456789 0"} {
+	for _, number := range []string{"", "01", "-", "-01", "1.", ".5", "1.e1", "1e", "+1", "1 2", "1x", "1,", "1}",
+		"123456789 0"} {
 		for _, name := range []string{"total_amount", "transaction_count"} {
 			bad := strings.Replace(claiming(claim(name, "NUMBER")), "NUMBER", number, 1)
 			want := decodeError(t, "["+bad+"]")

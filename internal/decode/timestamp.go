@@ -21,7 +21,8 @@ const (
 func ParseTimestamp(s string) (intake.Timestamp, bool) {
 	// time.Parse is five times slower, rejects leap seconds, and accepts a comma as the
 	// decimal point.
-	if len(s) < len("2006-01-02T15:04:05Z") || s[4] != '-' || s[7] != '-' || s[10]|0x20 != 't' || s[13] != ':' || s[16] != ':' {
+	if len(s) < len("2006-01-02T15:04:05Z") || s[4] != '-' || s[7] != '-' || s[10]|0x20 != 't' || s[13] != ':' ||
+		s[16] != ':' {
 		return 0, false
 	}
 	century, year := twoDigits(s[0:]), twoDigits(s[2:])
@@ -47,7 +48,8 @@ func ParseTimestamp(s string) (intake.Timestamp, bool) {
 	if leap {
 		sec = 59
 	}
-	t := intake.Timestamp(daysSinceEpoch(year, month, dayOfMonth))*day + intake.Timestamp(hour*3600+minute*60+sec-offset)*second
+	t := intake.Timestamp(daysSinceEpoch(year, month, dayOfMonth))*day + intake.Timestamp(hour*3600+minute*60+
+		sec-offset)*second
 	if leap {
 		t += second
 		if _, m, d := dateOf(t); t%day != 0 || d != 1 || m != 1 && m != 7 {

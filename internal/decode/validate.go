@@ -129,10 +129,12 @@ func (d *decoder) checkSpan(at path, claim *intake.RevenueClaim) {
 	case spans(other, start, end):
 		d.problems.add(at.member(timePeriod), "must be "+other.String()+", the period that the dates span")
 	case startOf(period, start) != start:
-		d.problems.add(at.member(startDate), "must be the first moment of a "+unitOf(period)+" in UTC, such as "+startOf(period, start).String()+
+		d.problems.add(at.member(startDate), "must be the first moment of a "+unitOf(period)+" in UTC, such as "+
+			startOf(period, start).String()+
 			", for a "+period.String()+" claim")
 	default:
-		d.problems.add(at.member(endDate), "must be "+lastOf(period, start).String()+" for a "+period.String()+" claim that starts "+
+		d.problems.add(at.member(endDate), "must be "+lastOf(period, start).String()+" for a "+period.String()+
+			" claim that starts "+
 			start.String()[:len("2006-01-02")])
 	}
 }

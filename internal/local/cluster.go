@@ -43,7 +43,8 @@ type RedisNode struct {
 
 func (n *RedisNode) config() string {
 	return fmt.Sprintf("cluster-enabled yes\ncluster-config-file nodes.conf\ncluster-node-timeout 2000\ncluster-require-full-coverage no\n"+
-		"cluster-port %d\ncluster-announce-ip 127.0.0.1\ncluster-announce-port %d\ncluster-announce-bus-port %d\n", n.BusPort, n.AnnouncePort, n.BusPort)
+		"cluster-port %d\ncluster-announce-ip 127.0.0.1\ncluster-announce-port %d\ncluster-announce-bus-port %d\n",
+		n.BusPort, n.AnnouncePort, n.BusPort)
 }
 
 // JoinRedisCluster makes a cluster of nodes that have just started, with an equal part of
@@ -60,17 +61,20 @@ func JoinRedisCluster(ctx context.Context, nodes ...*Redis) error {
 		}
 		clients[i] = redis.NewClient(options)
 		defer clients[i].Close()
-		if err := clients[i].Do(ctx, "cluster", "addslotsrange", slots*i/len(nodes), slots*(i+1)/len(nodes)-1).Err(); err != nil {
+		if err := clients[i].Do(ctx, "cluster", "addslotsrange", slots*i/len(nodes),
+			slots*(i+1)/len(nodes)-1).Err(); err != nil {
 			return fmt.Errorf("assign slots to a Redis: %w", err)
 		}
-		if err := clients[i].Do(ctx, "cluster", "meet", "127.0.0.1", nodes[0].port, nodes[0].opts.Node.BusPort).Err(); err != nil {
+		if err := clients[i].Do(ctx, "cluster", "meet", "127.0.0.1", nodes[0].port,
+			nodes[0].opts.Node.BusPort).Err(); err != nil {
 			return fmt.Errorf("join a Redis Cluster: %w", err)
 		}
 	}
 	for _, client := range clients {
 		for {
 			info, err := client.ClusterInfo(ctx).Result()
-			if err == nil && strings.Contains(info, "cluster_state:ok") && strings.Contains(info, fmt.Sprintf("cluster_slots_ok:%d", slots)) {
+			if err == nil && strings.Contains(info, "cluster_state:ok") &&
+				strings.Contains(info, fmt.Sprintf("cluster_slots_ok:%d", slots)) {
 				break
 			}
 			select {

@@ -36,7 +36,8 @@ func TestPostgres_KillEndsBusySessions(t *testing.T) {
 		ended <- err
 	}()
 	localtest.Eventually(t, "the session is busy", func() bool {
-		return query(t, postgres, fmt.Sprintf("select coalesce(max(state), '') from pg_stat_activity where pid = %d", backend)) == "active"
+		return query(t, postgres, fmt.Sprintf("select coalesce(max(state), '') from pg_stat_activity where pid = %d",
+			backend)) == "active"
 	})
 	postgres.Kill()
 	if err := postgres.Start(t.Context()); err != nil {
@@ -112,7 +113,8 @@ func TestStop_AfterAFailedStart(t *testing.T) {
 			if err := os.RemoveAll(dir); err != nil {
 				t.Fatal(err)
 			}
-			if err := os.MkdirAll(filepath.Join(server.LogPath(), "x"), 0o755); err != nil { // a folder where the log was
+			// A folder where the log was.
+			if err := os.MkdirAll(filepath.Join(server.LogPath(), "x"), 0o755); err != nil {
 				t.Fatal(err)
 			}
 			if s.name == "NATS" { // which goes on without its log, but not in a file

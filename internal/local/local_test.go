@@ -62,7 +62,8 @@ func query(t *testing.T, postgres *local.Postgres, statement string) string {
 
 func startPostgres(t *testing.T, dir string) *local.Postgres {
 	t.Helper()
-	postgres, err := local.StartPostgres(t.Context(), local.PostgresOptions{Dir: dir, Settings: map[string]string{"work_mem": "5MB"}})
+	postgres, err := local.StartPostgres(t.Context(), local.PostgresOptions{Dir: dir,
+		Settings: map[string]string{"work_mem": "5MB"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +122,8 @@ func TestPostgres_UnreachableFolder(t *testing.T) {
 	elsewhere := filepath.Join(dir, "postgres", "cluster")
 	if os.Geteuid() == 0 {
 		var err error
-		if elsewhere, err = os.Readlink(elsewhere); err != nil || !strings.HasPrefix(elsewhere, "/var/tmp/intake-postgres-") {
+		if elsewhere, err = os.Readlink(elsewhere); err != nil ||
+			!strings.HasPrefix(elsewhere, "/var/tmp/intake-postgres-") {
 			t.Fatalf("the data lie in %s (%v)", elsewhere, err)
 		}
 	}
@@ -246,7 +248,8 @@ func TestNATS(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}}); err != nil {
+		if _, err := js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{Name: "S",
+			Subjects: []string{"s"}}); err != nil {
 			t.Fatal(err)
 		}
 		ack, err := js.Publish(t.Context(), "s", []byte("x"))
@@ -301,7 +304,10 @@ func TestOrphans(t *testing.T) {
 	}
 	_ = parent.Wait()
 	if runtime.GOOS == "linux" {
-		localtest.Eventually(t, "the orphans end by themselves", func() bool { return gone(postmaster) && gone(redisPID) })
+		localtest.Eventually(t, "the orphans end by themselves", func() bool {
+			return gone(postmaster) &&
+				gone(redisPID)
+		})
 	}
 	startPostgres(t, filepath.Join(dir, "postgres"))
 	startRedis(t, filepath.Join(dir, "redis"))

@@ -66,7 +66,8 @@ func StartNATS(ctx context.Context, opts NATSOptions) (*NATS, error) {
 
 // URL returns the URL of the NATS.
 func (n *NATS) URL() string {
-	u := url.URL{Scheme: "nats", User: url.UserPassword("intake", n.password), Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(n.port))}
+	u := url.URL{Scheme: "nats", User: url.UserPassword("intake", n.password), Host: net.JoinHostPort("127.0.0.1",
+		strconv.Itoa(n.port))}
 	return u.String()
 }
 
@@ -92,7 +93,8 @@ func (n *NATS) Start(ctx context.Context) error {
 	options := &server.Options{
 		ServerName: "intake", Host: "127.0.0.1", Port: n.port,
 		Username: "intake", Password: n.password,
-		JetStream: true, JetStreamMaxStore: n.opts.MaxStore, StoreDir: n.opts.Dir, SyncAlways: n.opts.SyncInterval == 0, SyncInterval: n.opts.SyncInterval, MaxPayload: cmp.Or(n.opts.MaxPayload, maxPayload),
+		JetStream: true, JetStreamMaxStore: n.opts.MaxStore, StoreDir: n.opts.Dir, SyncAlways: n.opts.SyncInterval == 0,
+		SyncInterval: n.opts.SyncInterval, MaxPayload: cmp.Or(n.opts.MaxPayload, maxPayload),
 		HTTPHost: "127.0.0.1", HTTPPort: server.RANDOM_PORT,
 		NoSigs: true,
 	}

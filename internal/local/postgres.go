@@ -93,7 +93,8 @@ func newPostgres(opts PostgresOptions) (*Postgres, error) {
 	p := &Postgres{opts: opts, programs: programs}
 	if os.Geteuid() == 0 {
 		if p.owner, err = credentialOf("postgres"); err != nil {
-			return nil, fmt.Errorf("postgres refuses to run as root, and there is no user postgres to run it as: %w", err)
+			return nil, fmt.Errorf("postgres refuses to run as root, and there is no user postgres to run it as: %w",
+				err)
 		}
 	}
 	p.cluster, err = p.findCluster()
@@ -345,7 +346,8 @@ func (p *Postgres) initCluster(ctx context.Context) error {
 		if err := errors.Join(os.WriteFile(password, []byte(p.password+"\n"), 0o600), p.own(password)); err != nil {
 			return nil, err
 		}
-		return exec.Command(filepath.Join(p.programs, "initdb"), "-D", data, "-U", "postgres", "-E", "UTF8", "--locale=C",
+		return exec.Command(filepath.Join(p.programs, "initdb"), "-D", data, "-U", "postgres", "-E", "UTF8",
+			"--locale=C",
 			"-A", "scram-sha-256", "--pwfile", password, "--no-sync"), nil
 	})
 }

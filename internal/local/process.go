@@ -78,9 +78,11 @@ func (p *process) waitReady(ctx context.Context, try func(context.Context) error
 		}
 		select {
 		case <-p.ended:
-			return fmt.Errorf("%s ended (%w); its log %s ends with:\n%s", p.cmd.Path, cmpErr(p.err), p.logFile, tail(p.logFile))
+			return fmt.Errorf("%s ended (%w); its log %s ends with:\n%s", p.cmd.Path, cmpErr(p.err), p.logFile,
+				tail(p.logFile))
 		case <-ctx.Done():
-			return fmt.Errorf("%s is not ready (%w); its log %s ends with:\n%s", p.cmd.Path, err, p.logFile, tail(p.logFile))
+			return fmt.Errorf("%s is not ready (%w); its log %s ends with:\n%s", p.cmd.Path, err, p.logFile,
+				tail(p.logFile))
 		case <-time.After(20 * time.Millisecond):
 		}
 	}

@@ -11,7 +11,8 @@ import (
 func TestPostgresPrograms_Missing(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	_, err := postgresPrograms(filepath.Join(t.TempDir(), "*", "bin"))
-	if err == nil || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), "apt-get install postgresql") {
+	if err == nil || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(),
+		"apt-get install postgresql") {
 		t.Errorf("%v", err)
 	}
 }
@@ -19,7 +20,8 @@ func TestPostgresPrograms_Missing(t *testing.T) {
 // The highest version, by its number, whose programs are all there; PATH last.
 func TestPostgresPrograms_Which(t *testing.T) {
 	root := t.TempDir()
-	for _, program := range []string{"9/bin/initdb", "9/bin/postgres", "16/bin/initdb", "16/bin/postgres", "17/bin/initdb", "path/initdb", "path/postgres"} {
+	for _, program := range []string{"9/bin/initdb", "9/bin/postgres", "16/bin/initdb", "16/bin/postgres",
+		"17/bin/initdb", "path/initdb", "path/postgres"} {
 		file := filepath.Join(root, program)
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 			t.Fatal(err)

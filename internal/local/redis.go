@@ -70,7 +70,8 @@ func (r *Redis) StandIn() bool { return r.program == "" }
 
 // URL returns the URL of the Redis.
 func (r *Redis) URL() string {
-	u := url.URL{Scheme: "redis", User: url.UserPassword("", r.password), Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(r.port))}
+	u := url.URL{Scheme: "redis", User: url.UserPassword("", r.password), Host: net.JoinHostPort("127.0.0.1",
+		strconv.Itoa(r.port))}
 	return u.String()
 }
 
@@ -172,5 +173,6 @@ func (r *Redis) stopLeftover() error {
 	}
 	pid, _ := strconv.Atoi(strings.TrimSpace(string(content)))
 	// A running Redis replaces its arguments by its address in the process list.
-	return stopLeftover(pid, syscall.SIGTERM, "redis-server", net.JoinHostPort("127.0.0.1", strconv.Itoa(lastPort(r.opts.Dir))), r.configFile())
+	return stopLeftover(pid, syscall.SIGTERM, "redis-server",
+		net.JoinHostPort("127.0.0.1", strconv.Itoa(lastPort(r.opts.Dir))), r.configFile())
 }

@@ -43,7 +43,8 @@ func TestLogTicks(t *testing.T) {
 
 func TestNumber(t *testing.T) {
 	for number, want := range map[float64]string{
-		0: "0", 0.25: "0.25", 7: "7", 7.5: "7.5", 12.4: "12", 999: "999", 1_000: "1,000", 939_049: "939,049", -1_234_567: "-1,234,567",
+		0: "0", 0.25: "0.25", 7: "7", 7.5: "7.5", 12.4: "12", 999: "999", 1_000: "1,000", 939_049: "939,049",
+		-1_234_567: "-1,234,567",
 	} {
 		if got := plot.Number(number); got != want {
 			t.Errorf("%v is %s, want %s", number, got, want)

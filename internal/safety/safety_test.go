@@ -21,12 +21,13 @@ func TestFind(t *testing.T) {
 		breaches string
 		others   string
 	}{
-		"nothing":      {nil, "", ""},
-		"another":      {fmt.Errorf("ask: %w", away), "", "ask: away"},
-		"one":          {fmt.Errorf("ask: %w", one), one.Error(), ""},
-		"several":      {errors.Join(one, errors.Join(two, &again)), one.Error() + "\n" + two.Error(), ""},
-		"found before": {errors.Join(safety.Breaches{one}, safety.Breaches{one, two}), one.Error() + "\n" + two.Error(), ""},
-		"mixed":        {fmt.Errorf("ask: %w", errors.Join(one, away)), one.Error(), "away"},
+		"nothing": {nil, "", ""},
+		"another": {fmt.Errorf("ask: %w", away), "", "ask: away"},
+		"one":     {fmt.Errorf("ask: %w", one), one.Error(), ""},
+		"several": {errors.Join(one, errors.Join(two, &again)), one.Error() + "\n" + two.Error(), ""},
+		"found before": {errors.Join(safety.Breaches{one}, safety.Breaches{one, two}), one.Error() + "\n" + two.Error(),
+			""},
+		"mixed": {fmt.Errorf("ask: %w", errors.Join(one, away)), one.Error(), "away"},
 	} {
 		breaches, others := safety.Find(test.err)
 		said := ""

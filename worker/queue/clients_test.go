@@ -12,7 +12,8 @@ func BenchmarkClients(b *testing.B) {
 	clients := make([]intake.PartnerClient, MaxChunkItems)
 	for i := range clients {
 		clients[i] = intake.PartnerClient{
-			Item: i, ID: fmt.Sprintf("1b7901db-4879-4616-8052-%012d", i), EntityType: "SoleTrader", StartDate: 1700000000000000,
+			Item: i, ID: fmt.Sprintf("1b7901db-4879-4616-8052-%012d", i), EntityType: "SoleTrader",
+			StartDate:        1700000000000000,
 			OtherIdentifiers: []byte(`[{"key":"MerchantId","values":["123456"]}]`),
 			Claims: []intake.RevenueClaim{{
 				Period: intake.Monthly, Start: 1735689600000000, End: 1738367999999000,

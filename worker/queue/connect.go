@@ -53,7 +53,8 @@ func Connect(urls, name string, logger *zap.Logger) (*nats.Conn, error) {
 		nats.ReconnectErrHandler(failures.note),
 		nats.DisconnectErrHandler(func(nc *nats.Conn, err error) {
 			if err != nil {
-				logger.Warn("lost the connection to NATS, reconnecting", zap.String("servers", serversOf(nc)), zap.Error(err))
+				logger.Warn("lost the connection to NATS, reconnecting", zap.String("servers", serversOf(nc)),
+					zap.Error(err))
 			}
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {

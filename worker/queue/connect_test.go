@@ -16,8 +16,9 @@ import (
 func TestConnect_RefusedForAWhile(t *testing.T) {
 	t.Parallel()
 	run := func(port int, password string) *server.Server {
-		s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, Username: "intake", Password: password,
-			NoSigs: true, NoLog: true, StoreDir: filepath.Join(t.TempDir(), "nats")})
+		s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, Username: "intake",
+			Password: password,
+			NoSigs:   true, NoLog: true, StoreDir: filepath.Join(t.TempDir(), "nats")})
 		if err != nil {
 			t.Fatal(err)
 		}

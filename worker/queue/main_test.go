@@ -112,7 +112,8 @@ func newBatch(ids ...string) *intake.Batch {
 	for i, id := range ids {
 		batch.Items = append(batch.Items, intake.Item{Raw: []byte(`{}`), Key: id, Client: intake.PartnerClient{
 			Item: i, ID: id, EntityType: "SoleTrader", StartDate: intake.NoTimestamp,
-			Claims: []intake.RevenueClaim{{Period: intake.Monthly, TotalAmount: intake.Amount{Abs: 1}, TransactionCount: 1}},
+			Claims: []intake.RevenueClaim{{Period: intake.Monthly, TotalAmount: intake.Amount{Abs: 1},
+				TransactionCount: 1}},
 		}})
 	}
 	batch.Verdicts = make([]intake.Verdict, len(ids))

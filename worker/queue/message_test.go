@@ -91,12 +91,14 @@ func TestMessages_RoundTrip(t *testing.T) {
 				reply                 string
 				number, chunks, first int
 			}
-			want, got := place{"intake.outcome.x", i, len(datas), next}, place{reply, chunk.Number, chunk.Chunks, chunk.First}
+			want, got := place{"intake.outcome.x", i, len(datas), next}, place{reply, chunk.Number, chunk.Chunks,
+				chunk.First}
 			if got != want {
 				t.Fatalf("chunk %d is at %+v, want %+v", i, got, want)
 			}
 			if len(chunk.Clients)+len(chunk.Rejected) != chunk.Len {
-				t.Fatalf("%d clients and %d rejected make no %d items", len(chunk.Clients), len(chunk.Rejected), chunk.Len)
+				t.Fatalf("%d clients and %d rejected make no %d items", len(chunk.Clients), len(chunk.Rejected),
+					chunk.Len)
 			}
 			next += chunk.Len
 		}

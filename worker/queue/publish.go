@@ -105,7 +105,8 @@ func (q *Queue) publishGroup(ctx context.Context, g group) error {
 func (q *Queue) messages(base uuid.UUID, g group) (msgs []*nats.Msg) {
 	if len(g) == 1 {
 		for n, data := range g[0].datas {
-			msgs = append(msgs, newMessage(base, g[0].topic, n, appendMessage(nil, base, q.reply, 0, g[0].holder, data)))
+			msgs = append(msgs, newMessage(base, g[0].topic, n, appendMessage(nil, base, q.reply, 0, g[0].holder,
+				data)))
 		}
 		return msgs
 	}
@@ -220,7 +221,8 @@ func refused(err error) bool {
 		return answer.APIError().ErrorCode != errConflictingDuplicate
 	}
 	for _, unsent := range []error{
-		errNotChecked, nats.ErrReconnectBufExceeded, nats.ErrNoResponders, jetstream.ErrNoStreamResponse, nats.ErrMaxPayload,
+		errNotChecked, nats.ErrReconnectBufExceeded, nats.ErrNoResponders, jetstream.ErrNoStreamResponse,
+		nats.ErrMaxPayload,
 	} {
 		if errors.Is(err, unsent) {
 			return true

@@ -109,7 +109,8 @@ func recordedBatch(name string, n int) *intake.Batch {
 	at := func(day int) intake.Timestamp {
 		return intake.Timestamp(time.Date(2025, 1, day, 0, 0, 0, 0, time.UTC).UnixMicro())
 	}
-	b := &intake.Batch{Partner: intake.Partner{ID: 1, Name: "acme", Currency: "GBP"}, Verdicts: make([]intake.Verdict, n)}
+	b := &intake.Batch{Partner: intake.Partner{ID: 1, Name: "acme", Currency: "GBP"}, Verdicts: make([]intake.Verdict,
+		n)}
 	for i := range n {
 		id := fmt.Sprintf("%s-%d", name, i)
 		raw := fmt.Appendf(nil, `{"partner_client_id":%q}`, id)
@@ -120,10 +121,12 @@ func recordedBatch(name string, n int) *intake.Batch {
 			continue
 		}
 		item.Client = intake.PartnerClient{
-			Item: i, ID: id, EntityType: "SoleTrader", StartDate: intake.NoTimestamp, Fingerprint: decode.Fingerprint(raw),
+			Item: i, ID: id, EntityType: "SoleTrader", StartDate: intake.NoTimestamp,
+			Fingerprint: decode.Fingerprint(raw),
 		}
 		if i%2 == 0 {
-			item.Client.StartDate, item.Client.OtherIdentifiers = at(3), []byte(`[{"key":"MerchantId","values":["1","ü"]}]`)
+			item.Client.StartDate, item.Client.OtherIdentifiers = at(3),
+				[]byte(`[{"key":"MerchantId","values":["1","ü"]}]`)
 		}
 		for day := range i % 3 {
 			item.Client.Claims = append(item.Client.Claims, intake.RevenueClaim{

@@ -132,7 +132,8 @@ func checkVersion(version string) error {
 		return nil
 	}
 	return &safety.Breach{Setting: "the version of NATS", Is: version,
-		Because: "it may store a part of a large batch that was refused", Do: "use NATS " + MinNATSVersion + " or newer"}
+		Because: "it may store a part of a large batch that was refused",
+		Do:      "use NATS " + MinNATSVersion + " or newer"}
 }
 
 func checkStream(ctx context.Context, nc *nats.Conn, want StreamOptions, logger *zap.Logger) error {
@@ -150,7 +151,8 @@ func checkStream(ctx context.Context, nc *nats.Conn, want StreamOptions, logger 
 	config := stream.CachedInfo().Config
 	var wrong []error
 	if config.Storage != jetstream.FileStorage {
-		wrong = append(wrong, &safety.Breach{Setting: "the storage of stream " + StreamName, Is: config.Storage.String(),
+		wrong = append(wrong, &safety.Breach{Setting: "the storage of stream " + StreamName,
+			Is:      config.Storage.String(),
 			Because: "a restart of NATS loses batches that were answered 202",
 			Do:      "delete the stream when it is empty; it is created again"})
 	}
@@ -185,7 +187,8 @@ func checkReplicas(
 	case lacksServers(err):
 		return tooFewReplicas(have, want, err)
 	case err != nil:
-		return fmt.Errorf("raise the replicas of stream %s from %d to %d: %w", have.Name, have.Replicas, want.Replicas, err)
+		return fmt.Errorf("raise the replicas of stream %s from %d to %d: %w", have.Name, have.Replicas, want.Replicas,
+			err)
 	}
 	logger.Info("raised the replicas of the queue to --queue-replicas", replicas, zap.Int("wanted", want.Replicas))
 	return nil

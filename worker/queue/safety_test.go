@@ -84,7 +84,8 @@ func TestCheck_MaxPayload(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			nc := connect(t, localtest.NATSWith(t, local.NATSOptions{MaxPayload: payload}).URL())
 			core, logs := observer.New(zap.WarnLevel)
-			q, err := New(nc, Options{Ledger: new(fakeLedger), Stream: StreamOptions{MaxBytes: 64 << 20}, Logger: zap.New(core)})
+			q, err := New(nc, Options{Ledger: new(fakeLedger), Stream: StreamOptions{MaxBytes: 64 << 20},
+				Logger: zap.New(core)})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -170,7 +171,8 @@ func newMonitor(t *testing.T, nc *nats.Conn) *monitor {
 	m := new(monitor)
 	m.answer.Store(syncs)
 	m.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = w.Write([]byte(strings.ReplaceAll(m.answer.Load().(string), `"ID"`, strconv.Quote(nc.ConnectedServerId()))))
+		_, _ = w.Write([]byte(strings.ReplaceAll(m.answer.Load().(string), `"ID"`,
+			strconv.Quote(nc.ConnectedServerId()))))
 	}))
 	t.Cleanup(m.Close)
 	return m
@@ -184,7 +186,8 @@ func TestCheck_Reconnect(t *testing.T) {
 	nc := connect(t, server.URL())
 	monitor := newMonitor(t, nc)
 	q, err := New(nc, Options{
-		Ledger: new(fakeLedger), Check: Check{MonitorURLs: []string{monitor.URL}}, Stream: StreamOptions{MaxBytes: 64 << 20},
+		Ledger: new(fakeLedger), Check: Check{MonitorURLs: []string{monitor.URL}},
+		Stream: StreamOptions{MaxBytes: 64 << 20},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -253,7 +256,8 @@ func (r reconnecting) PublishMsg(
 func TestCheck_ReconnectWhilePublishing(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	q, err := New(r.nc, Options{Ledger: &r.ledger, PublishTimeout: time.Second, Stream: StreamOptions{MaxBytes: 64 << 20}})
+	q, err := New(r.nc, Options{Ledger: &r.ledger, PublishTimeout: time.Second,
+		Stream: StreamOptions{MaxBytes: 64 << 20}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -124,7 +124,8 @@ func confirmLeader(ctx context.Context, stream jetstream.Stream, info *jetstream
 		}
 		const pause = 100 * time.Millisecond // replicas are heard once a second, at least
 		if !sleep.For(ctx, pause) {
-			return fmt.Errorf("the stream's leader %s has heard from no majority of its replicas: %w", leader, ctx.Err())
+			return fmt.Errorf("the stream's leader %s has heard from no majority of its replicas: %w", leader,
+				ctx.Err())
 		}
 	}
 }

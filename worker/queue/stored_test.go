@@ -37,7 +37,8 @@ func TestSearch(t *testing.T) {
 	}
 	batch.ID = ticket.ID()
 	taken := int64(0)
-	search := Search{Partner: batch.Partner, Batch: batch.ID, Room: func(bytes int64) bool { taken += bytes; return true }}
+	search := Search{Partner: batch.Partner, Batch: batch.ID,
+		Room: func(bytes int64) bool { taken += bytes; return true }}
 	check := func(what string, chunks []StoredChunk, err error, want ...int) {
 		t.Helper()
 		var got []int
@@ -89,7 +90,8 @@ func TestSearch(t *testing.T) {
 	place = appendNumber(appendNumber(place, fieldFirst, MaxChunkItems), fieldLen, MaxChunkItems)
 	damaged := appendMessage(nil, batch.ID, "", 0, nil, appendBytes(place, fieldRejected, []byte("rubbish")))
 	for n, data := range [][]byte{damaged, {messageVersion + 1}} {
-		if _, err := r.js.Publish(t.Context(), fmt.Sprintf("%s%s.%d", DeadSubjectPrefix, subject, n+1), data); err != nil {
+		if _, err := r.js.Publish(t.Context(), fmt.Sprintf("%s%s.%d", DeadSubjectPrefix, subject, n+1),
+			data); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -130,7 +132,8 @@ func TestSearch_LeaderCutOff(t *testing.T) {
 		if err != nil {
 			return false
 		}
-		leader = slices.IndexFunc(servers, func(s *local.NATS) bool { return s.Name() == stream.CachedInfo().Cluster.Leader })
+		leader = slices.IndexFunc(servers,
+			func(s *local.NATS) bool { return s.Name() == stream.CachedInfo().Cluster.Leader })
 		return leader >= 0
 	})
 	cutOff(leader)

@@ -136,7 +136,8 @@ func tooFewReplicas(have, want jetstream.StreamConfig, cause error) error {
 	return &safety.Breach{
 		Setting: "the number of replicas of stream " + want.Name,
 		Is:      fmt.Sprintf("%d, not %d as --queue-replicas says", have.Replicas, want.Replicas),
-		Because: fmt.Sprintf("a broken disk may lose batches that were answered 202 (NATS refuses to raise it: %v)", cause),
+		Because: fmt.Sprintf("a broken disk may lose batches that were answered 202 (NATS refuses to raise it: %v)",
+			cause),
 		Do: fmt.Sprintf("give the NATS cluster %d servers with JetStream and room, or set --queue-replicas=%d",
 			want.Replicas, have.Replicas),
 	}

@@ -75,7 +75,8 @@ func stopShared() error {
 }
 
 // careless are settings for data that is not needed after the test.
-var careless = map[string]string{"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "300"}
+var careless = map[string]string{"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off",
+	"max_connections": "300"}
 
 // Postgres returns the URL of an empty database for the test alone.
 func Postgres(t testing.TB) string {
@@ -88,7 +89,8 @@ func Postgres(t testing.TB) string {
 		if dir, shared.err = makeDir(); shared.err != nil {
 			return
 		}
-		if shared.postgres, shared.err = local.StartPostgres(ctx, local.PostgresOptions{Dir: dir, Settings: careless}); shared.err != nil {
+		if shared.postgres, shared.err = local.StartPostgres(ctx, local.PostgresOptions{Dir: dir,
+			Settings: careless}); shared.err != nil {
 			os.RemoveAll(dir)
 		}
 	})
@@ -125,7 +127,8 @@ func execute(t testing.TB, statement string) {
 func OwnPostgres(t testing.TB) *local.Postgres {
 	t.Helper()
 	return own(t, func(ctx context.Context, dir string) (*local.Postgres, error) {
-		return local.StartPostgres(ctx, local.PostgresOptions{Dir: dir, Settings: map[string]string{"max_connections": "200"}})
+		return local.StartPostgres(ctx, local.PostgresOptions{Dir: dir,
+			Settings: map[string]string{"max_connections": "200"}})
 	})
 }
 
@@ -136,7 +139,8 @@ func PostgresPair(t testing.TB) (primary, standby *local.Postgres) {
 	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
 	defer cancel()
 	dir := filepath.Join(Dir(t), "standby")
-	standby, err := local.StartStandby(ctx, local.PostgresOptions{Dir: dir, Settings: map[string]string{"max_connections": "200"}}, primary.URL())
+	standby, err := local.StartStandby(ctx, local.PostgresOptions{Dir: dir,
+		Settings: map[string]string{"max_connections": "200"}}, primary.URL())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,7 +23,8 @@ func Silenced(t testing.TB, server string) (proxied string, deafen, mute func())
 	if err != nil {
 		t.Fatal(err)
 	}
-	proxy := toxiproxy.NewProxy(toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop()), t.Name(), "127.0.0.1:0", parsed.Host)
+	proxy := toxiproxy.NewProxy(toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop()), t.Name(),
+		"127.0.0.1:0", parsed.Host)
 	if err := proxy.Start(); err != nil {
 		t.Fatal(err)
 	}

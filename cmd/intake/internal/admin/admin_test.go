@@ -54,7 +54,8 @@ func start(t *testing.T, h *admin.Handler) (get func(path string) (status int, s
 
 func TestHandler(t *testing.T) {
 	t.Parallel()
-	get := start(t, admin.New(admin.NewRegistry(), admin.Check{Name: "queue", Check: func(context.Context) error { return nil }}))
+	get := start(t, admin.New(admin.NewRegistry(),
+		admin.Check{Name: "queue", Check: func(context.Context) error { return nil }}))
 	for path, says := range map[string]string{
 		"/livez":               "ok",
 		"/readyz":              "ok",
@@ -80,7 +81,8 @@ func TestHandler_NotReady(t *testing.T) {
 		admin.Check{Name: "partners", Check: func(context.Context) error { return nil }},
 		admin.Check{Name: "postgres", Check: away})
 	get := start(t, h)
-	if status, said := get("/readyz"); status != http.StatusServiceUnavailable || said != "queue: nats at 10.0.0.1 is away\npostgres: nats at 10.0.0.1 is away\n" {
+	if status, said := get("/readyz"); status != http.StatusServiceUnavailable ||
+		said != "queue: nats at 10.0.0.1 is away\npostgres: nats at 10.0.0.1 is away\n" {
 		t.Errorf("operators are told %d %s", status, said)
 	}
 	w := httptest.NewRecorder()
@@ -102,7 +104,8 @@ func TestHandler_Drain(t *testing.T) {
 		t.Errorf("/readyz: answered %d", status)
 	}
 	h.Drain()
-	if status, said := get("/readyz"); status != http.StatusServiceUnavailable || said != "shutting down\n" || h.Ready(t.Context()) == nil {
+	if status, said := get("/readyz"); status != http.StatusServiceUnavailable || said != "shutting down\n" ||
+		h.Ready(t.Context()) == nil {
 		t.Errorf("/readyz: answered %d %s", status, said)
 	}
 }

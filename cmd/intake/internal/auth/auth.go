@@ -194,7 +194,8 @@ func (a *Authenticator) Authenticate(r *http.Request, scope string) (Identity, e
 	token, err := a.verify(r.Context(), directory, strings.TrimSpace(text))
 	switch {
 	case errors.Is(err, errKeysUnread):
-		return Identity{}, problem.New(problem.IssuerUnavailable, "%s", errKeysUnread).After(a.issuer.keys.pace.cooldown)
+		return Identity{}, problem.New(problem.IssuerUnavailable, "%s",
+			errKeysUnread).After(a.issuer.keys.pace.cooldown)
 	case errors.Is(err, jwt.ErrTokenExpired):
 		return Identity{}, challenge(errExpired, `, error="invalid_token", error_description="`+errExpired.Detail+`"`)
 	case err != nil:
@@ -215,10 +216,11 @@ func (a *Authenticator) Authenticate(r *http.Request, scope string) (Identity, e
 var (
 	errStarting = problem.New(problem.Starting, "the partners have not been read yet").After(time.Second)
 	errMissing  = problem.New(problem.TokenMissing, "an access token is required: Authorization: Bearer …")
-	errHeader   = problem.New(problem.BadAuthorization, "Authorization must be given once, as Bearer and an access token")
-	errInvalid  = problem.New(problem.TokenInvalid, "the access token is not valid")
-	errExpired  = problem.New(problem.TokenExpired, "the access token has expired")
-	errRefused  = problem.New(problem.PartnerRefused, "the partner that the access token names is unknown or disabled")
+	errHeader   = problem.New(problem.BadAuthorization,
+		"Authorization must be given once, as Bearer and an access token")
+	errInvalid = problem.New(problem.TokenInvalid, "the access token is not valid")
+	errExpired = problem.New(problem.TokenExpired, "the access token has expired")
+	errRefused = problem.New(problem.PartnerRefused, "the partner that the access token names is unknown or disabled")
 )
 
 func challenge(p *problem.Problem, params string) *problem.Problem {

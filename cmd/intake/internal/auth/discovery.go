@@ -58,7 +58,8 @@ func isLoopback(host string) bool {
 // check returns an error if keys must not be read from an address: over plain http
 // where the issuer itself is at https.
 func (d *discovery) check(address *url.URL) error {
-	if address.Scheme == "https" || d.url.Scheme == "http" && address.Scheme == "http" && isLoopback(address.Hostname()) {
+	if address.Scheme == "https" || d.url.Scheme == "http" && address.Scheme == "http" &&
+		isLoopback(address.Hostname()) {
 		return nil
 	}
 	return fmt.Errorf("%s is not https", address.Redacted())

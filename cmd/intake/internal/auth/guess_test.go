@@ -28,13 +28,15 @@ func TestToken_Guessing(t *testing.T) {
 	ask := func(address, id, secret string) int {
 		t.Helper()
 		form := url.Values{"grant_type": {"client_credentials"}, "client_id": {id}, "client_secret": {secret}}
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "/oauth/token", strings.NewReader(form.Encode()))
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "/oauth/token",
+			strings.NewReader(form.Encode()))
 		if err != nil {
 			t.Fatal(err)
 		}
 		request.RemoteAddr = "127.0.0.1:1"
 		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		request.Header.Set("X-Forwarded-For", "8.8.8.8, "+address+", 127.0.0.9") // the first one is the client's own invention
+		// The first one is the client's own invention.
+		request.Header.Set("X-Forwarded-For", "8.8.8.8, "+address+", 127.0.0.9")
 		a := newAnswer()
 		f.ServeHTTP(a, request)
 		if (a.status == http.StatusTooManyRequests) != (a.header.Get("Retry-After") != "") {
@@ -80,7 +82,8 @@ func TestToken_GuessesHoldNothing(t *testing.T) {
 		return int64(m.HeapAlloc)
 	}
 	guess := func(n int, id, secret string) int {
-		r := httptest.NewRequest(http.MethodPost, "http://front/oauth/token", strings.NewReader("grant_type=client_credentials"))
+		r := httptest.NewRequest(http.MethodPost, "http://front/oauth/token",
+			strings.NewReader("grant_type=client_credentials"))
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		r.RemoteAddr = fmt.Sprintf("10.0.%d.1:1", n/25) // fewer from each address than are looked at
 		r.Header.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(id+":"+secret)))

@@ -24,7 +24,8 @@ import (
 // Every algorithm of the list gets in, with a key of its kind.
 func TestIssuer_Algorithms(t *testing.T) {
 	t.Parallel()
-	methods := []jwt.SigningMethod{jwt.SigningMethodES256, jwt.SigningMethodES384, jwt.SigningMethodRS256, jwt.SigningMethodPS256, jwt.SigningMethodEdDSA}
+	methods := []jwt.SigningMethod{jwt.SigningMethodES256, jwt.SigningMethodES384, jwt.SigningMethodRS256,
+		jwt.SigningMethodPS256, jwt.SigningMethodEdDSA}
 	keys := make([]authtest.IssuerKey, len(methods))
 	for i, method := range methods {
 		keys[i] = authtest.NewKey(t, method.Alg(), method)
@@ -38,7 +39,8 @@ func TestIssuer_Algorithms(t *testing.T) {
 				continue // the key is of another type
 			}
 			t.Run(method.Alg()+" with the key for "+key.KID, func(t *testing.T) {
-				f.wantPost(t, authtest.SignWith(t, method, key.Private, issuer.Claims(), map[string]any{"kid": key.KID, "typ": "at+jwt"}), http.StatusUnauthorized)
+				f.wantPost(t, authtest.SignWith(t, method, key.Private, issuer.Claims(), map[string]any{"kid": key.KID,
+					"typ": "at+jwt"}), http.StatusUnauthorized)
 			})
 		}
 	}
@@ -79,7 +81,8 @@ func TestIssuer_Refused(t *testing.T) {
 		{"type JWT", changes{"typ": "JWT"}, nil, rs256, key.Private, 200},
 		{"no key id, and one key of the kind", changes{"kid": nil}, nil, rs256, key.Private, 200},
 		{"several audiences", nil, changes{"aud": []string{"x", authtest.PublicURL}}, rs256, key.Private, 200},
-		{"a clock ahead", nil, changes{"iat": in(30 * time.Second), "nbf": in(30 * time.Second)}, rs256, key.Private, 200},
+		{"a clock ahead", nil, changes{"iat": in(30 * time.Second), "nbf": in(30 * time.Second)}, rs256, key.Private,
+			200},
 		{"expired within the leeway", nil, changes{"exp": in(-30 * time.Second)}, rs256, key.Private, 200},
 		{"no time of issue", nil, changes{"iat": nil}, rs256, key.Private, 200},
 
@@ -95,8 +98,10 @@ func TestIssuer_Refused(t *testing.T) {
 		{"another key", nil, nil, rs256, another.Private, 401},
 		{"another key, embedded", changes{"jwk": embedded}, nil, rs256, another.Private, 401},
 		{"another key, embedded, no id", changes{"jwk": embedded, "kid": nil}, nil, rs256, another.Private, 401},
-		{"another key, from elsewhere", changes{"jku": "https://evil.example/keys", "x5u": "https://evil.example/cert"}, nil, rs256, another.Private, 401},
-		{"another key, with a certificate", changes{"x5c": []string{base64.StdEncoding.EncodeToString(der)}}, nil, rs256, another.Private, 401},
+		{"another key, from elsewhere", changes{"jku": "https://evil.example/keys", "x5u": "https://evil.example/cert"},
+			nil, rs256, another.Private, 401},
+		{"another key, with a certificate", changes{"x5c": []string{base64.StdEncoding.EncodeToString(der)}}, nil,
+			rs256, another.Private, 401},
 		{"a key id that is a path", changes{"kid": "../../../../dev/null"}, nil, rs256, key.Private, 401},
 		{"a key id that goes on", changes{"kid": "rsa\x00"}, nil, rs256, key.Private, 401},
 		{"a key id that is a query", changes{"kid": "x' or '1'='1"}, nil, rs256, key.Private, 401},
@@ -116,7 +121,8 @@ func TestIssuer_Refused(t *testing.T) {
 		{"several issuers", nil, changes{"iss": []string{"https://issuer.example"}}, rs256, key.Private, 401},
 		{"no issuer", nil, changes{"iss": nil}, rs256, key.Private, 401},
 		{"an ID token, whose audience is the client", nil, changes{"aud": "acme"}, rs256, key.Private, 401},
-		{"another audience", nil, changes{"aud": []string{authtest.PublicURL + "/other", "x"}}, rs256, key.Private, 401},
+		{"another audience", nil, changes{"aud": []string{authtest.PublicURL + "/other", "x"}}, rs256, key.Private,
+			401},
 		{"no audience", nil, changes{"aud": nil}, rs256, key.Private, 401},
 		{"an empty audience", nil, changes{"aud": []string{}}, rs256, key.Private, 401},
 		{"expired", nil, changes{"exp": in(-61 * time.Second)}, rs256, key.Private, 401},
@@ -177,12 +183,15 @@ func TestIssuer_KeysLeftOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	secret := []byte(strings.Repeat("x", 32))
-	forEncryption, private, twice, unnamed := authtest.NewKey(t, "enc", jwt.SigningMethodRS256), authtest.NewKey(t, "private", jwt.SigningMethodES256), authtest.NewKey(t, "twice", jwt.SigningMethodEdDSA), authtest.NewKey(t, "", jwt.SigningMethodES384)
+	forEncryption, private, twice, unnamed := authtest.NewKey(t, "enc", jwt.SigningMethodRS256),
+		authtest.NewKey(t, "private", jwt.SigningMethodES256), authtest.NewKey(t, "twice", jwt.SigningMethodEdDSA),
+		authtest.NewKey(t, "", jwt.SigningMethodES384)
 	var raw []json.RawMessage
 	for _, jwk := range []jose.JSONWebKey{
 		{KeyID: "weak", Key: &weak.PublicKey}, {KeyID: "secret", Key: secret}, {KeyID: "p521", Key: &p521.PublicKey},
 		{KeyID: "enc", Key: forEncryption.Private.Public(), Use: "enc"}, {KeyID: "private", Key: private.Private},
-		{KeyID: "twice", Key: twice.Private.Public()}, {KeyID: "twice", Key: authtest.NewKey(t, "", jwt.SigningMethodEdDSA).Private.Public()},
+		{KeyID: "twice", Key: twice.Private.Public()},
+		{KeyID: "twice", Key: authtest.NewKey(t, "", jwt.SigningMethodEdDSA).Private.Public()},
 		{Key: unnamed.Private.Public()},
 		{KeyID: "good", Key: good.Private.Public()},
 	} {
@@ -192,18 +201,24 @@ func TestIssuer_KeysLeftOut(t *testing.T) {
 		}
 		raw = append(raw, text)
 	}
-	for _, text := range []string{`{}`, `null`, `1`, `{"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"}`, `{"kty": "XX", "kid": "good"}`, `{"kty": "EC", "crv": "secp256k1", "kid": "good"}`} {
+	for _, text := range []string{`{}`, `null`, `1`, `{"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"}`,
+		`{"kty": "XX", "kid": "good"}`, `{"kty": "EC", "crv": "secp256k1", "kid": "good"}`} {
 		raw = append(raw, json.RawMessage(text))
 	}
 	issuer := authtest.NewIssuer(t, "https://issuer.example", good)
-	f := withIssuer(t, issuer.URL, authtest.InMemory{Handler: serveKeys(t, issuer.URL, map[string]any{"keys": raw})}, nil)
+	f := withIssuer(t, issuer.URL, authtest.InMemory{Handler: serveKeys(t, issuer.URL, map[string]any{"keys": raw})},
+		nil)
 	f.wantPost(t, good.Sign(t, issuer.Claims()), http.StatusOK)
 	f.wantPost(t, unnamed.Sign(t, issuer.Claims()), http.StatusOK)
-	f.wantPost(t, authtest.SignWith(t, unnamed.Method, unnamed.Private, issuer.Claims(), map[string]any{"typ": "JWT"}), http.StatusOK)
+	f.wantPost(t, authtest.SignWith(t, unnamed.Method, unnamed.Private, issuer.Claims(), map[string]any{"typ": "JWT"}),
+		http.StatusOK)
 	for id, token := range map[string]string{
-		"weak":                         authtest.SignWith(t, jwt.SigningMethodRS256, weak, issuer.Claims(), map[string]any{"kid": "weak", "typ": "JWT"}),
-		"p521":                         authtest.SignWith(t, jwt.SigningMethodES512, p521, issuer.Claims(), map[string]any{"kid": "p521", "typ": "JWT"}),
-		"secret":                       authtest.SignWith(t, jwt.SigningMethodHS256, secret, issuer.Claims(), map[string]any{"kid": "secret", "typ": "JWT"}),
+		"weak": authtest.SignWith(t, jwt.SigningMethodRS256, weak, issuer.Claims(),
+			map[string]any{"kid": "weak", "typ": "JWT"}),
+		"p521": authtest.SignWith(t, jwt.SigningMethodES512, p521, issuer.Claims(),
+			map[string]any{"kid": "p521", "typ": "JWT"}),
+		"secret": authtest.SignWith(t, jwt.SigningMethodHS256, secret, issuer.Claims(),
+			map[string]any{"kid": "secret", "typ": "JWT"}),
 		"enc":                          forEncryption.Sign(t, issuer.Claims()),
 		"private":                      private.Sign(t, issuer.Claims()),
 		"twice":                        twice.Sign(t, issuer.Claims()),

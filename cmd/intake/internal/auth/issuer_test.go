@@ -21,7 +21,8 @@ import (
 func TestIssuer_ClientCredentials(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewUnstartedServer(nil)
-	issuer := authtest.NewIssuer(t, "http://"+server.Listener.Addr().String(), authtest.NewKey(t, "1", jwt.SigningMethodES256))
+	issuer := authtest.NewIssuer(t, "http://"+server.Listener.Addr().String(),
+		authtest.NewKey(t, "1", jwt.SigningMethodES256))
 	server.Config.Handler = issuer
 	server.Start()
 	t.Cleanup(server.Close)
@@ -45,7 +46,8 @@ func TestIssuer_ClientCredentials(t *testing.T) {
 		{"a disabled partner", "gone", []string{"clients:write"}, oauth2.AuthStyleInHeader, 401},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			config := clientcredentials.Config{ClientID: c.client, ClientSecret: authtest.Secret, TokenURL: issuer.URL + "/oauth/token", Scopes: c.scopes, AuthStyle: c.style}
+			config := clientcredentials.Config{ClientID: c.client, ClientSecret: authtest.Secret,
+				TokenURL: issuer.URL + "/oauth/token", Scopes: c.scopes, AuthStyle: c.style}
 			token, err := config.Token(context.WithValue(t.Context(), oauth2.HTTPClient, server.Client()))
 			if err != nil {
 				t.Fatal(err)
@@ -62,7 +64,10 @@ func TestIssuer_NoBuiltin(t *testing.T) {
 	t.Parallel()
 	issuer := authtest.NewIssuer(t, "https://issuer.example", authtest.NewKey(t, "1", jwt.SigningMethodES256))
 	both := withIssuer(t, issuer.URL, issuer, nil)
-	f := withIssuer(t, issuer.URL, issuer, func(o *auth.Options) { o.Registry, o.NoBuiltinIssuer = both.registry, true })
+	f := withIssuer(t, issuer.URL, issuer, func(o *auth.Options) {
+		o.Registry, o.NoBuiltinIssuer = both.registry,
+			true
+	})
 	f.wantPost(t, issuer.Token(t), http.StatusOK)
 	f.wantPost(t, both.token(t), http.StatusUnauthorized)
 	both.wantPost(t, both.token(t), http.StatusOK)
@@ -172,7 +177,8 @@ func TestNew_Issuer(t *testing.T) {
 				Registry: &authtest.Registry{}, PublicURL: authtest.PublicURL,
 				Issuer: auth.ExternalIssuer{URL: c.url}, NoBuiltinIssuer: c.noBuiltin,
 			})
-			if (err == nil) != (c.says == "") || err != nil && (!strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), "secret")) {
+			if (err == nil) != (c.says == "") || err != nil && (!strings.Contains(err.Error(), c.says) ||
+				strings.Contains(err.Error(), "secret")) {
 				t.Errorf("%v, want one that says %q", err, c.says)
 			}
 		})

@@ -194,7 +194,8 @@ func (s *keySet) run(ctx context.Context) {
 		case err != nil && !failing && s.wasRead():
 			s.logger.Warn("cannot read the keys of the external issuer, using those read before", zap.Error(err))
 		case err != nil && !failing:
-			s.logger.Warn("cannot read the keys of the external issuer, its tokens get 503 until they are read", zap.Error(err))
+			s.logger.Warn("cannot read the keys of the external issuer, its tokens get 503 until they are read",
+				zap.Error(err))
 		}
 		if failing = err != nil; failing {
 			wait = s.pace.cooldown

@@ -22,7 +22,8 @@ import (
 func TestKeySet_Rotation(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		first, second := authtest.NewKey(t, "1", jwt.SigningMethodES256), authtest.NewKey(t, "2", jwt.SigningMethodES256)
+		first, second := authtest.NewKey(t, "1", jwt.SigningMethodES256),
+			authtest.NewKey(t, "2", jwt.SigningMethodES256)
 		issuer := authtest.NewIssuer(t, "https://issuer.example", first)
 		f := withIssuer(t, issuer.URL, issuer, nil)
 		old := first.Sign(t, issuer.Claims())
@@ -71,7 +72,8 @@ func TestKeySet_Away(t *testing.T) {
 			}
 		}
 		for range 20 {
-			f.post(t, first.Sign(t, issuer.Claims())).checkProblem(t, http.StatusServiceUnavailable, "issuer_unavailable: the keys")
+			f.post(t, first.Sign(t, issuer.Claims())).checkProblem(t, http.StatusServiceUnavailable,
+				"issuer_unavailable: the keys")
 			time.Sleep(time.Second)
 		}
 		f.wantPost(t, f.token(t), http.StatusOK)
@@ -99,7 +101,8 @@ func TestKeySet_Away(t *testing.T) {
 		issuer.SetAway(0)
 		time.Sleep(6 * time.Second)
 		logged("can be read again", 2)
-		if n, err := testutil.GatherAndCount(registry, "intake_front_issuer_keys_read_timestamp_seconds"); n != 1 || err != nil {
+		if n, err := testutil.GatherAndCount(registry, "intake_front_issuer_keys_read_timestamp_seconds"); n != 1 ||
+			err != nil {
 			t.Errorf("%d metrics tell when the keys were read: %v", n, err)
 		}
 	})
@@ -189,7 +192,8 @@ func TestKeySet_Hangs(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		within(0, token, http.StatusOK)
 		within(0, issuer.Token(t), http.StatusOK)
-		within(2*time.Second, authtest.NewKey(t, "2", jwt.SigningMethodES256).Sign(t, issuer.Claims()), http.StatusUnauthorized)
+		within(2*time.Second, authtest.NewKey(t, "2", jwt.SigningMethodES256).Sign(t, issuer.Claims()),
+			http.StatusUnauthorized)
 
 		// Nor does one whose client has gone.
 		ctx, cancel := context.WithCancel(t.Context())

@@ -124,7 +124,8 @@ func (f *testAuth) token(t testing.TB, scopes ...string) string {
 		"grant_type": {"client_credentials"}, "client_id": {"acme"}, "client_secret": {f.secret},
 		"scope": {strings.Join(scopes, " ")},
 	}
-	request := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/oauth/token", strings.NewReader(form.Encode()))
+	request := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/oauth/token",
+		strings.NewReader(form.Encode()))
 	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	w := newAnswer()
 	f.ServeHTTP(w, request)

@@ -232,7 +232,8 @@ func (a *Authenticator) sign(key *signingKey, partner *sink.PartnerRecord, scope
 	token := jwt.NewWithClaims(jwt.SigningMethodES256, claims{
 		RegisteredClaims: jwt.RegisteredClaims{
 			Issuer: a.opts.PublicURL, Subject: partner.Name, Audience: jwt.ClaimStrings{a.opts.PublicURL},
-			IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(tokenLifetime)), ID: uuid.NewString(),
+			IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(tokenLifetime)),
+			ID: uuid.NewString(),
 		},
 		ClientID: partner.Name, Scope: scope, Partner: partner.ID,
 	})

@@ -35,7 +35,8 @@ func (f *testAuth) ask(t testing.TB, user *url.Userinfo, form ...string) (*answe
 	for i := 0; i < len(form); i += 2 {
 		values.Add(form[i], form[i+1])
 	}
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, f.url+"/oauth/token", strings.NewReader(values.Encode()))
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, f.url+"/oauth/token",
+		strings.NewReader(values.Encode()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,11 +74,14 @@ func TestToken(t *testing.T) {
 		scope  string
 	}{
 		{"in the header", header, grant, 200, "", "clients:write clients:read"},
-		{"in the header, form-encoded", url.UserPassword("%61cme", strings.ReplaceAll(f.secret, "-", "%2d")), grant, 200, "", "clients:write clients:read"},
-		{"in the header, the id in the body too", header, append(grant, "client_id", "acme"), 200, "", "clients:write clients:read"},
+		{"in the header, form-encoded", url.UserPassword("%61cme", strings.ReplaceAll(f.secret, "-", "%2d")), grant,
+			200, "", "clients:write clients:read"},
+		{"in the header, the id in the body too", header, append(grant, "client_id", "acme"), 200, "",
+			"clients:write clients:read"},
 		{"in the body", nil, body, 200, "", "clients:write clients:read"},
 		{"one scope", header, append(grant, "scope", "clients:read"), 200, "", "clients:read"},
-		{"both scopes, and twice", header, append(grant, "scope", "clients:read clients:write clients:read"), 200, "", "clients:read clients:write"},
+		{"both scopes, and twice", header, append(grant, "scope", "clients:read clients:write clients:read"), 200, "",
+			"clients:read clients:write"},
 		{"an empty scope", header, append(grant, "scope", ""), 200, "", "clients:write clients:read"},
 		{"unknown parameters", header, append(grant, "resource", "x"), 200, "", "clients:write clients:read"},
 		{"another scope", header, append(grant, "scope", "clients:write admin"), 400, "invalid_scope", ""},
@@ -90,7 +94,8 @@ func TestToken(t *testing.T) {
 		{"no client", nil, grant, 401, "invalid_client", ""},
 		{"unknown client", url.UserPassword("nobody", f.secret), grant, 401, "invalid_client", ""},
 		{"wrong secret", url.UserPassword("acme", f.secret+"x"), grant, 401, "invalid_client", ""},
-		{"wrong secret in the body", nil, append(grant, "client_id", "acme", "client_secret", "x"), 401, "invalid_client", ""},
+		{"wrong secret in the body", nil, append(grant, "client_id", "acme", "client_secret", "x"), 401,
+			"invalid_client", ""},
 		{"no secret", url.UserPassword("acme", ""), grant, 401, "invalid_client", ""},
 		{"another's secret", url.UserPassword("other", f.secret), grant, 401, "invalid_client", ""},
 		{"disabled", url.UserPassword("gone", gone), grant, 401, "invalid_client", ""},
@@ -99,7 +104,8 @@ func TestToken(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			a, said := f.ask(t, c.user, slices.Clone(c.form)...)
-			if a.status != c.status || a.header.Get("Cache-Control") != "no-store" || a.header.Get("Content-Type") != "application/json" {
+			if a.status != c.status || a.header.Get("Cache-Control") != "no-store" ||
+				a.header.Get("Content-Type") != "application/json" {
 				t.Fatalf("answered %d %v: %v", a.status, a.header, said)
 			}
 			challenge := ""
@@ -118,13 +124,15 @@ func TestToken(t *testing.T) {
 			if said["token_type"] != "Bearer" || said["expires_in"] != 3600.0 || said["scope"] != c.scope {
 				t.Errorf("answered %v", said)
 			}
-			if a := f.do(t, f.request(t, said["access_token"].(string))); strings.Contains(c.scope, "write") != (a.status == 200) {
+			if a := f.do(t, f.request(t, said["access_token"].(string))); strings.Contains(c.scope,
+				"write") != (a.status == 200) {
 				t.Errorf("the token gets %d", a.status)
 			}
 		})
 	}
 	t.Run("not a form", func(t *testing.T) {
-		request, _ := http.NewRequestWithContext(t.Context(), http.MethodPost, f.url+"/oauth/token", strings.NewReader(`{"grant_type":"client_credentials"}`))
+		request, _ := http.NewRequestWithContext(t.Context(), http.MethodPost, f.url+"/oauth/token",
+			strings.NewReader(`{"grant_type":"client_credentials"}`))
 		request.Header.Set("Content-Type", "application/json")
 		request.SetBasicAuth("acme", f.secret)
 		if a := f.do(t, request); a.status != 400 || !strings.Contains(a.String(), "invalid_request") {
@@ -132,7 +140,8 @@ func TestToken(t *testing.T) {
 		}
 	})
 	t.Run("in the query", func(t *testing.T) {
-		request, _ := http.NewRequestWithContext(t.Context(), http.MethodPost, f.url+"/oauth/token?grant_type=client_credentials&client_id=acme&client_secret="+f.secret, nil)
+		request, _ := http.NewRequestWithContext(t.Context(), http.MethodPost,
+			f.url+"/oauth/token?grant_type=client_credentials&client_id=acme&client_secret="+f.secret, nil)
 		if a := f.do(t, request); a.status != 401 {
 			t.Errorf("answered %d %s", a.status, a.Bytes())
 		}
@@ -143,8 +152,10 @@ func TestToken(t *testing.T) {
 func TestToken_ClientCredentials(t *testing.T) {
 	t.Parallel()
 	f := startAuth(t)
-	for _, style := range []oauth2.AuthStyle{oauth2.AuthStyleAutoDetect, oauth2.AuthStyleInHeader, oauth2.AuthStyleInParams} {
-		config := clientcredentials.Config{ClientID: "acme", ClientSecret: f.secret, TokenURL: f.url + "/oauth/token", Scopes: []string{"clients:write"}, AuthStyle: style}
+	for _, style := range []oauth2.AuthStyle{oauth2.AuthStyleAutoDetect, oauth2.AuthStyleInHeader,
+		oauth2.AuthStyleInParams} {
+		config := clientcredentials.Config{ClientID: "acme", ClientSecret: f.secret, TokenURL: f.url + "/oauth/token",
+			Scopes: []string{"clients:write"}, AuthStyle: style}
 		client := config.Client(context.WithValue(t.Context(), oauth2.HTTPClient, f.client))
 		response, err := client.Post(f.url+"/api/v1/clients", "application/json", http.NoBody)
 		if err != nil {
@@ -170,14 +181,16 @@ func TestToken_Verified(t *testing.T) {
 		}
 		defer response.Body.Close()
 		text, err := io.ReadAll(response.Body)
-		if err != nil || json.Unmarshal(text, &document) != nil || response.StatusCode != 200 || response.Header.Get("Content-Type") != "application/json" {
+		if err != nil || json.Unmarshal(text, &document) != nil || response.StatusCode != 200 ||
+			response.Header.Get("Content-Type") != "application/json" {
 			t.Fatalf("%s: %s %s", path, response.Status, text)
 		}
 		return document
 	}
 	metadata := get("/.well-known/oauth-authorization-server")
 	want := map[string]any{
-		"issuer": authtest.PublicURL, "token_endpoint": authtest.PublicURL + "/oauth/token", "jwks_uri": authtest.PublicURL + "/.well-known/jwks.json",
+		"issuer": authtest.PublicURL, "token_endpoint": authtest.PublicURL + "/oauth/token",
+		"jwks_uri":         authtest.PublicURL + "/.well-known/jwks.json",
 		"scopes_supported": []any{"clients:write", "clients:read"}, "response_types_supported": []any{},
 		"grant_types_supported":                 []any{"client_credentials"},
 		"token_endpoint_auth_methods_supported": []any{"client_secret_basic", "client_secret_post"},
@@ -219,7 +232,8 @@ func TestToken_Verified(t *testing.T) {
 	if issued.Before(before) || expires.Sub(issued.Time) != time.Hour || claims["jti"] == "" {
 		t.Errorf("claims: %v", claims)
 	}
-	for name, want := range map[string]any{"iss": authtest.PublicURL, "aud": []any{authtest.PublicURL}, "sub": "acme", "client_id": "acme", "scope": "clients:write"} {
+	for name, want := range map[string]any{"iss": authtest.PublicURL, "aud": []any{authtest.PublicURL}, "sub": "acme",
+		"client_id": "acme", "scope": "clients:write"} {
 		if diff := cmp.Diff(want, claims[name]); diff != "" {
 			t.Errorf("%s: %s", name, diff)
 		}
@@ -370,7 +384,8 @@ func TestToken_OldSecrets(t *testing.T) {
 		hashes [][32]byte // before the fresh one
 		want   map[string]int
 	}{
-		{[][32]byte{olderHash, sha256.Sum256([]byte(old))}, map[string]int{older: 200, old: 200, fresh: 200, fresh + "x": 401, "": 401}},
+		{[][32]byte{olderHash, sha256.Sum256([]byte(old))}, map[string]int{older: 200, old: 200, fresh: 200,
+			fresh + "x": 401, "": 401}},
 		{[][32]byte{sha256.Sum256([]byte(old))}, map[string]int{older: 401, old: 200, fresh: 200}},
 		{nil, map[string]int{older: 401, old: 401, fresh: 200}},
 	} {
@@ -384,7 +399,10 @@ func TestToken_OldSecrets(t *testing.T) {
 			}
 		}
 	}
-	f.registry.Change("acme", func(p *sink.PartnerRecord) { p.Disabled, p.OldSecretHashes = true, [][32]byte{olderHash} })
+	f.registry.Change("acme", func(p *sink.PartnerRecord) {
+		p.Disabled, p.OldSecretHashes = true,
+			[][32]byte{olderHash}
+	})
 	if err := f.Reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -410,24 +428,28 @@ func TestToken_KeyRotated(t *testing.T) {
 		signer    string
 		held      int
 	}{
-		{"one key", func(keys []sink.SigningKey, _ time.Time) []sink.SigningKey { return keys }, []string{first.ID}, first.ID, 200},
+		{"one key", func(keys []sink.SigningKey, _ time.Time) []sink.SigningKey { return keys }, []string{first.ID},
+			first.ID, 200},
 		{"the second waits", func(keys []sink.SigningKey, _ time.Time) []sink.SigningKey {
 			keys[0].SignsUntil = second.SignsFrom
 			return append(keys, second)
 		}, []string{first.ID, second.ID}, first.ID, 200},
 		{"the second signs", func(keys []sink.SigningKey, now time.Time) []sink.SigningKey {
-			keys[0].SignsUntil, keys[1].SignsFrom = now.Add(-sink.KeyKept+time.Minute), now.Add(-sink.KeyKept+time.Minute)
+			keys[0].SignsUntil, keys[1].SignsFrom = now.Add(-sink.KeyKept+time.Minute),
+				now.Add(-sink.KeyKept+time.Minute)
 			return keys
 		}, []string{first.ID, second.ID}, second.ID, 200},
 		{"the first is over", func(keys []sink.SigningKey, now time.Time) []sink.SigningKey {
-			keys[0].SignsUntil, keys[1].SignsFrom = now.Add(-sink.KeyKept-time.Minute), now.Add(-sink.KeyKept-time.Minute)
+			keys[0].SignsUntil, keys[1].SignsFrom = now.Add(-sink.KeyKept-time.Minute),
+				now.Add(-sink.KeyKept-time.Minute)
 			return keys
 		}, []string{second.ID}, second.ID, 401},
 		{"the first back", func(keys []sink.SigningKey, now time.Time) []sink.SigningKey {
 			keys[0].SignsUntil = now
 			return keys
 		}, []string{first.ID, second.ID}, second.ID, 200},
-		{"the first is dropped", func(keys []sink.SigningKey, _ time.Time) []sink.SigningKey { return keys[1:] }, []string{second.ID}, second.ID, 401},
+		{"the first is dropped", func(keys []sink.SigningKey, _ time.Time) []sink.SigningKey { return keys[1:] },
+			[]string{second.ID}, second.ID, 401},
 	} {
 		f.registry.ChangeKeys(c.change)
 		if err := f.Reload(t.Context()); err != nil {

@@ -59,7 +59,8 @@ func TestCreate_OverloadedUnread(t *testing.T) {
 	token := f.token(t)
 	f.queue.backlog.Store(int64(time.Minute))
 	for range 3 {
-		f.do(t, f.create(t, token, strings.NewReader(items("a")))).checkProblem(t, http.StatusServiceUnavailable, "more is queued")
+		f.do(t, f.create(t, token, strings.NewReader(items("a")))).checkProblem(t, http.StatusServiceUnavailable,
+			"more is queued")
 	}
 	if n := counting.accepted.Load(); n != 1 {
 		t.Errorf("small bodies came over %d connections", n)

@@ -56,7 +56,8 @@ func block(headers ...string) []byte {
 
 // begin sends the headers of a request; its body may follow.
 func (c *h2Conn) begin(stream uint32, headers []byte, end bool) error {
-	return c.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: headers, EndHeaders: true, EndStream: end})
+	return c.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: headers, EndHeaders: true,
+		EndStream: end})
 }
 
 // outcome reads on until a stream is answered or reset, or the connection ends, and
@@ -159,13 +160,15 @@ func TestServe_HTTP2(t *testing.T) {
 				err = c.WriteContinuation(1, n == len(large), large[:n])
 				large = large[n:]
 			}
-			if got := c.outcome(1); got != "431" && got != "closed" && got != "PROTOCOL_ERROR" && got != "COMPRESSION_ERROR" {
+			if got := c.outcome(1); got != "431" && got != "closed" && got != "PROTOCOL_ERROR" &&
+				got != "COMPRESSION_ERROR" {
 				t.Error(got)
 			}
 		},
 		"streams that are reset at once": func(t *testing.T) {
 			c := f.dialH2(t)
-			for stream := uint32(1); c.begin(stream, with(), false) == nil && c.WriteRSTStream(stream, http2.ErrCodeCancel) == nil; stream += 2 {
+			for stream := uint32(1); c.begin(stream, with(), false) == nil &&
+				c.WriteRSTStream(stream, http2.ErrCodeCancel) == nil; stream += 2 {
 				if stream > 1<<20 {
 					t.Fatal("half a million requests are taken, and taken back")
 				}
@@ -193,7 +196,8 @@ func TestServe_HTTP2(t *testing.T) {
 		},
 		"more than its length": func(t *testing.T) {
 			c := f.dialH2(t)
-			if err := errors.Join(c.begin(1, with("content-length", "3"), false), c.WriteData(1, true, []byte(body))); err != nil {
+			if err := errors.Join(c.begin(1, with("content-length", "3"), false),
+				c.WriteData(1, true, []byte(body))); err != nil {
 				t.Fatal(err)
 			}
 			if got := c.outcome(1); got != "PROTOCOL_ERROR" && got != "400" {
@@ -202,7 +206,8 @@ func TestServe_HTTP2(t *testing.T) {
 		},
 		"less than its length": func(t *testing.T) {
 			c := f.dialH2(t)
-			if err := errors.Join(c.begin(1, with("content-length", "3000"), false), c.WriteData(1, true, []byte(body))); err != nil {
+			if err := errors.Join(c.begin(1, with("content-length", "3000"), false),
+				c.WriteData(1, true, []byte(body))); err != nil {
 				t.Fatal(err)
 			}
 			if got := c.outcome(1); got != "PROTOCOL_ERROR" && got != "400" {

@@ -67,7 +67,8 @@ func TestServe_Headers(t *testing.T) {
 	f := startFront(t)
 	token := f.token(t)
 	body := items("a")
-	post := "POST /api/v1/clients HTTP/1.1\r\nHost: intake.test\r\nAuthorization: Bearer " + token + "\r\nContent-Type: application/json\r\n"
+	post := "POST /api/v1/clients HTTP/1.1\r\nHost: intake.test\r\nAuthorization: Bearer " + token +
+		"\r\nContent-Type: application/json\r\n"
 	hidden := "GET /livez HTTP/1.1\r\nHost: intake.test\r\n\r\n"
 	for name, test := range map[string]struct {
 		parts []string
@@ -75,19 +76,27 @@ func TestServe_Headers(t *testing.T) {
 	}{
 		"a header of 1 MB": {[]string{post, "X: " + strings.Repeat("x", 1<<20) + "\r\n\r\n"}, "431"},
 		"100,000 headers":  {[]string{post, strings.Repeat("X: y\r\n", 100_000), "\r\n"}, "431"},
-		"two lengths":      {[]string{post, fmt.Sprintf("Content-Length: %d\r\nContent-Length: 5\r\n\r\n%s", len(body), body)}, "400"},
+		"two lengths": {[]string{post, fmt.Sprintf("Content-Length: %d\r\nContent-Length: 5\r\n\r\n%s", len(body),
+			body)}, "400"},
 		// The chunks count (RFC 9112 §6.3): what follows the last one is a request.
-		"length and chunks":      {[]string{post, "Content-Length: 50\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", hidden}, "400 200"},
-		"two hosts":              {[]string{"GET /livez HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"}, "400"},
-		"no host":                {[]string{"GET /livez HTTP/1.1\r\n\r\n"}, "400"},
-		"an unknown encoding":    {[]string{post, "Transfer-Encoding: gzip\r\n\r\n", hidden}, "501"},
-		"a folded header":        {[]string{post, "X: a\r\n b\r\nContent-Length: 0\r\n\r\n"}, "400"},
-		"a space in a name":      {[]string{post, "X : a\r\nContent-Length: 0\r\n\r\n"}, "400"},
-		"a negative length":      {[]string{post, "Content-Length: -1\r\n\r\n"}, "400"},
-		"two content types":      {[]string{post, fmt.Sprintf("Content-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s", len(body), body)}, "400"},
-		"two content encodings":  {[]string{post, fmt.Sprintf("Content-Encoding: gzip\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%s", len(body), body)}, "415"},
-		"two idempotency keys":   {[]string{post, fmt.Sprintf("Idempotency-Key: a\r\nIdempotency-Key: b\r\nContent-Length: %d\r\n\r\n%s", len(body), body)}, "400"},
-		"two authorizations":     {[]string{post, fmt.Sprintf("Authorization: Bearer x\r\nContent-Length: %d\r\n\r\n%s", len(body), body)}, "401"},
+		"length and chunks": {[]string{post, "Content-Length: 50\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+			hidden}, "400 200"},
+		"two hosts":           {[]string{"GET /livez HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"}, "400"},
+		"no host":             {[]string{"GET /livez HTTP/1.1\r\n\r\n"}, "400"},
+		"an unknown encoding": {[]string{post, "Transfer-Encoding: gzip\r\n\r\n", hidden}, "501"},
+		"a folded header":     {[]string{post, "X: a\r\n b\r\nContent-Length: 0\r\n\r\n"}, "400"},
+		"a space in a name":   {[]string{post, "X : a\r\nContent-Length: 0\r\n\r\n"}, "400"},
+		"a negative length":   {[]string{post, "Content-Length: -1\r\n\r\n"}, "400"},
+		"two content types": {[]string{post,
+			fmt.Sprintf("Content-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s", len(body), body)}, "400"},
+		"two content encodings": {[]string{post,
+			fmt.Sprintf("Content-Encoding: gzip\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%s", len(body),
+				body)}, "415"},
+		"two idempotency keys": {[]string{post,
+			fmt.Sprintf("Idempotency-Key: a\r\nIdempotency-Key: b\r\nContent-Length: %d\r\n\r\n%s", len(body), body)},
+			"400"},
+		"two authorizations": {[]string{post, fmt.Sprintf("Authorization: Bearer x\r\nContent-Length: %d\r\n\r\n%s",
+			len(body), body)}, "401"},
 		"a body that ends early": {[]string{post, "Content-Length: 1000\r\n\r\n" + body}, "400"},
 		"chunks that end early":  {[]string{post, "Transfer-Encoding: chunked\r\n\r\nff\r\n" + body}, "400"},
 		"not HTTP":               {[]string{"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"}, "400"},
@@ -135,9 +144,14 @@ func TestCreate_Bombs(t *testing.T) {
 		{"100,000 deep", strings.NewReader(strings.Repeat("[", 100_000)), false, 400, "deep"},
 		{"100,000 objects deep", strings.NewReader("[" + strings.Repeat(`{"a":`, 100_000)), false, 400, "deep"},
 		{"a million digits", strings.NewReader(`[{"partner_client_id":"a","entity_type":"X","revenue_claims":[{"total_amount":` + strings.Repeat("9", 1_000_000) + `}]}]`), false, 200, `"state":"Failed"`},
-		{"an exponent of a million digits", strings.NewReader(`[{"partner_client_id":"a","entity_type":"X","revenue_claims":[{"total_amount":1e` + strings.Repeat("9", 1_000_000) + `}]}]`), false, 200, `"state":"Failed"`},
-		{"a million members", strings.NewReader(`[{"partner_client_id":"a"` + strings.Repeat(`,"x":1`, 1_000_000) + `}]`), false, 200, `"state":"Failed"`},
-		{"a string of 30 MiB", io.MultiReader(strings.NewReader(`[{"partner_client_id":"`), io.LimitReader(&repeated{text: `\u0041`}, 30<<20/6*6), strings.NewReader(`"}]`)), false, 200, `"state":"Failed"`},
+		{"an exponent of a million digits",
+			strings.NewReader(`[{"partner_client_id":"a","entity_type":"X","revenue_claims":[{"total_amount":1e` +
+				strings.Repeat("9", 1_000_000) + `}]}]`), false, 200, `"state":"Failed"`},
+		{"a million members", strings.NewReader(`[{"partner_client_id":"a"` + strings.Repeat(`,"x":1`,
+			1_000_000) + `}]`), false, 200, `"state":"Failed"`},
+		{"a string of 30 MiB", io.MultiReader(strings.NewReader(`[{"partner_client_id":"`),
+			io.LimitReader(&repeated{text: `\u0041`}, 30<<20/6*6), strings.NewReader(`"}]`)), false, 200,
+			`"state":"Failed"`},
 		{"chunks without end", &repeated{text: "[      "}, false, 413, "32 MiB"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -174,7 +188,8 @@ func certify(t *testing.T, certFile, keyFile, name string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{name}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour),
+		DNSNames: []string{name}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
 	cert, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
@@ -183,7 +198,8 @@ func certify(t *testing.T, certFile, keyFile, name string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for file, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: cert}, keyFile: {Type: "PRIVATE KEY", Bytes: der}} {
+	for file, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: cert},
+		keyFile: {Type: "PRIVATE KEY", Bytes: der}} {
 		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -300,13 +316,15 @@ func TestServe_TLS(t *testing.T) {
 	if got := name(); got != "one.test" {
 		t.Error(got)
 	}
-	if conn, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}); err == nil {
+	if conn, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10,
+		MaxVersion: tls.VersionTLS11}); err == nil {
 		conn.Close()
 		t.Error("TLS 1.1 is spoken")
 	}
 	for proto, transport := range map[string]*http.Transport{
 		"HTTP/2.0": {TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true},
-		"HTTP/1.1": {TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{}},
+		"HTTP/1.1": {TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, TLSNextProto: map[string]func(string,
+			*tls.Conn) http.RoundTripper{}},
 	} {
 		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+address+"/livez", nil)
 		if err != nil {

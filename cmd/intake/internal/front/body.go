@@ -260,7 +260,8 @@ func bodyProblem(err error) *problem.Problem {
 	case errors.Is(err, errTooLong):
 		p = errBodyTooLarge
 	case errors.Is(err, errStopped):
-		p = problem.New(problem.ShuttingDown, "shutting down; nothing of this request was saved or queued").After(time.Second)
+		p = problem.New(problem.ShuttingDown,
+			"shutting down; nothing of this request was saved or queued").After(time.Second)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		p = problem.New(problem.BodyTooSlow, "the body came slower than 64 KiB a second")
 	case errors.Is(err, errCompression):

@@ -81,7 +81,8 @@ func TestCreate_Compressed(t *testing.T) {
 		{"gzip, long", "gzip", gzipped(t, long), ""},
 		{"zstd", "zstd", zstded(t, batch), ""},
 		{"zstd, its length told", "zstd", zstdedAtOnce(t, batch), ""},
-		{"zstd in three frames", "zstd", zstded(t, batch[:20]) + zstdedAtOnce(t, batch[20:40]) + zstded(t, batch[40:]), ""},
+		{"zstd in three frames", "zstd", zstded(t, batch[:20]) + zstdedAtOnce(t, batch[20:40]) + zstded(t, batch[40:]),
+			""},
 		{"zstd, long", "zstd", zstded(t, long), ""},
 		{"zstd, long, its length told", "zstd", zstdedAtOnce(t, long), ""},
 		{"not gzip", "gzip", batch, "not what Content-Encoding says"},
@@ -104,7 +105,8 @@ func TestCreate_Compressed(t *testing.T) {
 				a := f.do(t, f.create(t, token, body, "Content-Encoding", c.encoding))
 				if c.says != "" {
 					a.checkProblem(t, http.StatusBadRequest, c.says)
-				} else if b := a.batch(t); len(b.Result) != 3 || string(b.Result[2].Data) != batch[strings.LastIndex(batch, "{"):len(batch)-1] {
+				} else if b := a.batch(t); len(b.Result) != 3 ||
+					string(b.Result[2].Data) != batch[strings.LastIndex(batch, "{"):len(batch)-1] {
 					t.Errorf("answered %d %s", a.status, a.Bytes())
 				}
 			}
@@ -251,12 +253,14 @@ func TestCreate_BudgetForItems(t *testing.T) {
 	ctx, leave := context.WithCancel(t.Context())
 	var first sync.WaitGroup
 	first.Go(func() {
-		_, _ = f.try(f.create(t, token, strings.NewReader("["+strings.Repeat(" ", 400<<10)+items("a")[1:])).WithContext(ctx))
+		_, _ = f.try(f.create(t, token,
+			strings.NewReader("["+strings.Repeat(" ", 400<<10)+items("a")[1:])).WithContext(ctx))
 	})
 	<-waiting
 	// A small body would fit, but for the eighth.
 	f.SetBudget(f.Inflight() + f.Inflight()/8)
-	f.do(t, f.create(t, token, strings.NewReader(items("b")))).checkProblem(t, http.StatusServiceUnavailable, "no_memory: the server is at its memory limit")
+	f.do(t, f.create(t, token, strings.NewReader(items("b")))).checkProblem(t, http.StatusServiceUnavailable,
+		"no_memory: the server is at its memory limit")
 	close(queued)
 	leave()
 	first.Wait()
@@ -372,7 +376,8 @@ func TestCreate_ZstdWindow(t *testing.T) {
 // over HTTP/2 that panics when the handler has returned.
 func TestCreate_InterruptedWhenRead(t *testing.T) {
 	t.Parallel()
-	w := &deadlineWriter{ResponseWriter: httptest.NewRecorder(), entered: make(chan struct{}), goOn: make(chan struct{})}
+	w := &deadlineWriter{ResponseWriter: httptest.NewRecorder(), entered: make(chan struct{}),
+		goOn: make(chan struct{})}
 	interrupt, end := front.NewPacedReader(w)
 	go interrupt()
 	<-w.entered

@@ -24,7 +24,8 @@ func TestCreate(t *testing.T) {
 	f := startFront(t)
 	f.seen.known = map[string]dedupe.Seen{"same": dedupe.SeenSame, "different": dedupe.SeenDifferent}
 	sent := []string{
-		`{ "entity_type" :"SoleTrader",` + "\n\t" + `"partner_client_id":"\u006eew/\ud83d\ude00", "revenue_claims":[ ] }`,
+		`{ "entity_type" :"SoleTrader",` + "\n\t" +
+			`"partner_client_id":"\u006eew/\ud83d\ude00", "revenue_claims":[ ] }`,
 		`{"partner_client_id":"twice","entity_type":"A"}`,
 		`{"entity_type":"A","partner_client_id":"twice"}`,
 		`{"partner_client_id":"same","entity_type":"A"}`,
@@ -55,10 +56,14 @@ func TestCreate(t *testing.T) {
 		`{"data":` + sent[1] + `,` + status("Completed", "saved", ""),
 		`{"data":` + sent[2] + `,` + status("Duplicate", "duplicate_in_request", "duplicate of item 1 in this request"),
 		`{"data":` + sent[3] + `,` + status("Duplicate", "duplicate_of_saved", "already saved with the same data"),
-		`{"data":` + sent[4] + `,` + status("Duplicate", "duplicate_of_saved", "already saved with different data; the saved record was not changed"),
-		`{"data":` + sent[5] + `,` + status("Conflict", "conflict_in_request", `conflict: items 5 and 6 share partner_client_id \"c\\\"\" but their data differs`),
-		`{"data":` + sent[6] + `,` + status("Conflict", "conflict_in_request", `conflict: items 5 and 6 share partner_client_id \"c\\\"\" but their data differs`),
-		`{"data":` + sent[7] + `,` + status("Failed", "refused", `the data store refused this item: no \"\u0001\\ é`+"\ufffd"),
+		`{"data":` + sent[4] + `,` + status("Duplicate", "duplicate_of_saved",
+			"already saved with different data; the saved record was not changed"),
+		`{"data":` + sent[5] + `,` + status("Conflict", "conflict_in_request",
+			`conflict: items 5 and 6 share partner_client_id \"c\\\"\" but their data differs`),
+		`{"data":` + sent[6] + `,` + status("Conflict", "conflict_in_request",
+			`conflict: items 5 and 6 share partner_client_id \"c\\\"\" but their data differs`),
+		`{"data":` + sent[7] + `,` + status("Failed", "refused", `the data store refused this item: no \"\u0001\\ é`+
+			"\ufffd"),
 		`{"data":12.50,` + status("Failed", "invalid", "item: must be a JSON object, not a number"),
 	}, ",") + "]}\n"
 	head, rest, _ := strings.Cut(a.String(), `"status":`)
@@ -69,10 +74,12 @@ func TestCreate(t *testing.T) {
 	if id.Version() != 7 || f.queue.batches[0].Partner.Name != "acme" {
 		t.Errorf("queued as %v of %+v", id, f.queue.batches[0].Partner)
 	}
-	if want := fmt.Sprintf(`{"status_check_id":"%s","status_check_uri":"/api/v1/clients/status/%[1]s",`, id); head != want {
+	if want := fmt.Sprintf(`{"status_check_id":"%s","status_check_uri":"/api/v1/clients/status/%[1]s",`,
+		id); head != want {
 		t.Errorf("the answer begins with %s, want %s", head, want)
 	}
-	if a.status != http.StatusOK || a.header.Get("Location") != "" || a.header.Get("Cache-Control") != "no-store" || a.header.Get("Preference-Applied") != "" {
+	if a.status != http.StatusOK || a.header.Get("Location") != "" || a.header.Get("Cache-Control") != "no-store" ||
+		a.header.Get("Preference-Applied") != "" {
 		t.Errorf("answered %d %v", a.status, a.header)
 	}
 }
@@ -83,7 +90,8 @@ func TestCreate_NothingToSave(t *testing.T) {
 	f := startFront(t)
 	f.queue.submit = func(context.Context, *intake.Batch) (queue.Ticket, error) { return nil, queue.ErrUnavailable }
 	f.seen.known = map[string]dedupe.Seen{"known": dedupe.SeenSame}
-	a := f.do(t, f.create(t, f.token(t), strings.NewReader(`[{"partner_client_id":"known","entity_type":"A"}, {}, {"partner_client_id":"known","entity_type":"A"}]`)))
+	a := f.do(t, f.create(t, f.token(t),
+		strings.NewReader(`[{"partner_client_id":"known","entity_type":"A"}, {}, {"partner_client_id":"known","entity_type":"A"}]`)))
 	b := a.batch(t)
 	type outcome struct {
 		HTTP        int
@@ -112,7 +120,8 @@ func TestCreate_Pending(t *testing.T) {
 		batch.Verdicts[0].Code = intake.CodeSaved
 		return ticket, nil
 	}
-	a := f.do(t, f.create(t, f.token(t), strings.NewReader(items("one", "two")), "Prefer", "respond-async, wait=0; foo=1, return=minimal"))
+	a := f.do(t, f.create(t, f.token(t), strings.NewReader(items("one", "two")), "Prefer",
+		"respond-async, wait=0; foo=1, return=minimal"))
 	b := a.batch(t)
 	uri := "/api/v1/clients/status/" + b.ID
 	type outcome struct {
@@ -160,18 +169,29 @@ func TestCreate_Refused(t *testing.T) {
 		{"trailing bytes", `[{}] x`, nil, 400, "trailing bytes", ""},
 		{"too many items", "[1" + strings.Repeat(",1", intake.MaxBatchItems) + "]", nil, 413, "10000 items", ""},
 		{"too long", strings.Repeat(" ", intake.MaxBodyBytes+1), nil, 413, "32 MiB", ""},
-		{"no type", items("a"), []string{"Content-Type", ""}, 415, "application/json", "Accept=application/json, application/x-ndjson"},
-		{"another type", items("a"), []string{"Content-Type", "text/plain"}, 415, "application/json", "Accept=application/json, application/x-ndjson"},
-		{"problem type", items("a"), []string{"Content-Type", "application/problem+json"}, 415, "application/json", "Accept=application/json, application/x-ndjson"},
-		{"broken type", items("a"), []string{"Content-Type", "application/json; charset"}, 415, "application/json", "Accept=application/json, application/x-ndjson"},
-		{"another charset", items("a"), []string{"Content-Type", "application/json; charset=utf-16"}, 415, "application/json", "Accept=application/json, application/x-ndjson"},
-		{"another encoding", items("a"), []string{"Content-Encoding", "br"}, 415, "gzip or zstd", "Accept-Encoding=gzip, zstd"},
-		{"two encodings", items("a"), []string{"Content-Encoding", "gzip, zstd"}, 415, "gzip or zstd", "Accept-Encoding=gzip, zstd"},
-		{"no token", items("a"), []string{"Authorization", ""}, 401, "Bearer", `WWW-Authenticate=Bearer realm="intake"`},
-		{"another scheme", items("a"), []string{"Authorization", "Basic YTpi"}, 401, "Bearer", `WWW-Authenticate=Bearer realm="intake", error="invalid_request"`},
-		{"a bad token", items("a"), []string{"Authorization", "Bearer x.y.z"}, 401, "not valid", `WWW-Authenticate=Bearer realm="intake", error="invalid_token", error_description="the access token is not valid"`},
+		{"no type", items("a"), []string{"Content-Type", ""}, 415, "application/json",
+			"Accept=application/json, application/x-ndjson"},
+		{"another type", items("a"), []string{"Content-Type", "text/plain"}, 415, "application/json",
+			"Accept=application/json, application/x-ndjson"},
+		{"problem type", items("a"), []string{"Content-Type", "application/problem+json"}, 415, "application/json",
+			"Accept=application/json, application/x-ndjson"},
+		{"broken type", items("a"), []string{"Content-Type", "application/json; charset"}, 415, "application/json",
+			"Accept=application/json, application/x-ndjson"},
+		{"another charset", items("a"), []string{"Content-Type", "application/json; charset=utf-16"}, 415,
+			"application/json", "Accept=application/json, application/x-ndjson"},
+		{"another encoding", items("a"), []string{"Content-Encoding", "br"}, 415, "gzip or zstd",
+			"Accept-Encoding=gzip, zstd"},
+		{"two encodings", items("a"), []string{"Content-Encoding", "gzip, zstd"}, 415, "gzip or zstd",
+			"Accept-Encoding=gzip, zstd"},
+		{"no token", items("a"), []string{"Authorization", ""}, 401, "Bearer",
+			`WWW-Authenticate=Bearer realm="intake"`},
+		{"another scheme", items("a"), []string{"Authorization", "Basic YTpi"}, 401, "Bearer",
+			`WWW-Authenticate=Bearer realm="intake", error="invalid_request"`},
+		{"a bad token", items("a"), []string{"Authorization", "Bearer x.y.z"}, 401, "not valid",
+			`WWW-Authenticate=Bearer realm="intake", error="invalid_token", error_description="the access token is not valid"`},
 		{"an empty token", items("a"), []string{"Authorization", "Bearer "}, 401, "", ""},
-		{"another scope", items("a"), []string{"Authorization", "Bearer " + f.token(t, "clients:read")}, 403, "clients:write", `WWW-Authenticate=Bearer realm="intake", error="insufficient_scope", scope="clients:write"`},
+		{"another scope", items("a"), []string{"Authorization", "Bearer " + f.token(t, "clients:read")}, 403,
+			"clients:write", `WWW-Authenticate=Bearer realm="intake", error="insufficient_scope", scope="clients:write"`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -268,7 +288,8 @@ func TestCreate_ClientGone(t *testing.T) {
 		<-waiting
 		leave()
 	}()
-	if _, err := f.try(f.create(t, f.token(t), strings.NewReader(items("a"))).WithContext(ctx)); !errors.Is(err, context.Canceled) {
+	if _, err := f.try(f.create(t, f.token(t), strings.NewReader(items("a"))).WithContext(ctx)); !errors.Is(err,
+		context.Canceled) {
 		t.Errorf("got %v", err)
 	}
 	<-released
@@ -297,7 +318,8 @@ func TestFront_LogsNoSecrets(t *testing.T) {
 	f := startFront(t)
 	token := f.token(t)
 	f.do(t, f.create(t, token, strings.NewReader(items("very-private-id"))))
-	f.do(t, f.create(t, token, strings.NewReader(`[{"partner_client_id":"very-private-id","very-private-property":1}]`)))
+	f.do(t, f.create(t, token,
+		strings.NewReader(`[{"partner_client_id":"very-private-id","very-private-property":1}]`)))
 	f.do(t, f.create(t, token+"x", strings.NewReader(items("very-private-id"))))
 	private := regexp.MustCompile("very-private|" + regexp.QuoteMeta(f.secret) + "|" + regexp.QuoteMeta(token))
 	for _, entry := range f.logs.All() {

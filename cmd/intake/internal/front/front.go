@@ -219,7 +219,8 @@ func (f *Front) handle(w *recorder, r *http.Request) (err error) {
 		case http.ErrAbortHandler:
 			err = errBroken
 		default:
-			f.opts.Logger.Error("a request caused a panic", zap.Any("cause", cause), zap.ByteString("stack", debug.Stack()))
+			f.opts.Logger.Error("a request caused a panic", zap.Any("cause", cause),
+				zap.ByteString("stack", debug.Stack()))
 			err = errFault
 		}
 	}()

@@ -43,7 +43,8 @@ func TestLimits_Rate(t *testing.T) {
 		return f.do(t, request)
 	}
 	a := send("", batch)
-	if a.status != http.StatusOK || a.header.Get("RateLimit-Limit") != "10000" || a.header.Get("RateLimit-Remaining") != "4000" || a.header.Get("RateLimit-Reset") != "6000" {
+	if a.status != http.StatusOK || a.header.Get("RateLimit-Limit") != "10000" ||
+		a.header.Get("RateLimit-Remaining") != "4000" || a.header.Get("RateLimit-Reset") != "6000" {
 		t.Errorf("%d %v", a.status, a.header)
 	}
 	queued := f.queue.submitted()
@@ -58,7 +59,8 @@ func TestLimits_Rate(t *testing.T) {
 		t.Error("a batch that was refused is queued")
 	}
 	stranger := startFront(t)
-	if a := stranger.do(t, stranger.create(t, stranger.token(t), strings.NewReader(batch))); a.status != http.StatusOK || a.header.Get("RateLimit-Limit") != "" {
+	if a := stranger.do(t, stranger.create(t, stranger.token(t),
+		strings.NewReader(batch))); a.status != http.StatusOK || a.header.Get("RateLimit-Limit") != "" {
 		t.Errorf("without a limit: %d %v", a.status, a.header)
 	}
 }
@@ -119,7 +121,8 @@ func TestLimits_InFlight(t *testing.T) {
 	streams[0].send.Close()
 	streams[0].wantEnd()
 	for _, path := range paths {
-		localtest.Eventually(t, "a slot is free again", func() bool { return f.get(t, path, token).status != http.StatusTooManyRequests })
+		localtest.Eventually(t, "a slot is free again",
+			func() bool { return f.get(t, path, token).status != http.StatusTooManyRequests })
 	}
 	streams[1].write(items("c") + "\n")
 	streams[1].wantLine(`"status":"Completed"`)

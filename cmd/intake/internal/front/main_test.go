@@ -71,7 +71,8 @@ func newFront(t testing.TB, change func(*front.Options)) *testFront {
 func newFrontWith(t testing.TB, changeAuth func(*auth.Options), change func(*front.Options)) *testFront {
 	t.Helper()
 	core, logs := observer.New(zapcore.DebugLevel)
-	f := &testFront{queue: &fakeQueue{}, seen: &fakeSeenSet{}, registry: &authtest.Registry{}, store: &fakeStore{}, logs: logs}
+	f := &testFront{queue: &fakeQueue{}, seen: &fakeSeenSet{}, registry: &authtest.Registry{}, store: &fakeStore{},
+		logs: logs}
 	f.secret = f.registry.Add("acme")
 	authOpts := auth.Options{Registry: f.registry, PublicURL: authtest.PublicURL, Logger: zap.New(core)}
 	changeAuth(&authOpts)
@@ -169,8 +170,10 @@ func (f *testFront) token(t testing.TB, scopes ...string) string {
 
 func (f *testFront) tokenOf(t testing.TB, partner, secret string, scopes ...string) string {
 	t.Helper()
-	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {partner}, "client_secret": {secret}, "scope": {strings.Join(scopes, " ")}}
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://front/oauth/token", strings.NewReader(form.Encode()))
+	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {partner}, "client_secret": {secret},
+		"scope": {strings.Join(scopes, " ")}}
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://front/oauth/token",
+		strings.NewReader(form.Encode()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -263,7 +266,8 @@ func (a *answer) checkProblem(t testing.TB, status int, says string) {
 	}
 	var p object
 	if a.status != status || a.header.Get("Content-Type") != "application/problem+json" {
-		t.Fatalf("answered %d of type %s, want problem %d: %s", a.status, a.header.Get("Content-Type"), status, a.Bytes())
+		t.Fatalf("answered %d of type %s, want problem %d: %s", a.status, a.header.Get("Content-Type"), status,
+			a.Bytes())
 	}
 	if err := json.Unmarshal(a.Bytes(), &p); err != nil {
 		t.Fatal(err)
@@ -397,14 +401,16 @@ func (s *fakeStore) Finished(_ context.Context, partner int32, batch uuid.UUID) 
 	return s.finished(partner, batch)
 }
 
-func (s *fakeStore) Reserve(_ context.Context, _ int32, _ string, _ [32]byte, batch uuid.UUID, _ time.Duration) (intake.Reservation, error) {
+func (s *fakeStore) Reserve(_ context.Context, _ int32, _ string, _ [32]byte, batch uuid.UUID,
+	_ time.Duration) (intake.Reservation, error) {
 	if s.reserve == nil {
 		return intake.Reservation{State: intake.ReservationFresh, Batch: batch}, nil
 	}
 	return s.reserve(batch)
 }
 
-func (s *fakeStore) KeepAnswer(_ context.Context, _ int32, _ intake.Holder, _ uuid.UUID, answer []byte) ([]byte, error) {
+func (s *fakeStore) KeepAnswer(_ context.Context, _ int32, _ intake.Holder, _ uuid.UUID, answer []byte) ([]byte,
+	error) {
 	if s.keep == nil {
 		return answer, nil
 	}

@@ -68,7 +68,10 @@ func TestCreate_OnePartnerTakesTheMemory(t *testing.T) {
 		before := f.Inflight()
 		s := f.silent(t, ctx, token, size-100)
 		attack = append(attack, s)
-		localtest.Eventually(t, "the body is refused, or has memory", func() bool { return s.isRefused() || f.Inflight() >= before+3*int64(size) })
+		localtest.Eventually(t, "the body is refused, or has memory", func() bool {
+			return s.isRefused() ||
+				f.Inflight() >= before+3*int64(size)
+		})
 	}
 	hold(32 << 20)
 	hold(32 << 20)
@@ -131,10 +134,12 @@ func TestServe_SlowReaderHolds(t *testing.T) {
 			if !search.Room(10 * large) {
 				return nil, queue.ErrNoRoom
 			}
-			return []queue.StoredChunk{{Chunk: &intake.Chunk{Len: 1}, Items: [][]byte{[]byte(data[1 : len(data)-1])}}}, nil
+			return []queue.StoredChunk{{Chunk: &intake.Chunk{Len: 1}, Items: [][]byte{[]byte(data[1 : len(data)-1])}}},
+				nil
 		}
 		get := func() *http.Request {
-			request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, f.url+"/api/v1/clients/status/"+uuid.NewString(), nil)
+			request, err := http.NewRequestWithContext(t.Context(), http.MethodGet,
+				f.url+"/api/v1/clients/status/"+uuid.NewString(), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -147,10 +152,11 @@ func TestServe_SlowReaderHolds(t *testing.T) {
 			size    int64 // of the answer
 			beside  int64 // may be held beside it
 		}{
-			"blanks":         {f.create(t, token, strings.NewReader(blanks)), 0, piece},
-			"minimal":        {f.create(t, token, strings.NewReader(data), "Prefer", "return=minimal"), 0, piece},
-			"data":           {f.create(t, token, strings.NewReader(data)), large, piece},
-			"lines":          {f.create(t, token, strings.NewReader(strings.Repeat(blanks[:1]+blanks[7<<20:]+"\n", 4)), "Content-Type", "application/x-ndjson"), 0, 8 * piece},
+			"blanks":  {f.create(t, token, strings.NewReader(blanks)), 0, piece},
+			"minimal": {f.create(t, token, strings.NewReader(data), "Prefer", "return=minimal"), 0, piece},
+			"data":    {f.create(t, token, strings.NewReader(data)), large, piece},
+			"lines": {f.create(t, token, strings.NewReader(strings.Repeat(blanks[:1]+blanks[7<<20:]+"\n", 4)),
+				"Content-Type", "application/x-ndjson"), 0, 8 * piece},
 			"a status check": {get(), large, piece},
 		} {
 			response, err := f.client.Do(c.request)
@@ -196,7 +202,8 @@ func TestCreate_NoRoomForAnswer(t *testing.T) {
 		many[i] = fmt.Sprint("item-", i)
 	}
 	b := f.do(t, f.create(t, f.token(t), strings.NewReader(items(many...)))).batch(t)
-	if len(b.Result) != len(many) || b.Result[1_999].Status.Code != intake.CodeSaved || !bytes.Contains(b.Result[1_999].Data, []byte(`"item-1999"`)) {
+	if len(b.Result) != len(many) || b.Result[1_999].Status.Code != intake.CodeSaved ||
+		!bytes.Contains(b.Result[1_999].Data, []byte(`"item-1999"`)) {
 		t.Errorf("answered with %d items", len(b.Result))
 	}
 	localtest.Eventually(t, "all memory is given back", func() bool { return f.Inflight() == 0 })

@@ -23,7 +23,8 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	m := promauto.With(r)
 	return &metrics{
 		requests: m.NewCounterVec(prometheus.CounterOpts{
-			Name: "intake_front_requests_total", Help: "Requests by the status of their answer; 0: broken off without one.",
+			Name: "intake_front_requests_total",
+			Help: "Requests by the status of their answer; 0: broken off without one.",
 		}, []string{"status"}),
 		seconds: m.NewHistogram(prometheus.HistogramOpts{
 			Name: "intake_front_request_seconds", Help: "Time of a request, from its headers to the end of its answer.",

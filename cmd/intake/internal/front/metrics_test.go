@@ -39,7 +39,8 @@ func TestFront_Metrics(t *testing.T) {
 			for _, label := range metric.Label {
 				name += fmt.Sprintf("{%s=%s}", label.GetName(), label.GetValue())
 			}
-			got[name] = metric.GetCounter().GetValue() + metric.GetGauge().GetValue() + float64(metric.GetHistogram().GetSampleCount())
+			got[name] = metric.GetCounter().GetValue() + metric.GetGauge().GetValue() +
+				float64(metric.GetHistogram().GetSampleCount())
 		}
 	}
 	want := map[string]float64{
@@ -52,10 +53,11 @@ func TestFront_Metrics(t *testing.T) {
 		"intake_front_items_stateless_total{why=broken_off}": 1,
 		"intake_front_items_total{code=saved}":               2,
 		"intake_front_items_total{code=invalid}":             1,
-		"intake_front_body_bytes_total":                      float64(len(items("a", "b")) + len("[{}]") + len(items("a"))),
-		"intake_front_inflight_bytes":                        0,
-		"intake_front_connections_refused_total":             0,
-		"intake_front_question_bytes":                        0,
+		"intake_front_body_bytes_total": float64(len(items("a", "b")) + len("[{}]") +
+			len(items("a"))),
+		"intake_front_inflight_bytes":            0,
+		"intake_front_connections_refused_total": 0,
+		"intake_front_question_bytes":            0,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

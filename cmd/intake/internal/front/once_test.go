@@ -35,22 +35,37 @@ func TestCreateOnce_LedgerAway(t *testing.T) {
 			f.store.reserve = func(uuid.UUID) (intake.Reservation, error) { return intake.Reservation{}, away }
 		}, "", 503, false, 0, 0},
 		{"queue away", func(f *testFront) {
-			f.queue.submit = func(context.Context, *intake.Batch) (queue.Ticket, error) { return nil, queue.ErrUnavailable }
+			f.queue.submit = func(context.Context, *intake.Batch) (queue.Ticket, error) {
+				return nil,
+					queue.ErrUnavailable
+			}
 		}, "", 503, false, 1, 1},
 		{"refused, and taken over", func(f *testFront) {
-			f.queue.submit = func(context.Context, *intake.Batch) (queue.Ticket, error) { return nil, queue.ErrUnavailable }
+			f.queue.submit = func(context.Context, *intake.Batch) (queue.Ticket, error) {
+				return nil,
+					queue.ErrUnavailable
+			}
 			f.store.release = intake.ErrTakenOver
 		}, "", 409, false, 1, 1},
 		{"taken over, and refused", func(f *testFront) {
 			f.store.reserve = takenOver
-			f.queue.submit = func(context.Context, *intake.Batch) (queue.Ticket, error) { return nil, queue.ErrUnavailable }
+			f.queue.submit = func(context.Context, *intake.Batch) (queue.Ticket, error) {
+				return nil,
+					queue.ErrUnavailable
+			}
 		}, "", 409, false, 0, 1},
 		{"taken over, and too large", func(f *testFront) {
 			f.store.reserve = takenOver
-			f.queue.submit = func(context.Context, *intake.Batch) (queue.Ticket, error) { return nil, queue.ErrTooLarge }
+			f.queue.submit = func(context.Context, *intake.Batch) (queue.Ticket, error) {
+				return nil,
+					queue.ErrTooLarge
+			}
 		}, "", 413, false, 0, 1},
 		{"it may be queued", func(f *testFront) {
-			f.queue.submit = func(context.Context, *intake.Batch) (queue.Ticket, error) { return nil, queue.ErrUncertain }
+			f.queue.submit = func(context.Context, *intake.Batch) (queue.Ticket, error) {
+				return nil,
+					queue.ErrUncertain
+			}
 		}, "", 0, false, 0, 1},
 		{"answer not kept", func(f *testFront) {
 			f.store.keep = func([]byte) ([]byte, error) { return nil, away }
@@ -77,14 +92,16 @@ func TestCreateOnce_LedgerAway(t *testing.T) {
 		}, "", 422, false, 0, 0},
 		{"damaged", func(f *testFront) {
 			f.store.reserve = func(batch uuid.UUID) (intake.Reservation, error) {
-				return intake.Reservation{State: intake.ReservationAnswered, Batch: batch, Answer: []byte("damaged")}, nil
+				return intake.Reservation{State: intake.ReservationAnswered, Batch: batch, Answer: []byte("damaged")},
+					nil
 			}
 		}, "", 500, false, 0, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			f := startFront(t)
 			test.set(f)
-			a, err := f.try(f.create(t, f.token(t), strings.NewReader(items("a")), "Idempotency-Key", "k", "Prefer", test.prefer))
+			a, err := f.try(f.create(t, f.token(t), strings.NewReader(items("a")), "Idempotency-Key", "k", "Prefer",
+				test.prefer))
 			switch {
 			case test.status == 0 && err == nil:
 				t.Errorf("answered %d %s", a.status, a.Bytes())
@@ -93,7 +110,8 @@ func TestCreateOnce_LedgerAway(t *testing.T) {
 				t.Fatal(err)
 			case test.status >= 400:
 				a.checkProblem(t, test.status, "")
-			case a.status != test.status || (a.header.Get("Idempotent-Replayed") == "true") != test.replayed || a.header.Get("Preference-Applied") != "respond-async":
+			case a.status != test.status || (a.header.Get("Idempotent-Replayed") == "true") != test.replayed ||
+				a.header.Get("Preference-Applied") != "respond-async":
 				t.Errorf("answered %d %v", a.status, a.header)
 			}
 			if err == nil && strings.Contains(a.String(), "secret-host") {
@@ -119,7 +137,8 @@ func TestCreateOnce_Renew(t *testing.T) {
 			return ctx.Err() == nil
 		}}, nil
 	}
-	if a := f.do(t, f.create(t, f.token(t), strings.NewReader(items("a")), "Idempotency-Key", "k", "Prefer", "wait=30")); a.status != http.StatusOK {
+	if a := f.do(t, f.create(t, f.token(t), strings.NewReader(items("a")), "Idempotency-Key", "k", "Prefer",
+		"wait=30")); a.status != http.StatusOK {
 		t.Errorf("%d %s", a.status, a.Bytes())
 	}
 }

@@ -62,8 +62,10 @@ func TestReadPreferences(t *testing.T) {
 			header["Prefer"] = strings.Split(c.prefer, "|")
 		}
 		p := readPreferences(header)
-		if applied := strings.Join(p.applied, ", "); p.wait != c.wait || p.minimal != c.minimal || applied != c.applied {
-			t.Errorf("%s: wait %s, minimal %v, applied %q; want %s, %v, %q", c.prefer, p.wait, p.minimal, applied, c.wait, c.minimal, c.applied)
+		if applied := strings.Join(p.applied, ", "); p.wait != c.wait || p.minimal != c.minimal ||
+			applied != c.applied {
+			t.Errorf("%s: wait %s, minimal %v, applied %q; want %s, %v, %q", c.prefer, p.wait, p.minimal, applied,
+				c.wait, c.minimal, c.applied)
 		}
 	}
 }

@@ -27,7 +27,9 @@ func TestRecords(t *testing.T) {
 	f := startFront(t)
 	token := f.token(t)
 	f.store.records = map[string]intake.Record{"a": {ID: "a"}}
-	if a := f.get(t, "/api/v1/clients/a", token); a.status != http.StatusOK || !strings.Contains(a.String(), `"partner_client_id":"a","fingerprint":"00000000000000000000000000000000","revenue_claims":3`) {
+	if a := f.get(t, "/api/v1/clients/a", token); a.status != http.StatusOK ||
+		!strings.Contains(a.String(),
+			`"partner_client_id":"a","fingerprint":"00000000000000000000000000000000","revenue_claims":3`) {
 		t.Errorf("%d %s", a.status, a.Bytes())
 	}
 	f.get(t, "/api/v1/clients/b", token).checkProblem(t, 404, "partner_client_id")
@@ -37,10 +39,12 @@ func TestRecords(t *testing.T) {
 
 	dry := func() *answer {
 		t.Helper()
-		return f.do(t, f.create(t, token, strings.NewReader(items("a", "c")), "Prefer", "handling=validate", "Idempotency-Key", "k"))
+		return f.do(t, f.create(t, token, strings.NewReader(items("a", "c")), "Prefer", "handling=validate",
+			"Idempotency-Key", "k"))
 	}
 	if a := dry(); a.status != http.StatusOK || a.header.Get("Preference-Applied") != "handling=validate" ||
-		!strings.Contains(a.String(), `"code":"duplicate_of_saved"`) || !strings.Contains(a.String(), `"state":"Completed","code":"would_be_saved"`) {
+		!strings.Contains(a.String(), `"code":"duplicate_of_saved"`) ||
+		!strings.Contains(a.String(), `"state":"Completed","code":"would_be_saved"`) {
 		t.Errorf("%d %v %s", a.status, a.header, a.Bytes())
 	}
 	f.store.away = errors.New("secret-host is away")
@@ -69,7 +73,8 @@ func TestCreate_Lane(t *testing.T) {
 	for _, test := range []struct {
 		prefer string
 		want   queue.Lane
-	}{{"", queue.Waiting}, {"respond-async", queue.Later}, {"wait=0", queue.Later}, {"respond-async, wait=2", queue.Waiting}} {
+	}{{"", queue.Waiting}, {"respond-async", queue.Later}, {"wait=0", queue.Later},
+		{"respond-async, wait=2", queue.Waiting}} {
 		f.do(t, f.create(t, token, strings.NewReader(items("a")), "Prefer", test.prefer))
 		if lanes := f.queue.lanes; lanes[len(lanes)-1] != test.want {
 			t.Errorf("%q: lane %d, want %d", test.prefer, lanes[len(lanes)-1], test.want)

@@ -57,8 +57,9 @@ func TestFront_SecureHeaders(t *testing.T) {
 		"/nowhere":               {http.StatusNotFound, strict},
 		"/openapi.yaml":          {http.StatusOK, strict},
 		"/docs/scalar.js":        {http.StatusOK, strict},
-		"/docs": {http.StatusOK, "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; " +
-			"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"},
+		"/docs": {http.StatusOK,
+			"default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; " +
+				"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"},
 	} {
 		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, f.url+path, nil)
 		if err != nil {
@@ -86,7 +87,8 @@ func TestReference_ExternalIssuer(t *testing.T) {
 	localtest.Eventually(t, "the document has the issuer's token endpoint", func() bool {
 		return bytes.Contains(get(f, "/openapi.yaml").Bytes(), []byte(`tokenUrl: "https://login.example/oauth/token"`))
 	})
-	if policy := get(f, "/docs").header.Get("Content-Security-Policy"); !strings.Contains(policy, "connect-src 'self' https://login.example;") {
+	if policy := get(f, "/docs").header.Get("Content-Security-Policy"); !strings.Contains(policy,
+		"connect-src 'self' https://login.example;") {
 		t.Errorf("the policy is %s", policy)
 	}
 	mux := http.NewServeMux()
@@ -95,8 +97,10 @@ func TestReference_ExternalIssuer(t *testing.T) {
 	})
 	mux.HandleFunc("/jwks", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"keys": []}`) })
 	f = withIssuer(t, "https://plain.example", authtest.InMemory{Handler: mux}, false)
-	localtest.Eventually(t, "the keys of the issuer are read", func() bool { return f.logs.FilterMessage("the keys of the external issuer have changed").Len() > 0 })
-	if policy := get(f, "/docs").header.Get("Content-Security-Policy"); !strings.Contains(policy, "connect-src 'self';") {
+	localtest.Eventually(t, "the keys of the issuer are read",
+		func() bool { return f.logs.FilterMessage("the keys of the external issuer have changed").Len() > 0 })
+	if policy := get(f, "/docs").header.Get("Content-Security-Policy"); !strings.Contains(policy,
+		"connect-src 'self';") {
 		t.Errorf("the policy is %s", policy)
 	}
 }
@@ -106,10 +110,12 @@ func TestRoutes_NoBuiltinIssuer(t *testing.T) {
 	t.Parallel()
 	issuer := authtest.NewIssuer(t, "https://issuer.example", authtest.NewKey(t, "1", jwt.SigningMethodES256))
 	f := withIssuer(t, issuer.URL, issuer, true)
-	for _, target := range []string{"POST /oauth/token", "GET /.well-known/jwks.json", "GET /.well-known/oauth-authorization-server"} {
+	for _, target := range []string{"POST /oauth/token", "GET /.well-known/jwks.json",
+		"GET /.well-known/oauth-authorization-server"} {
 		method, path, _ := strings.Cut(target, " ")
 		a := newAnswer()
-		f.ServeHTTP(a, httptest.NewRequestWithContext(t.Context(), method, path, strings.NewReader("grant_type=client_credentials")))
+		f.ServeHTTP(a, httptest.NewRequestWithContext(t.Context(), method, path,
+			strings.NewReader("grant_type=client_credentials")))
 		a.checkProblem(t, http.StatusNotFound, "no_such_path: ")
 	}
 }

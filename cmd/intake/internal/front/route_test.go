@@ -42,7 +42,8 @@ func TestFront_Paths(t *testing.T) {
 		}
 		a := f.do(t, request)
 		if a.status != c.status || a.header.Get("Allow") != c.allow {
-			t.Errorf("%s %s: answered %d, Allow %s; want %d, %s", c.method, c.path, a.status, a.header.Get("Allow"), c.status, c.allow)
+			t.Errorf("%s %s: answered %d, Allow %s; want %d, %s", c.method, c.path, a.status, a.header.Get("Allow"),
+				c.status, c.allow)
 		}
 		if c.status >= 400 {
 			a.checkProblem(t, c.status, "")
@@ -58,7 +59,8 @@ func TestFront_OddPaths(t *testing.T) {
 	f := newFront(t, nil)
 	token := f.token(t)
 	f.store.records = map[string]intake.Record{}
-	for _, id := range []string{"..", ".", "a/b", "a//b", "/", "a b", "%", "reconcile", "status", "status/x", "é", "a?b"} {
+	for _, id := range []string{"..", ".", "a/b", "a//b", "/", "a b", "%", "reconcile", "status", "status/x", "é",
+		"a?b"} {
 		f.store.records[id] = intake.Record{ID: id}
 	}
 	type outcome struct {
@@ -86,7 +88,8 @@ func TestFront_OddPaths(t *testing.T) {
 		{"GET", "/api/v1/clients/status%2Fx", outcome{Status: 200, ID: "status/x"}},
 		{"GET", "/api/v1/clients/reconcile", outcome{Status: 200, ID: "reconcile"}},
 		{"HEAD", "/api/v1/clients/reconcile", outcome{Status: 200, ID: "reconcile"}},
-		{"PUT", "/api/v1/clients/reconcile", outcome{Status: 405, Code: "method_not_allowed", Allow: "GET, HEAD, POST"}},
+		{"PUT", "/api/v1/clients/reconcile", outcome{Status: 405, Code: "method_not_allowed",
+			Allow: "GET, HEAD, POST"}},
 		{"POST", "/api/v1/clients/reconcile", outcome{Status: 415, Code: "unsupported_content_type"}},
 		{"POST", "/api/v1/clients/recon%63ile", outcome{Status: 405, Code: "method_not_allowed", Allow: "GET, HEAD"}},
 		{"POST", "/api/v1/clients/reconcile/", outcome{Status: 404, Code: "no_such_path"}},
@@ -103,7 +106,8 @@ func TestFront_OddPaths(t *testing.T) {
 		{"GET", "/api/v1/clients/status/", outcome{Status: 404, Code: "no_such_batch"}},
 		{"GET", "/api/v1/clients/status/..", outcome{Status: 404, Code: "no_such_batch"}},
 		{"GET", "/api/v1/clients/status/a/b", outcome{Status: 404, Code: "no_such_batch"}},
-		{"GET", "/api/v1/clients/status/0193A000-0000-7000-8000-000000000000", outcome{Status: 404, Code: "no_such_batch"}},
+		{"GET", "/api/v1/clients/status/0193A000-0000-7000-8000-000000000000",
+			outcome{Status: 404, Code: "no_such_batch"}},
 		{"POST", "/api/v1/clients/", outcome{Status: 404, Code: "no_such_path"}},
 		{"POST", "//api/v1/clients", outcome{Status: 404, Code: "no_such_path"}},
 		{"POST", "/api//v1/clients", outcome{Status: 404, Code: "no_such_path"}},

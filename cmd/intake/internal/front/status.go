@@ -23,9 +23,11 @@ const statusTimeout = 5 * time.Second
 var (
 	errNoBatch = problem.New(problem.NoBatch, "there is no batch with this id, or not any more")
 	errLost    = problem.New(problem.BatchLost, "what became of a part of the batch is not known; send it again")
-	errNoRoom  = problem.New(problem.NoMemory, "the server is at its memory limit for status checks and other questions").
-			After(time.Second)
-	errUnknown = problem.New(problem.StoreUnavailable, "the batch's status is temporarily unavailable").After(time.Second)
+	errNoRoom  = problem.New(problem.NoMemory,
+		"the server is at its memory limit for status checks and other questions").
+		After(time.Second)
+	errUnknown = problem.New(problem.StoreUnavailable,
+		"the batch's status is temporarily unavailable").After(time.Second)
 )
 
 // A question is what a partner asks, while it is answered.
@@ -219,7 +221,8 @@ func (r *recalled) batch(memory *memory, partner intake.Partner, id uuid.UUID) (
 		ID: id, Partner: partner, Items: make([]intake.Item, size), Verdicts: make([]intake.Verdict, size),
 	}
 	for number, chunk := range r.queued {
-		if finished := r.finished[number]; finished.Len == 0 || finished.First == chunk.First && finished.Len == chunk.Len {
+		if finished := r.finished[number]; finished.Len == 0 || finished.First == chunk.First &&
+			finished.Len == chunk.Len {
 			recallItems(batch, chunk)
 		}
 	}

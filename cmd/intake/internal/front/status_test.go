@@ -19,16 +19,20 @@ func TestStatus(t *testing.T) {
 	t.Parallel()
 	id := uuid.Must(uuid.NewV7())
 	logged := []queue.StoredChunk{{
-		Chunk: &intake.Chunk{Batch: id, Chunks: 1, Len: 3, Clients: []intake.PartnerClient{{Item: 0, ID: "a"}, {Item: 2, ID: `c"`}},
+		Chunk: &intake.Chunk{Batch: id, Chunks: 1, Len: 3, Clients: []intake.PartnerClient{{Item: 0, ID: "a"},
+			{Item: 2, ID: `c"`}},
 			Rejected: []intake.ItemVerdict{{Item: 1, Verdict: intake.Invalid("x")}}, RejectedKeys: []string{"b"}},
 		Items: [][]byte{[]byte(`{"as": "sent"}`), []byte(`5`), nil},
 	}}
 	finished := []intake.Finished{{
-		Outcome: intake.Outcome{Batch: id, Len: 3, NotSaved: []intake.ItemVerdict{{Item: 1, Verdict: intake.Invalid("x")}, {Item: 2, Verdict: intake.DuplicateOfSaved(true)}}},
-		Chunks:  1, Keys: []string{"a", "", `c"`},
+		Outcome: intake.Outcome{Batch: id, Len: 3,
+			NotSaved: []intake.ItemVerdict{{Item: 1, Verdict: intake.Invalid("x")},
+				{Item: 2, Verdict: intake.DuplicateOfSaved(true)}}},
+		Chunks: 1, Keys: []string{"a", "", `c"`},
 	}}
 	part := []intake.Finished{{Outcome: intake.Outcome{Batch: id, Len: 2}, Chunks: 3, Keys: []string{"x", "y"}}}
-	second := []queue.StoredChunk{{Chunk: &intake.Chunk{Batch: id, Number: 1, Chunks: 3, First: 2, Len: 1, Clients: []intake.PartnerClient{{Item: 2, ID: "z"}}}, Items: [][]byte{[]byte(`{"z": 1}`)}}}
+	second := []queue.StoredChunk{{Chunk: &intake.Chunk{Batch: id, Number: 1, Chunks: 3, First: 2, Len: 1,
+		Clients: []intake.PartnerClient{{Item: 2, ID: "z"}}}, Items: [][]byte{[]byte(`{"z": 1}`)}}}
 	// Of one that can't be read no more is known than that it is there.
 	third := []queue.StoredChunk{{Chunk: &intake.Chunk{Batch: id, Number: 2}}}
 	const (
@@ -49,15 +53,24 @@ func TestStatus(t *testing.T) {
 		want     string // of the result
 	}{
 		{name: "nowhere", status: 404},
-		{name: "pending", logged: logged, status: 200, want: `{"data":{"as": "sent"},` + pending + `},{"data":5,` + invalid + `},{"data":{"partner_client_id":"c\""},` + pending + `}`},
-		{name: "final", logged: logged, finished: finished, status: 200, want: `{"data":{"as": "sent"},` + saved + `},{"data":5,` + invalid + `},{"data":{"partner_client_id":"c\""},` + duplicate + `}`},
-		{name: "out of the log", finished: finished, status: 200, want: `{"data":{"partner_client_id":"a"},` + saved + `},{"data":{},` + invalid + `},{"data":{"partner_client_id":"c\""},` + duplicate + `}`},
-		{name: "final, log away", logErr: away, finished: finished, status: 200, want: `{"data":{"partner_client_id":"a"},` + saved + `},{"data":{},` + invalid + `},{"data":{"partner_client_id":"c\""},` + duplicate + `}`},
+		{name: "pending", logged: logged, status: 200, want: `{"data":{"as": "sent"},` + pending + `},{"data":5,` +
+			invalid + `},{"data":{"partner_client_id":"c\""},` + pending + `}`},
+		{name: "final", logged: logged, finished: finished, status: 200,
+			want: `{"data":{"as": "sent"},` + saved + `},{"data":5,` + invalid +
+				`},{"data":{"partner_client_id":"c\""},` + duplicate + `}`},
+		{name: "out of the log", finished: finished, status: 200, want: `{"data":{"partner_client_id":"a"},` + saved +
+			`},{"data":{},` + invalid + `},{"data":{"partner_client_id":"c\""},` + duplicate + `}`},
+		{name: "final, log away", logErr: away, finished: finished, status: 200,
+			want: `{"data":{"partner_client_id":"a"},` + saved + `},{"data":{},` + invalid +
+				`},{"data":{"partner_client_id":"c\""},` + duplicate + `}`},
 		{name: "log away", logErr: away, status: 503},
 		{name: "in part, log away", logErr: away, finished: part, status: 503},
-		{name: "some finished, others in the log and among the dead letters", logged: second, buried: third, finished: part, status: 200,
-			want: `{"data":{"partner_client_id":"x"},` + saved + `},{"data":{"partner_client_id":"y"},` + saved + `},{"data":{"z": 1},` + pending + `},{"data":{},` + pending + `}`},
-		{name: "a dead letter that can't be read", buried: []queue.StoredChunk{{Chunk: &intake.Chunk{Batch: id}}}, status: 200, want: `{"data":{},` + pending + `}`},
+		{name: "some finished, others in the log and among the dead letters", logged: second, buried: third,
+			finished: part, status: 200,
+			want: `{"data":{"partner_client_id":"x"},` + saved + `},{"data":{"partner_client_id":"y"},` + saved +
+				`},{"data":{"z": 1},` + pending + `},{"data":{},` + pending + `}`},
+		{name: "a dead letter that can't be read", buried: []queue.StoredChunk{{Chunk: &intake.Chunk{Batch: id}}},
+			status: 200, want: `{"data":{},` + pending + `}`},
 		{name: "a chunk is nowhere", logged: second, finished: part, status: 500},
 		{name: "ledger away", logged: logged, err: away, status: 503},
 		{name: "no room", logErr: queue.ErrNoRoom, finished: finished, status: 503},
@@ -74,7 +87,8 @@ func TestStatus(t *testing.T) {
 			}
 			f.queue.buried = func(queue.Search) ([]queue.StoredChunk, error) { return test.buried, nil }
 			f.store.finished = func(int32, uuid.UUID) ([]intake.Finished, error) { return test.finished, test.err }
-			request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, f.url+"/api/v1/clients/status/"+id.String(), nil)
+			request, err := http.NewRequestWithContext(t.Context(), http.MethodGet,
+				f.url+"/api/v1/clients/status/"+id.String(), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -82,7 +96,8 @@ func TestStatus(t *testing.T) {
 			a := f.do(t, request)
 			if test.status != http.StatusOK {
 				a.checkProblem(t, test.status, "")
-				if strings.Contains(a.String(), "secret-host") || (test.status == 503) != (a.header.Get("Retry-After") != "") {
+				if strings.Contains(a.String(), "secret-host") ||
+					(test.status == 503) != (a.header.Get("Retry-After") != "") {
 					t.Errorf("answered %v %s", a.header, a.Bytes())
 				}
 				return
@@ -109,7 +124,8 @@ func TestStatus_Moves(t *testing.T) {
 		}
 		return []intake.Finished{{Outcome: intake.Outcome{Batch: id, Len: 1}, Chunks: 1, Keys: []string{"a"}}}, nil
 	}
-	if a := f.get(t, "/api/v1/clients/status/"+id.String(), f.token(t)); a.status != http.StatusOK || !strings.Contains(a.String(), `"code":"saved"`) {
+	if a := f.get(t, "/api/v1/clients/status/"+id.String(), f.token(t)); a.status != http.StatusOK ||
+		!strings.Contains(a.String(), `"code":"saved"`) {
 		t.Errorf("answered %d %s", a.status, a.Bytes())
 	}
 }

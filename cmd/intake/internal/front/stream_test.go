@@ -96,7 +96,8 @@ func TestStream(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := f.openStream(t, client, "Prefer", "return=minimal")
 			s.write(items("a") + "\n")
-			s.wantLine(`{"status_check_id":"`, `"status":"Completed","result":[{"status":{"state":"Completed","code":"saved"`)
+			s.wantLine(`{"status_check_id":"`,
+				`"status":"Completed","result":[{"status":{"state":"Completed","code":"saved"`)
 			s.write("\n \r\n") // blank lines are none
 			s.write(items("a", "b") + "\r\n{}\n[" + "\n")
 			s.wantLine(`"result":[{"status":{"state":"Completed"`)
@@ -231,7 +232,8 @@ func TestStream_SlowReader(t *testing.T) {
 	f := startFront(t)
 	s := f.openStream(t, f.client)
 	line := []byte("[" + strings.Repeat(" ", 1<<20) + items("a")[1:] + "\n")
-	large := bytes.Replace(line, []byte("[ "), []byte(`[{"partner_client_id":"b","entity_type":"`+strings.Repeat("x", 1<<20)+`"},`), 1)
+	large := bytes.Replace(line, []byte("[ "), []byte(`[{"partner_client_id":"b","entity_type":"`+strings.Repeat("x",
+		1<<20)+`"},`), 1)
 	var sent atomic.Int64
 	go func() {
 		for {
@@ -327,7 +329,8 @@ func TestStream_PartnerChanges(t *testing.T) {
 	})
 	s.write(item)
 	s.wantLine(`"code":"saved"`)
-	f.do(t, f.create(t, f.token(t), strings.NewReader(items("b")))).checkProblem(t, http.StatusTooManyRequests, "more than 2 requests")
+	f.do(t, f.create(t, f.token(t), strings.NewReader(items("b")))).checkProblem(t, http.StatusTooManyRequests,
+		"more than 2 requests")
 
 	saved := make(chan struct{})
 	f.queue.submit = func(_ context.Context, batch *intake.Batch) (queue.Ticket, error) {
@@ -465,8 +468,10 @@ func TestStream_Refused(t *testing.T) {
 	f := startFront(t)
 	token := f.token(t)
 	const stream = "application/x-ndjson; charset=utf-8"
-	f.do(t, f.create(t, token, strings.NewReader(""), "Content-Type", stream, "Idempotency-Key", "k")).checkProblem(t, 400, "Idempotency-Key")
-	f.do(t, f.create(t, token, strings.NewReader(""), "Content-Type", stream, "Content-Encoding", "br")).checkProblem(t, 415, "")
+	f.do(t, f.create(t, token, strings.NewReader(""), "Content-Type", stream, "Idempotency-Key", "k")).checkProblem(t,
+		400, "Idempotency-Key")
+	f.do(t, f.create(t, token, strings.NewReader(""), "Content-Type", stream, "Content-Encoding", "br")).checkProblem(t,
+		415, "")
 	f.do(t, f.create(t, "x", strings.NewReader(""), "Content-Type", stream)).checkProblem(t, 401, "")
 	if a := f.do(t, f.create(t, token, strings.NewReader(""), "Content-Type", stream)); a.status != 200 || a.Len() > 0 {
 		t.Errorf("an empty stream is answered %d %s", a.status, a.Bytes())
@@ -496,12 +501,14 @@ func TestStream_Idle(t *testing.T) {
 	if n := len(open); n < 2 || f.Inflight() > 64<<20 {
 		t.Errorf("%d streams have %d bytes", n, f.Inflight())
 	}
-	if a := f.do(t, f.create(t, f.token(t), strings.NewReader("["+strings.Repeat(" ", 30<<20)+items("a")[1:]))); a.status != http.StatusOK {
+	if a := f.do(t, f.create(t, f.token(t),
+		strings.NewReader("["+strings.Repeat(" ", 30<<20)+items("a")[1:]))); a.status != http.StatusOK {
 		t.Errorf("%d %.300s", a.status, a.Bytes())
 	}
 	open[0].send.Close()
 	open[0].wantEnd()
-	localtest.Eventually(t, "a stream may be opened again", func() bool { return f.openStream(t, f.client, "Content-Encoding", "zstd").status == http.StatusOK })
+	localtest.Eventually(t, "a stream may be opened again",
+		func() bool { return f.openStream(t, f.client, "Content-Encoding", "zstd").status == http.StatusOK })
 }
 
 // What follows a stream on its connection is no request, neither the rest of a body that
@@ -513,7 +520,8 @@ func TestStream_ClosesConnection(t *testing.T) {
 	host := strings.TrimPrefix(f.url, "http://")
 	headOf := func(token string, headers ...string) string {
 		return "POST /api/v1/clients HTTP/1.1\r\nHost: " + host + "\r\nAuthorization: Bearer " + token +
-			"\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n" + strings.Join(headers, "") + "\r\n"
+			"\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n" + strings.Join(headers,
+			"") + "\r\n"
 	}
 	chunk := func(text string) string { return fmt.Sprintf("%x\r\n%s\r\n", len(text), text) }
 	line := chunk(items("a") + "\n")

@@ -117,13 +117,17 @@ func TestServe_SlowRequest(t *testing.T) {
 		{"half a header", "POST /api/v1/clients HTTP/1.1\r\nHost: x\r\n", "", 11 * time.Second},
 		{"no body", head("TOKEN", 1_000), "408", 16 * time.Second},
 		{"half a body", head("TOKEN", 1_000) + "[{", "408", 16 * time.Second},
-		{"half a body, unsized", strings.Replace(head("TOKEN", 1_000), "Content-Length: 1000", "Transfer-Encoding: chunked", 1) + "2\r\n[{\r\n", "408", 17 * time.Second},
-		{"half a gzip", strings.Replace(head("TOKEN", 1_000), "Content-Type", "Content-Encoding: gzip\r\nContent-Type", 1) + "\x1f\x8b", "408", 16 * time.Second},
+		{"half a body, unsized", strings.Replace(head("TOKEN", 1_000), "Content-Length: 1000",
+			"Transfer-Encoding: chunked", 1) + "2\r\n[{\r\n", "408", 17 * time.Second},
+		{"half a gzip", strings.Replace(head("TOKEN", 1_000), "Content-Type", "Content-Encoding: gzip\r\nContent-Type",
+			1) + "\x1f\x8b", "408", 16 * time.Second},
 		{"no token, no body", head("x", 1_000), "401", 16 * time.Second},
 		{"no body of another type", strings.Replace(head("TOKEN", 1_000), "/json", "/xml", 1), "415", 16 * time.Second},
 		{"unknown path, no body", strings.Replace(head("x", 1_000), "clients", "x", 1), "404", 16 * time.Second},
 		{"half a form", "POST /oauth/token HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 100\r\n\r\ngrant", "400", 16 * time.Second},
-		{"a form of another type", "POST /oauth/token HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n", "401", 16 * time.Second},
+		{"a form of another type",
+			"POST /oauth/token HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n",
+			"401", 16 * time.Second},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -221,11 +225,16 @@ func TestServe_LongWait(t *testing.T) {
 		t.Run(c.prefer, func(t *testing.T) {
 			t.Parallel()
 			inBubble(t, func(t *testing.T, f *testFront, _ func() net.Conn) {
-				f.queue.submit = func(context.Context, *intake.Batch) (queue.Ticket, error) { return untilDone(nil), nil }
+				f.queue.submit = func(context.Context, *intake.Batch) (queue.Ticket, error) {
+					return untilDone(nil),
+						nil
+				}
 				began := time.Now()
 				a := f.do(t, f.create(t, f.token(t), strings.NewReader(items("a")), "Prefer", c.prefer))
-				if took := time.Since(began); took != c.takes || a.status != http.StatusAccepted || a.header.Get("Preference-Applied") != c.applied {
-					t.Errorf("answered %d after %s, Preference-Applied: %s", a.status, took, a.header.Get("Preference-Applied"))
+				if took := time.Since(began); took != c.takes || a.status != http.StatusAccepted ||
+					a.header.Get("Preference-Applied") != c.applied {
+					t.Errorf("answered %d after %s, Preference-Applied: %s", a.status, took,
+						a.header.Get("Preference-Applied"))
 				}
 			})
 		})
@@ -344,7 +353,8 @@ func TestServe_ShutdownWithinBody(t *testing.T) {
 		began := time.Now()
 		stop()
 		response, err := http.ReadResponse(bufio.NewReader(conn), nil)
-		if err != nil || response.StatusCode != http.StatusServiceUnavailable || response.Header.Get("Retry-After") == "" {
+		if err != nil || response.StatusCode != http.StatusServiceUnavailable ||
+			response.Header.Get("Retry-After") == "" {
 			t.Errorf("answered %v (%v)", response, err)
 		}
 		conn.Close()

@@ -82,7 +82,8 @@ func New(opts Options) *Limiter {
 	l := &Limiter{
 		redis: opts.Redis, name: nuid.Next(), partners: make(map[int32]*account),
 		refused: promauto.With(opts.Registerer).NewCounterVec(prometheus.CounterOpts{
-			Name: "intake_front_limited_total", Help: "Requests and lines of streams that exceeded a limit of their partner.",
+			Name: "intake_front_limited_total",
+			Help: "Requests and lines of streams that exceeded a limit of their partner.",
 		}, []string{"limit"}),
 	}
 	if opts.Redis == nil {
@@ -205,7 +206,8 @@ func (l *Limiter) takeAlone(partner *intake.Partner, items int) (usage Usage, af
 	}
 	left := max(limiter.TokensAt(now), 0)
 	missing := float64(partner.Limits.Burst) - left
-	return Usage{int(left), time.Duration(missing / float64(partner.Limits.ItemsPerSecond) * float64(time.Second))}, after
+	return Usage{int(left), time.Duration(missing / float64(partner.Limits.ItemsPerSecond) * float64(time.Second))},
+		after
 }
 
 func keyOf(partner int32, what string) string {

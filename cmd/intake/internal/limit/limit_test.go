@@ -39,7 +39,8 @@ func newLimiter(t *testing.T, url string) *limit.Limiter {
 // onTwoFronts runs a test with the limiters of two fronts, which are one without
 // Redis.
 func onTwoFronts(t *testing.T, test func(t *testing.T, a, b *limit.Limiter)) {
-	for name, url := range map[string]string{"redis": localtest.Redis(t), "alone": "", "redis away": "redis://127.0.0.1:1"} {
+	for name, url := range map[string]string{"redis": localtest.Redis(t), "alone": "",
+		"redis away": "redis://127.0.0.1:1"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			a := newLimiter(t, url)
@@ -58,13 +59,16 @@ func TestLimiter(t *testing.T) {
 	t.Parallel()
 	onTwoFronts(t, func(t *testing.T, a, b *limit.Limiter) {
 		ctx := t.Context()
-		partner := &intake.Partner{ID: 1, Limits: intake.Limits{ItemsPerSecond: 1, Burst: 10_000, Requests: 3, Bytes: 1_000}}
+		partner := &intake.Partner{ID: 1, Limits: intake.Limits{ItemsPerSecond: 1, Burst: 10_000, Requests: 3,
+			Bytes: 1_000}}
 		other := &intake.Partner{ID: 2, Limits: partner.Limits}
 
-		if usage, exceeded := a.Take(ctx, partner, 6_000); exceeded != nil || usage.Remaining != 4_000 || usage.Reset < 5_900*time.Second {
+		if usage, exceeded := a.Take(ctx, partner, 6_000); exceeded != nil || usage.Remaining != 4_000 ||
+			usage.Reset < 5_900*time.Second {
 			t.Errorf("%+v %+v", usage, exceeded)
 		}
-		if _, exceeded := b.Take(ctx, partner, 6_000); exceeded == nil || exceeded.After < 1_900*time.Second || exceeded.After > 2_000*time.Second {
+		if _, exceeded := b.Take(ctx, partner, 6_000); exceeded == nil || exceeded.After < 1_900*time.Second ||
+			exceeded.After > 2_000*time.Second {
 			t.Errorf("%+v", exceeded)
 		}
 		if exceeded := b.Blocked(partner); exceeded == nil || exceeded.After > time.Second {

@@ -80,7 +80,8 @@ func (l *Limiter) check(limits intake.Limits, requests int, inFlight, bytes int6
 	switch {
 	case limits.Requests > 0 && requests >= limits.Requests:
 		l.refused.WithLabelValues("requests").Inc()
-		detail := fmt.Sprintf("more than %d requests in flight; nothing of this one was saved or queued", limits.Requests)
+		detail := fmt.Sprintf("more than %d requests in flight; nothing of this one was saved or queued",
+			limits.Requests)
 		return &Exceeded{RequestsInFlight, detail, after}
 	case limits.Bytes > 0 && inFlight > 0 && bytes > 0 && inFlight+bytes > limits.Bytes:
 		l.refused.WithLabelValues("bytes").Inc()

@@ -102,7 +102,8 @@ func TestProblem_Write(t *testing.T) {
 	if got := w.Body.String(); got != object+"}\n" {
 		t.Errorf("answered %s", got)
 	}
-	if got, want := string(p.Line()), strings.Replace(object, `,"status"`, `,"retry_after":2,"status"`, 1)+"}\n"; got != want {
+	if got, want := string(p.Line()), strings.Replace(object, `,"status"`, `,"retry_after":2,"status"`,
+		1)+"}\n"; got != want {
 		t.Errorf("the line is %s, want %s", got, want)
 	}
 	w = httptest.NewRecorder()

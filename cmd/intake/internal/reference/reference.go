@@ -109,7 +109,8 @@ type asset struct {
 
 func newAsset(contentType string, body []byte) *asset {
 	hash := sha256.Sum256(body)
-	return &asset{contentType: contentType, etag: `"` + base64.RawURLEncoding.EncodeToString(hash[:12]) + `"`, body: body}
+	return &asset{contentType: contentType, etag: `"` + base64.RawURLEncoding.EncodeToString(hash[:12]) + `"`,
+		body: body}
 }
 
 func (a *asset) serve(w http.ResponseWriter, r *http.Request) {

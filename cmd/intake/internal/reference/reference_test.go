@@ -63,7 +63,8 @@ func TestDocument_Statuses(t *testing.T) {
 	for _, item := range model.Paths.PathItems.FromOldest() {
 		for _, operation := range item.GetOperations().FromOldest() {
 			if want[operation.OperationId] != "" {
-				got[operation.OperationId] = strings.Join(slices.Sorted(operation.Responses.Codes.KeysFromOldest()), " ")
+				got[operation.OperationId] = strings.Join(slices.Sorted(operation.Responses.Codes.KeysFromOldest()),
+					" ")
 			}
 		}
 	}
@@ -135,7 +136,8 @@ func TestHandlers_Issuer(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			address := ""
-			handlers := reference.Handlers(reference.Issuer{TokenURL: func() string { return address }, Only: test.only})
+			handlers := reference.Handlers(reference.Issuer{TokenURL: func() string { return address },
+				Only: test.only})
 			get := func(path string) *httptest.ResponseRecorder {
 				w := httptest.NewRecorder()
 				handlers[path](w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil))
@@ -147,7 +149,8 @@ func TestHandlers_Issuer(t *testing.T) {
 			}
 			address = test.address
 			after := get("/openapi.yaml")
-			if known := test.own != "/oauth/token" || test.also != ""; known != (after.Header().Get("Etag") != before.Header().Get("Etag")) {
+			if known := test.own != "/oauth/token" ||
+				test.also != ""; known != (after.Header().Get("Etag") != before.Header().Get("Etag")) {
 				t.Errorf("the ETag is %s, and was %s", after.Header().Get("Etag"), before.Header().Get("Etag"))
 			}
 			document, model := readDocument(t, after.Body.Bytes())
@@ -165,7 +168,8 @@ func TestHandlers_Issuer(t *testing.T) {
 			if want := len(got); len(create) != want {
 				t.Errorf("of %d schemes, %d let in", want, len(create))
 			}
-			if policy := get("/docs").Header().Get("Content-Security-Policy"); !strings.Contains(policy, "; connect-src "+test.connect+"; ") {
+			if policy := get("/docs").Header().Get("Content-Security-Policy"); !strings.Contains(policy,
+				"; connect-src "+test.connect+"; ") {
 				t.Errorf("the policy is %s", policy)
 			}
 		})
@@ -182,7 +186,8 @@ func TestDocument_Examples(t *testing.T) {
 		for method, operation := range item.GetOperations().FromOldest() {
 			where := method + " " + path
 			if operation.RequestBody != nil {
-				requests += eachExample(t, operation.RequestBody.Content, func(mediaType, name, text string, schema *base.Schema) {
+				requests += eachExample(t, operation.RequestBody.Content, func(mediaType, name, text string,
+					schema *base.Schema) {
 					checkRequest(t, where+" "+name, mediaType, text, schema)
 				})
 			}
@@ -201,7 +206,8 @@ func TestDocument_Examples(t *testing.T) {
 
 // eachExample calls check with each example as JSON text, or as text if it isn't
 // JSON, and counts them.
-func eachExample(t *testing.T, contents *orderedmap.Map[string, *v3.MediaType], check func(mediaType, name, text string, schema *base.Schema)) (n int) {
+func eachExample(t *testing.T, contents *orderedmap.Map[string, *v3.MediaType], check func(mediaType, name, text string,
+	schema *base.Schema)) (n int) {
 	t.Helper()
 	for mediaType, content := range contents.FromOldest() {
 		for name, example := range content.Examples.FromOldest() {
@@ -277,7 +283,8 @@ func TestHandlers(t *testing.T) {
 		}
 		plain := get()
 		tag := plain.Header().Get("Etag")
-		if plain.Code != http.StatusOK || plain.Body.Len() == 0 || tag == "" || plain.Header().Get("Cache-Control") != "no-cache" {
+		if plain.Code != http.StatusOK || plain.Body.Len() == 0 || tag == "" ||
+			plain.Header().Get("Cache-Control") != "no-cache" {
 			t.Errorf("%s: %d with %d bytes: %v", path, plain.Code, plain.Body.Len(), plain.Header())
 		}
 		if again := get("If-None-Match", tag); again.Code != http.StatusNotModified || again.Body.Len() != 0 {
@@ -299,7 +306,8 @@ func TestHandlers_Packed(t *testing.T) {
 	client := &http.Client{Transport: &http.Transport{DisableCompression: true}}
 	defer client.CloseIdleConnections()
 	size := map[bool]int{}
-	for accept, packed := range map[string]bool{"gzip": true, "deflate, GZIP;q=0.5": true, "*": true, "": false, "br": false, "gzip;q=0": false, "gzip; q=0.00": false} {
+	for accept, packed := range map[string]bool{"gzip": true, "deflate, GZIP;q=0.5": true, "*": true, "": false,
+		"br": false, "gzip;q=0": false, "gzip; q=0.00": false} {
 		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -311,7 +319,8 @@ func TestHandlers_Packed(t *testing.T) {
 		}
 		body, err := io.ReadAll(response.Body)
 		response.Body.Close()
-		if err != nil || (response.Header.Get("Content-Encoding") == "gzip") != packed || response.Header.Get("Vary") != "Accept-Encoding" {
+		if err != nil || (response.Header.Get("Content-Encoding") == "gzip") != packed ||
+			response.Header.Get("Vary") != "Accept-Encoding" {
 			t.Errorf("%q: %v %v", accept, response.Header, err)
 		}
 		size[packed] = len(body)

@@ -150,7 +150,8 @@ func (r *Report) addRecords(batch Batch, records *client.Records) error {
 			continue
 		}
 		if err := json.NewEncoder(&lines).Encode(map[string]any{
-			"file": batch.File, "batch": batch.Number, "item": i, "partner_client_id": result.ID, "record": result.Record,
+			"file": batch.File, "batch": batch.Number, "item": i, "partner_client_id": result.ID,
+			"record": result.Record,
 		}); err != nil {
 			return err
 		}

@@ -207,7 +207,8 @@ func (s *Sender) retry(ctx context.Context, batch Batch, try func() error) error
 	case !client.IsTemporary(last):
 		return last
 	case errors.As(last, &problem) && elapsed+problem.RetryAfter > s.opts.RetryFor:
-		return fmt.Errorf("gave up after %s, as a batch is retried for no longer than %s: %w", elapsed, s.opts.RetryFor, last)
+		return fmt.Errorf("gave up after %s, as a batch is retried for no longer than %s: %w", elapsed, s.opts.RetryFor,
+			last)
 	}
 	return fmt.Errorf("gave up after %s of retries: %w", elapsed, last)
 }

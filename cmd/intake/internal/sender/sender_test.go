@@ -124,7 +124,8 @@ func TestSender_Files(t *testing.T) {
 		t.Fatal(err, report.IsSaved())
 	}
 	var totals sender.Totals
-	if err := json.Unmarshal(out.Bytes(), &totals); err != nil || totals.Batches != 4 || totals.Items != 6 || totals.Codes["saved"] != 6 {
+	if err := json.Unmarshal(out.Bytes(), &totals); err != nil || totals.Batches != 4 || totals.Items != 6 ||
+		totals.Codes["saved"] != 6 {
 		t.Errorf("%v %s", err, &out)
 	}
 }
@@ -145,7 +146,8 @@ func TestSender_Retries(t *testing.T) {
 		}
 	})
 	report := sender.NewReport(io.Discard, false, nil)
-	if err := s.Send(t.Context(), []string{write(t, "a.json", []byte("[1]"))}, report); err != nil || !report.IsSaved() || tries.Load() != 4 {
+	if err := s.Send(t.Context(), []string{write(t, "a.json", []byte("[1]"))}, report); err != nil ||
+		!report.IsSaved() || tries.Load() != 4 {
 		t.Errorf("%v, saved %v after %d tries", err, report.IsSaved(), tries.Load())
 	}
 }
@@ -175,7 +177,8 @@ func TestSender_NotSaved(t *testing.T) {
 	if err := report.Finish(); err != nil || report.IsSaved() {
 		t.Fatal(err, report.IsSaved())
 	}
-	for _, want := range []string{"batch 1 was refused: 400 Bad Request: no items", `batch 2 item 0 "other": Duplicate: already saved with different data`, "3 batches"} {
+	for _, want := range []string{"batch 1 was refused: 400 Bad Request: no items",
+		`batch 2 item 0 "other": Duplicate: already saved with different data`, "3 batches"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("not said: %s\n%s", want, &out)
 		}
@@ -192,7 +195,8 @@ func TestSender_Errors(t *testing.T) {
 		`{"a":1}`:              "a.json: batch 1 is not a JSON array of items",
 		"[1,\n2]\n[3]\n[4,\n]": "a.json: line 5, byte 16, batch 3: invalid character ']' looking for beginning of value",
 	} {
-		if err := s.Send(t.Context(), []string{write(t, "a.json", []byte(content))}, report); err == nil || !strings.Contains(err.Error(), want) {
+		if err := s.Send(t.Context(), []string{write(t, "a.json", []byte(content))}, report); err == nil ||
+			!strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", content, err)
 		}
 	}
@@ -265,7 +269,8 @@ func TestSender_GivesUp(t *testing.T) {
 				w.WriteHeader(http.StatusServiceUnavailable)
 			}))
 			defer server.Close()
-			s, err := sender.New(sender.Options{URL: server.URL, ClientID: "acme", ClientSecret: "secret", RetryFor: 400 * time.Millisecond,
+			s, err := sender.New(sender.Options{URL: server.URL, ClientID: "acme", ClientSecret: "secret",
+				RetryFor: 400 * time.Millisecond,
 				Retrying: func(batch sender.Batch, reason error, wait time.Duration) {
 					if waits.Add(1); wait <= 0 || !strings.HasPrefix(reason.Error(), "503") {
 						t.Errorf("retrying %+v after %s because of %v", batch, wait, reason)
@@ -298,7 +303,8 @@ func TestSender_Interrupted(t *testing.T) {
 	}
 	defer s.Close()
 	_, err = s.Post(ctx, []byte("[1]"))
-	if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "connection refused") || strings.Count(err.Error(), "dial tcp") != 1 {
+	if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "connection refused") ||
+		strings.Count(err.Error(), "dial tcp") != 1 {
 		t.Errorf("the error is %v", err)
 	}
 }

@@ -102,14 +102,16 @@ func TestSender_StreamErrors(t *testing.T) {
 		_ = http.NewResponseController(w).EnableFullDuplex()
 		w.WriteHeader(http.StatusForbidden)
 	})
-	err := s.Stream(t.Context(), []string{write(t, "a.json", []byte("[1] [2]"))}, sender.NewReport(io.Discard, true, nil))
+	err := s.Stream(t.Context(), []string{write(t, "a.json", []byte("[1] [2]"))}, sender.NewReport(io.Discard, true,
+		nil))
 	if err == nil || !strings.Contains(err.Error(), "403") {
 		t.Error(err)
 	}
 	s = front(t, func(w http.ResponseWriter, r *http.Request) {
 		answer(w, r, http.StatusOK, intake.DuplicateOfSaved(true))
 	})
-	if err := s.Stream(t.Context(), []string{write(t, "b.json", []byte("{}"))}, sender.NewReport(io.Discard, true, nil)); err == nil || !strings.Contains(err.Error(), "not a JSON array") {
+	if err := s.Stream(t.Context(), []string{write(t, "b.json", []byte("{}"))}, sender.NewReport(io.Discard, true,
+		nil)); err == nil || !strings.Contains(err.Error(), "not a JSON array") {
 		t.Error(err)
 	}
 }

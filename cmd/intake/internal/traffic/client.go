@@ -35,7 +35,8 @@ const maxPause = 5 * time.Second
 
 func (p patient) RoundTrip(request *http.Request) (*http.Response, error) {
 	response, err := p.RoundTripper.RoundTrip(request)
-	if err != nil || response.StatusCode != http.StatusServiceUnavailable && response.StatusCode != http.StatusTooManyRequests {
+	if err != nil || response.StatusCode != http.StatusServiceUnavailable &&
+		response.StatusCode != http.StatusTooManyRequests {
 		return response, err
 	}
 	seconds, err := strconv.Atoi(response.Header.Get("Retry-After"))

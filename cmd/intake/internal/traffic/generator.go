@@ -120,7 +120,8 @@ const (
 
 func (g *Generator) draw() kind {
 	x := g.random.Float64()
-	for k, share := range [...]float64{duplicate: g.opts.Duplicates, conflict: g.opts.Conflicts, invalid: g.opts.Invalid, savedBefore: g.opts.SavedBefore} {
+	for k, share := range [...]float64{duplicate: g.opts.Duplicates, conflict: g.opts.Conflicts,
+		invalid: g.opts.Invalid, savedBefore: g.opts.SavedBefore} {
 		if x < share {
 			return kind(k)
 		}
@@ -137,7 +138,8 @@ func (g *Generator) appendItem(b []byte) []byte {
 	b = append(b, `{"partner_client_id":"`...)
 	b = g.appendUUID(b)
 	b = append(b, `","client_start_date":"`...)
-	start := time.Date(2015, 1, 1, 0, 0, 0, 0, time.UTC).Add(time.Duration(g.random.Int64N(int64(7 * 365 * 24 * time.Hour))))
+	start := time.Date(2015, 1, 1, 0, 0, 0, 0,
+		time.UTC).Add(time.Duration(g.random.Int64N(int64(7 * 365 * 24 * time.Hour))))
 	b = start.AppendFormat(b, "2006-01-02T15:04:05.000Z")
 	b = append(b, `","entity_type":"`...)
 	b = append(b, entityTypes[g.random.IntN(len(entityTypes))]...)

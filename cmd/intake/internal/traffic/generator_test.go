@@ -29,7 +29,8 @@ func newGenerator(t testing.TB, opts traffic.GeneratorOptions) *traffic.Generato
 // The shares of what is generated are those that were asked for, as the contract
 // judges them, and the same seed gives the same batches.
 func TestGenerator(t *testing.T) {
-	opts := traffic.GeneratorOptions{Seed: 7, BatchItems: 2_000, Claims: 3, Duplicates: 0.1, Conflicts: 0.05, Invalid: 0.04, SavedBefore: 0.2}
+	opts := traffic.GeneratorOptions{Seed: 7, BatchItems: 2_000, Claims: 3, Duplicates: 0.1, Conflicts: 0.05,
+		Invalid: 0.04, SavedBefore: 0.2}
 	g, again := newGenerator(t, opts), newGenerator(t, opts)
 	partner := &intake.Partner{ID: 1, Name: "acme", Currency: "GBP"}
 	counts := make(map[intake.Code]int)
@@ -77,7 +78,8 @@ func TestGenerator(t *testing.T) {
 func TestGenerator_Daily(t *testing.T) {
 	g := newGenerator(t, traffic.GeneratorOptions{BatchItems: 3, Claims: 365, Daily: true, Currency: "EUR"})
 	items, err := decode.Batch(g.AppendBatch(nil), &intake.Partner{Currency: "EUR"}, time.Now())
-	if err != nil || items[0].Errors != "" || len(items[0].Client.Claims) != 365 || items[0].Client.Claims[364].Period != intake.Daily {
+	if err != nil || items[0].Errors != "" || len(items[0].Client.Claims) != 365 ||
+		items[0].Client.Claims[364].Period != intake.Daily {
 		t.Fatalf("%+v %v", items, err)
 	}
 }
@@ -104,7 +106,8 @@ func TestGenerator_Invalid(t *testing.T) {
 }
 
 func TestGenerator_BadOptions(t *testing.T) {
-	for _, opts := range []traffic.GeneratorOptions{{BatchItems: 10_001}, {Claims: 1_001}, {Invalid: 0.6, Conflicts: 0.6}, {Duplicates: -1}} {
+	for _, opts := range []traffic.GeneratorOptions{{BatchItems: 10_001}, {Claims: 1_001},
+		{Invalid: 0.6, Conflicts: 0.6}, {Duplicates: -1}} {
 		if _, err := traffic.NewGenerator(opts); err == nil {
 			t.Errorf("%+v: no error", opts)
 		}

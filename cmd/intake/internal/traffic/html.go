@@ -85,7 +85,8 @@ func (r *Report) latencyPlot() picture {
 	const note = "Half of the answers of a second were faster than its p50, and 99 in 100 faster than its p99. " +
 		"A p99 that rises while p50 stays level is a few slow batches; both rising together is a queue that grows."
 	return overTime("Latency over time", note, "ms", r.Timeline,
-		series{"p50", "a", func(s *Second) float64 { return s.P50 }}, series{"p99", "b", func(s *Second) float64 { return s.P99 }})
+		series{"p50", "a", func(s *Second) float64 { return s.P50 }},
+		series{"p99", "b", func(s *Second) float64 { return s.P99 }})
 }
 
 func (r *Report) statesPlot() picture {

@@ -65,7 +65,8 @@ func Replay(ctx context.Context, opts ReplayOptions, progress func(*Report)) (*R
 		return nil, err
 	}
 	defer target.client.Close()
-	attacker := vegeta.NewAttacker(vegeta.Workers(uint64(min(workers, 16))), vegeta.MaxWorkers(uint64(workers)), vegeta.Client(newClient(opts, workers)))
+	attacker := vegeta.NewAttacker(vegeta.Workers(uint64(min(workers, 16))), vegeta.MaxWorkers(uint64(workers)),
+		vegeta.Client(newClient(opts, workers)))
 	pacer := vegeta.Pacer(vegeta.Rate{Freq: 0, Per: time.Second}) // as fast as it goes
 	if opts.Rate > 0 {
 		pacer = vegeta.Rate{Freq: int(opts.Rate * 1_000), Per: 1_000 * time.Second}

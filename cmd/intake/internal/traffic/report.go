@@ -154,7 +154,8 @@ func (r *Report) refresh() {
 	r.Seconds = time.Since(r.Began).Seconds()
 	r.Latency, r.Refused = latencyOf(r.histogram), latencyOf(r.refused)
 	if n := len(r.Timeline); n > 0 {
-		r.Timeline[n-1].P50, r.Timeline[n-1].P99 = milliseconds(r.second.ValueAtQuantile(50)), milliseconds(r.second.ValueAtQuantile(99))
+		r.Timeline[n-1].P50, r.Timeline[n-1].P99 = milliseconds(r.second.ValueAtQuantile(50)),
+			milliseconds(r.second.ValueAtQuantile(99))
 	}
 	r.CPU = (cpuTime() - r.cpuBefore).Seconds()
 }
@@ -162,7 +163,8 @@ func (r *Report) refresh() {
 func latencyOf(h *hdrhistogram.Histogram) Latency {
 	return Latency{
 		Mean: h.Mean() / 1_000, P50: milliseconds(h.ValueAtQuantile(50)), P90: milliseconds(h.ValueAtQuantile(90)),
-		P99: milliseconds(h.ValueAtQuantile(99)), P999: milliseconds(h.ValueAtQuantile(99.9)), Max: milliseconds(h.Max()),
+		P99: milliseconds(h.ValueAtQuantile(99)), P999: milliseconds(h.ValueAtQuantile(99.9)),
+		Max: milliseconds(h.Max()),
 	}
 }
 
@@ -201,7 +203,8 @@ func (r *Report) Print(out io.Writer) {
 	seconds := max(r.Seconds, 1e-9)
 	t.AppendRow(table.Row{"batches", fmt.Sprintf("%d (%.1f/s)", r.Requests, float64(r.Requests)/seconds)})
 	t.AppendRow(table.Row{"items", fmt.Sprintf("%d (%.0f/s)", r.Items, r.ItemsPerSecond())})
-	t.AppendRow(table.Row{"sent", fmt.Sprintf("%.1f MB (%.1f MB/s)", float64(r.Bytes)/1e6, float64(r.Bytes)/1e6/seconds)})
+	t.AppendRow(table.Row{"sent", fmt.Sprintf("%.1f MB (%.1f MB/s)", float64(r.Bytes)/1e6,
+		float64(r.Bytes)/1e6/seconds)})
 	t.AppendSeparator()
 	for _, code := range sortedKeys(r.Codes) {
 		t.AppendRow(table.Row{code, r.Codes[code]})
@@ -213,7 +216,8 @@ func (r *Report) Print(out io.Writer) {
 	for _, row := range []struct {
 		name  string
 		value float64
-	}{{"p50", r.Latency.P50}, {"p90", r.Latency.P90}, {"p99", r.Latency.P99}, {"p99.9", r.Latency.P999}, {"slowest", r.Latency.Max}} {
+	}{{"p50", r.Latency.P50}, {"p90", r.Latency.P90}, {"p99", r.Latency.P99}, {"p99.9", r.Latency.P999},
+		{"slowest", r.Latency.Max}} {
 		t.AppendRow(table.Row{row.name, fmt.Sprintf("%.1f ms", row.value)})
 	}
 	if r.Refused.Max > 0 {

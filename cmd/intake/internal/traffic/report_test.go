@@ -26,7 +26,8 @@ func TestReport_LatencyAtARate(t *testing.T) {
 			r := newReport(rate, false)
 			for seq := range uint64(3) {
 				due := r.Began.Add(time.Duration(seq+1) * pause)
-				r.add(&vegeta.Result{Seq: seq, Code: http.StatusOK, Timestamp: due.Add(test.late), Latency: 10 * time.Millisecond}, sending{})
+				r.add(&vegeta.Result{Seq: seq, Code: http.StatusOK, Timestamp: due.Add(test.late),
+					Latency: 10 * time.Millisecond}, sending{})
 			}
 			r.refresh()
 			if got := r.Latency; got.P50 < test.want*0.99 || got.Max > test.want*1.01 {
@@ -55,7 +56,8 @@ func TestReplay_RetryAfter(t *testing.T) {
 	defer server.Close()
 	batch := NewTemplate([]byte(`[{"partner_client_id":"a"}]`))
 	began := time.Now()
-	report, err := Replay(t.Context(), ReplayOptions{URL: server.URL, ClientID: "acme", ClientSecret: "secret", Batches: []*Template{batch}, Loop: 3, Concurrency: 1}, nil)
+	report, err := Replay(t.Context(), ReplayOptions{URL: server.URL, ClientID: "acme", ClientSecret: "secret",
+		Batches: []*Template{batch}, Loop: 3, Concurrency: 1}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -56,7 +56,8 @@ func Verify(ctx context.Context, postgresURL string, report *Report) (*Verified,
 			case code == intake.CodePending:
 				v.Pending++
 			case isSaved != (code == intake.CodeSaved):
-				v.wrong(fmt.Sprintf("item %d of batch %s was answered %s, saved from there: %t", item, id, code, isSaved))
+				v.wrong(fmt.Sprintf("item %d of batch %s was answered %s, saved from there: %t", item, id, code,
+					isSaved))
 			}
 			delete(saved, place{id, item})
 		}

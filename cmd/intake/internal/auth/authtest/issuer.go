@@ -132,8 +132,9 @@ func (i *Issuer) Fetches() []time.Time {
 // Claims returns the claims of a valid token of the partner acme.
 func (i *Issuer) Claims() jwt.MapClaims {
 	now := time.Now()
-	return jwt.MapClaims{"iss": i.URL, "aud": PublicURL, "sub": "acme", "client_id": "acme", "scope": "clients:write clients:read",
-		"iat": now.Unix(), "exp": now.Add(time.Hour).Unix(), "jti": rand.Text()}
+	return jwt.MapClaims{"iss": i.URL, "aud": PublicURL, "sub": "acme", "client_id": "acme",
+		"scope": "clients:write clients:read",
+		"iat":   now.Unix(), "exp": now.Add(time.Hour).Unix(), "jti": rand.Text()}
 }
 
 // Token returns a valid token of the partner acme.
@@ -231,8 +232,10 @@ func (s opStorage) ClientCredentials(_ context.Context, id, secret string) (op.C
 	return opClient{id: id}, nil
 }
 
-func (s opStorage) ClientCredentialsTokenRequest(_ context.Context, id string, scopes []string) (op.TokenRequest, error) {
-	return &oidc.JWTTokenRequest{Subject: "service account of " + id, Audience: []string{PublicURL}, Scopes: scopes}, nil
+func (s opStorage) ClientCredentialsTokenRequest(_ context.Context, id string, scopes []string) (op.TokenRequest,
+	error) {
+	return &oidc.JWTTokenRequest{Subject: "service account of " + id, Audience: []string{PublicURL}, Scopes: scopes},
+		nil
 }
 
 func (s opStorage) CreateAccessToken(context.Context, op.TokenRequest) (string, time.Time, error) {

@@ -85,7 +85,8 @@ func report(what string, answer *oapi.BatchAnswer) {
 	for _, item := range answer.Result {
 		var sent oapi.Item
 		check(json.Unmarshal(*item.Data, &sent))
-		fmt.Println(what, sent.PartnerClientId, item.Status.State, item.Status.Code, (*sent.RevenueClaims)[0].TotalAmount)
+		fmt.Println(what, sent.PartnerClientId, item.Status.State, item.Status.Code,
+			(*sent.RevenueClaims)[0].TotalAmount)
 	}
 }
 

@@ -44,7 +44,8 @@ func main() {
 	report("status", &as[*ogen.CheckStatusOKHeaders](status, err).Response)
 	found, err := partner.GetRecord(ctx, ogen.GetRecordParams{PartnerClientID: "ogen-0"})
 	record := as[*ogen.RecordHeaders](found, err).Response
-	fmt.Println("record", record.PartnerClientID, record.RevenueClaims, record.StatusCheckID == answer.StatusCheckID.Value)
+	fmt.Println("record", record.PartnerClientID, record.RevenueClaims,
+		record.StatusCheckID == answer.StatusCheckID.Value)
 
 	refused, err := partner.CreateClients(ctx, &ogen.Batch{}, ogen.CreateClientsParams{})
 	empty := as[*ogen.BadRequestHeaders](refused, err).Response
@@ -96,6 +97,7 @@ func report(what string, answer *ogen.BatchAnswer) {
 		if err := sent.Decode(jx.DecodeBytes(item.Data)); err != nil {
 			log.Fatal(err)
 		}
-		fmt.Println(what, sent.PartnerClientID, item.Status.State, item.Status.Code, decimal.Decimal(sent.RevenueClaims.Value[0].TotalAmount))
+		fmt.Println(what, sent.PartnerClientID, item.Status.State, item.Status.Code,
+			decimal.Decimal(sent.RevenueClaims.Value[0].TotalAmount))
 	}
 }
