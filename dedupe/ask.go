@@ -116,11 +116,11 @@ func (s *SeenSet) ask(
 ) (answered int, err error) {
 	slots := slotterOf(timeline)
 	for some := range slices.Chunk(clients, keysPerTrip) {
-		text := make([]byte, 0, len(some)*slotSize+intake.MaxIDChars)
+		text := make([]byte, 0, len(some)*slots.size()+intake.MaxIDChars)
 		for _, client := range some {
 			text = slots.appendSlot(text, partner, client.ID)
 		}
-		q := newQuestion(ctx, string(text))
+		q := newQuestion(ctx, slots, string(text))
 		if len(clients) <= fewKeys {
 			err = s.together.ask(ctx, q)
 		} else {
@@ -145,9 +145,9 @@ type question struct {
 	done     chan error // set if it shares a round trip
 }
 
-func newQuestion(ctx context.Context, slots string) *question {
-	args := commandsOf("hget", slots, nameSize, fieldSize)
-	q := &question{commands: make([]*redis.StringCmd, len(slots)/slotSize)}
+func newQuestion(ctx context.Context, slots slotter, text string) *question {
+	args := commandsOf("hget", text, slots.nameSize, fieldSize)
+	q := &question{commands: make([]*redis.StringCmd, len(text)/slots.size())}
 	for i := range q.commands {
 		q.commands[i] = redis.NewStringCmd(ctx, args[3*i:3*i+3]...)
 	}

@@ -30,12 +30,12 @@ func (s *SeenSet) Mark(ctx context.Context, timeline string, keys []intake.Saved
 
 func (s *SeenSet) mark(ctx context.Context, timeline string, keys []intake.SavedKey) error {
 	slots := slotterOf(timeline)
-	text := make([]byte, 0, len(keys)*(slotSize+dataSize)+intake.MaxIDChars)
+	text := make([]byte, 0, len(keys)*(slots.size()+dataSize)+intake.MaxIDChars)
 	for i := range keys {
 		text = slots.appendSlot(text, keys[i].Partner, keys[i].ID)
 		text = append(text, keys[i].Fingerprint[:]...)
 	}
-	args := commandsOf("hset", string(text), nameSize, fieldSize, dataSize)
+	args := commandsOf("hset", string(text), slots.nameSize, fieldSize, dataSize)
 	pipeline := s.client.Pipeline()
 	for i := range keys {
 		_ = pipeline.Process(ctx, redis.NewIntCmd(ctx, args[4*i:4*i+4]...)) // it is only queued
@@ -52,7 +52,7 @@ func (s *SeenSet) Unmarked(ctx context.Context, timeline string, keys []intake.S
 		for i := range some {
 			text = slots.appendSlot(text, some[i].Partner, some[i].ID)
 		}
-		q := newQuestion(ctx, string(text))
+		q := newQuestion(ctx, slots, string(text))
 		pipeline := s.client.Pipeline()
 		q.put(ctx, pipeline)
 		if err := exec(ctx, pipeline); err != nil {

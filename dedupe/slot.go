@@ -8,29 +8,31 @@ import (
 )
 
 // A slot is the position of a key in Redis: the name of a bucket, which is a hash, and a field
-// there. The name is namePrefix, the digest of the timeline, the partner, and the first two bytes
-// of the SHA-256 of the key; the field is the next ones. All of it is binary, to be short.
+// there. The name is namePrefix, the timeline, a colon, the partner, and the first two bytes of
+// the SHA-256 of the key; the field is the next ones. All but the timeline is binary, to be short.
 const (
-	namePrefix   = "intake:seen:"
-	timelineSize = 8
-	nameSize     = len(namePrefix) + timelineSize + 4 + 2
-	fieldSize    = 14
-	slotSize     = nameSize + fieldSize
-	dataSize     = len(intake.Fingerprint{})
+	namePrefix = "intake:seen:"
+	fieldSize  = 14
+	dataSize   = len(intake.Fingerprint{})
 )
 
 // A slotter appends slots of a timeline.
-type slotter struct{ timeline [timelineSize]byte }
+type slotter struct {
+	prefix   string // of the names
+	nameSize int
+}
 
 func slotterOf(timeline string) slotter {
-	digest := sha256.Sum256([]byte(timeline))
-	return slotter{[timelineSize]byte(digest[:])}
+	prefix := namePrefix + timeline + ":"
+	return slotter{prefix, len(prefix) + 4 + 2}
 }
+
+// size returns the number of bytes in a slot.
+func (s slotter) size() int { return s.nameSize + fieldSize }
 
 func (s slotter) appendSlot(b []byte, partner int32, id string) []byte {
 	digest := sha256.Sum256(append(b, id...)[len(b):]) // []byte(id) may allocate
-	b = append(b, namePrefix...)
-	b = append(b, s.timeline[:]...)
+	b = append(b, s.prefix...)
 	b = binary.BigEndian.AppendUint32(b, uint32(partner))
 	return append(b, digest[:2+fieldSize]...)
 }

@@ -132,8 +132,7 @@ var plants = []plant{
 `},
 	}, false},
 	{"Redis keys without the timeline", "was lost, as Postgres was put back", []edit{
-		{"dedupe/slot.go", "digest := sha256.Sum256([]byte(timeline))",
-			"digest := sha256.Sum256([]byte(timeline[:0]))"},
+		{"dedupe/slot.go", `prefix := namePrefix + timeline + ":"`, `prefix := namePrefix + timeline[:0] + ":"`},
 	}, false},
 	{"refusal without withdrawal", "nobody was told so", []edit{
 		{"worker/queue/publish.go", "\tok, err := q.opts.Ledger.Withdraw(ctx, g.chunks(), g[0].holder)\n",
