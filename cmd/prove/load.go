@@ -103,7 +103,8 @@ func (l *load) run(ctx context.Context, client int) {
 			prefer = "respond-async"
 			sleep.For(ctx, 50*time.Millisecond)
 		}
-		if random.IntN(3) == 0 {
+		// While a takeover is awaited, all batches have a key: it would take long until one with a key is withdrawn.
+		if random.IntN(3) == 0 || l.stack.takingOver.Load() {
 			l.runKeyed(ctx, random, items, fmt.Sprintf("key-%d-%d", client, n), prefer)
 			continue
 		}
