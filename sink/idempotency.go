@@ -63,8 +63,9 @@ func (s *Store) Reserve(ctx context.Context, partner int32, key string, hash [32
 //
 // The statement that reserves can't see that: it may have waited for the withdrawal, and
 // its snapshot is older. From here on only the owner may withdraw the batch.
-func (s *Store) inherit(ctx context.Context, partner int32, key string, owner, batch uuid.UUID) (intake.Reservation,
-	error) {
+func (s *Store) inherit(
+	ctx context.Context, partner int32, key string, owner, batch uuid.UUID,
+) (intake.Reservation, error) {
 	const leave = `
 		update idempotency_keys
 		   set batch_id = owner

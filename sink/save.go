@@ -496,8 +496,7 @@ func (g *gathering) conclude() {
 	for i := range g.chunks {
 		if !g.final[i] {
 			slices.SortFunc(g.outcomes[i].NotSaved, func(a, b intake.ItemVerdict) int {
-				return cmp.Compare(a.Item,
-					b.Item)
+				return cmp.Compare(a.Item, b.Item)
 			})
 		}
 		g.outcomes[i] = g.outcomes[g.first[i]]

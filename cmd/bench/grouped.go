@@ -187,23 +187,9 @@ func insertGroup(ctx context.Context, conn *pgx.Conn, items []*peerItem) (*claim
 	if err != nil {
 		return nil, err
 	}
-	claims := &claimRows{clients: make([]*peerItem, 0, len(items)), ids: make([]int64, 0, len(items))}
-	inserted := make(map[string]int64, len(items))
-	var id int64
-	var key string
-	_, err = pgx.ForEachRow(rows, []any{&id, &key}, func() error {
-		inserted[key] = id
-		return nil
-	})
+	claims, err := claimsToCopy(rows, items)
 	if err != nil {
 		return nil, err
-	}
-	for _, item := range items {
-		if id, ok := inserted[item.ID]; ok {
-			claims.clients, claims.ids = append(claims.clients, item), append(claims.ids, id)
-		} else {
-			item.code = "duplicate_of_saved"
-		}
 	}
 	return claims, answers.Close()
 }

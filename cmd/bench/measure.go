@@ -230,7 +230,7 @@ func (b *bench) look(ctx context.Context, s *system) (*look, error) {
 		return nil, err
 	}
 	for _, address := range s.admins {
-		if err := scrape(ctx, address, l.metrics); err != nil {
+		if err := addMetrics(ctx, address, l.metrics); err != nil {
 			return nil, err
 		}
 	}

@@ -62,26 +62,11 @@ func (n naive) save(ctx context.Context, items []peerItem) error {
 		if err != nil {
 			return err
 		}
-		inserted := make(map[string]int64, len(valid))
-		var id int64
-		var key string
-		_, err = pgx.ForEachRow(rows, []any{&id, &key}, func() error {
-			inserted[key] = id
-			return nil
-		})
+		claims, err := claimsToCopy(rows, valid)
 		if err != nil {
 			return err
 		}
-		var claims claimRows
-		for _, item := range valid {
-			id, ok := inserted[item.ID]
-			if !ok {
-				item.code = "duplicate_of_saved"
-				continue
-			}
-			claims.clients, claims.ids = append(claims.clients, item), append(claims.ids, id)
-		}
-		_, err = tx.CopyFrom(ctx, pgx.Identifier{"claims"}, claimColumns, &claims)
+		_, err = tx.CopyFrom(ctx, pgx.Identifier{"claims"}, claimColumns, claims)
 		return err
 	})
 }

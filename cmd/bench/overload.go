@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
+
+	"intake/internal/scrape"
 )
 
 // An overload is the result of sending more than can be saved.
@@ -159,7 +161,7 @@ func (o *overload) ofBest() float64 {
 // refusals returns the histogram of the times of the front's refusals: the number of them
 // by their upper bound in milliseconds.
 func refusals(ctx context.Context, admin string) (map[float64]uint64, error) {
-	families, err := metricsOf(ctx, admin)
+	families, err := scrape.Metrics(ctx, "http://"+admin+"/metrics")
 	if err != nil {
 		return nil, err
 	}

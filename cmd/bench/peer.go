@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
@@ -290,3 +291,27 @@ func (r *claimRows) Next() bool {
 func (r *claimRows) Values() ([]any, error) { return r.row[:], nil }
 
 func (r *claimRows) Err() error { return nil }
+
+// claimsToCopy reads the ids and keys of the clients that were inserted, and returns their
+// claims. The other items are duplicates of saved ones.
+func claimsToCopy(rows pgx.Rows, items []*peerItem) (*claimRows, error) {
+	inserted := make(map[string]int64, len(items))
+	var id int64
+	var key string
+	_, err := pgx.ForEachRow(rows, []any{&id, &key}, func() error {
+		inserted[key] = id
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	claims := &claimRows{clients: make([]*peerItem, 0, len(items)), ids: make([]int64, 0, len(items))}
+	for _, item := range items {
+		if id, ok := inserted[item.ID]; ok {
+			claims.clients, claims.ids = append(claims.clients, item), append(claims.ids, id)
+		} else {
+			item.code = "duplicate_of_saved"
+		}
+	}
+	return claims, nil
+}

@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"intake/internal/local/localtest"
 )
 
 // TestMain makes this program the peers' processes, too.
@@ -30,10 +32,7 @@ func TestMain(m *testing.M) {
 // startTestPeers starts Postgres and all peers.
 func startTestPeers(t *testing.T) (all []*system) {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("it starts servers")
-	}
-	b := &bench{dir: t.TempDir()}
+	b := &bench{dir: localtest.Dir(t)}
 	t.Cleanup(b.stop)
 	if err := b.start(t.Context()); err != nil {
 		t.Fatal(err)

@@ -3,18 +3,14 @@ package main
 import (
 	"context"
 	"fmt"
-	"intake/internal/sleep"
 	"maps"
 	"math/rand/v2"
-	"net/http"
 	"strings"
 	"time"
 
-	dto "github.com/prometheus/client_model/go"
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
-
 	"intake"
+	"intake/internal/scrape"
+	"intake/internal/sleep"
 )
 
 // conserve checks that the metrics agree: each front counts the items that were sent to
@@ -148,7 +144,7 @@ func (s *stack) counts(ctx context.Context) (map[string]tally, error) {
 		if p.ready == "" {
 			continue
 		}
-		families, err := readMetrics(ctx, strings.TrimSuffix(p.ready, "/readyz")+"/metrics")
+		families, err := scrape.Metrics(ctx, strings.TrimSuffix(p.ready, "/readyz")+"/metrics")
 		if err != nil {
 			return nil, fmt.Errorf("read the metrics of %s: %w", p.name, err)
 		}
@@ -165,18 +161,4 @@ func (s *stack) counts(ctx context.Context) (map[string]tally, error) {
 		counts[p.name] = count
 	}
 	return counts, nil
-}
-
-func readMetrics(ctx context.Context, url string) (map[string]*dto.MetricFamily, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return nil, err
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return nil, err
-	}
-	defer response.Body.Close()
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	return parser.TextToMetricFamilies(response.Body)
 }

@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
+	"intake/internal/scrape"
 	"intake/internal/sleep"
 )
 
@@ -116,8 +116,7 @@ func (l *load) waitAsked(ctx context.Context, r *Report, lost map[string]int) er
 
 // asked returns how many batches the first front has asked the seen set for, and got an answer.
 func (s *stack) asked(ctx context.Context) (n float64, err error) {
-	front := s.parts[slices.IndexFunc(s.parts, func(p *part) bool { return p.name == "front-1" })]
-	families, err := readMetrics(ctx, strings.TrimSuffix(front.ready, "/readyz")+"/metrics")
+	families, err := scrape.Metrics(ctx, strings.TrimSuffix(s.part("front-1").ready, "/readyz")+"/metrics")
 	if err != nil {
 		return 0, err
 	}

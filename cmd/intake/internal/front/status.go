@@ -221,8 +221,8 @@ func (r *recalled) batch(memory *memory, partner intake.Partner, id uuid.UUID) (
 		ID: id, Partner: partner, Items: make([]intake.Item, size), Verdicts: make([]intake.Verdict, size),
 	}
 	for number, chunk := range r.queued {
-		if finished := r.finished[number]; finished.Len == 0 || finished.First == chunk.First &&
-			finished.Len == chunk.Len {
+		finished := r.finished[number]
+		if finished.Len == 0 || finished.First == chunk.First && finished.Len == chunk.Len {
 			recallItems(batch, chunk)
 		}
 	}
