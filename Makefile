@@ -54,7 +54,7 @@ test-long: servers ## run the long tests: servers that die, restart and fail ove
 
 .PHONY: race
 race: servers browser ## run all tests, the long ones too, with the race detector
-	go test -race -timeout 25m ./...
+	go test -race -parallel 4 -timeout 25m ./...
 
 # The race detector takes memory that a test measures, and cannot see into processes.
 .PHONY: unraced

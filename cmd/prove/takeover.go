@@ -14,10 +14,9 @@ import (
 	"intake/internal/sleep"
 )
 
-// reservationLease is how long a reservation of an Idempotency-Key lasts without renewal, and how
-// long a front waits for another one's withdrawal. Postgres ends a session that is idle
-// in a transaction for 10 s.
-const reservationLease = 5 * time.Second
+// withdrawingFor is how long a withdrawal is paused: shorter than the 5 s after which its front gives
+// it up, and longer than what is left of most reservations, which last 5 s and are renewed every 1.25 s.
+const withdrawingFor = 4500 * time.Millisecond
 
 // takeoverFaults pause a request between two steps for longer than its reservation of an
 // Idempotency-Key lasts, so that a repeat over the other front takes over.
@@ -31,17 +30,18 @@ func (n *nemesis) takeoverFaults() []fault {
 		{"pause", "front-1 with a reservation, front-2 after it took over", time.Second,
 			func(ctx context.Context) error { return n.stack.stopAll(ctx, reserved, nil) },
 			func(ctx context.Context) error { return n.stack.goOn(ctx, reserved) }, false},
-		{"pause", "front-1 in a withdrawal", 3 * time.Second,
+		{"pause", "front-1 in a withdrawal", 300 * time.Millisecond,
 			func(ctx context.Context) error {
 				if err := n.stack.stopAll(ctx, withdrawing, n.stack.muteQueue); err != nil {
 					return err
 				}
-				sleep.For(ctx, reservationLease+time.Second)
+				sleep.For(ctx, withdrawingFor)
 				return nil
 			},
 			func(ctx context.Context) error {
+				err := n.stack.goOn(ctx, withdrawing)
 				n.stack.unmuteQueue(ctx)
-				return n.stack.goOn(ctx, withdrawing)
+				return err
 			}, false},
 	}
 }
