@@ -30,6 +30,7 @@ func TestBinary_Modules(t *testing.T) {
 	for _, tool := range []string{
 		"github.com/anishathalye/porcupine",
 		"github.com/Shopify/toxiproxy/v2",
+		"github.com/bytedance/sonic",
 		"github.com/chromedp/chromedp",
 		"github.com/google/go-cmp",
 		"github.com/rs/zerolog",
